@@ -1,0 +1,5 @@
+import sys
+
+from bayesprune.cli import main
+
+sys.exit(main())

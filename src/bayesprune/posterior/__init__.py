@@ -1,0 +1,64 @@
+from bayesprune.posterior.calibration import adaptive_ece, classwise_ece
+from bayesprune.posterior.diagnostics import bulk_ess, ess, rank_rhat, split_rhat
+from bayesprune.posterior.health import (
+    HealthReport,
+    effective_temperature_of,
+    health_report,
+    noise_to_gradient_of,
+    weight_spread,
+)
+from bayesprune.posterior.metrics import (
+    ReliabilityCurve,
+    accuracy,
+    auroc,
+    average_precision,
+    brier,
+    classification_metrics,
+    ece,
+    gaussian_nll,
+    mse,
+    nll,
+    ood_metrics,
+    reliability_curve,
+)
+from bayesprune.posterior.mixture import Prediction, RegressionPrediction
+from bayesprune.posterior.predict import predict, preserved, use_sample
+from bayesprune.posterior.samples import MemorySamples, Samples, SampleStore
+from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
+
+__all__ = [
+    "Samples",
+    "SampleStore",
+    "MemorySamples",
+    "predict",
+    "Prediction",
+    "RegressionPrediction",
+    "use_sample",
+    "preserved",
+    "accuracy",
+    "nll",
+    "brier",
+    "ece",
+    "adaptive_ece",
+    "classwise_ece",
+    "reliability_curve",
+    "ReliabilityCurve",
+    "classification_metrics",
+    "mse",
+    "gaussian_nll",
+    "auroc",
+    "average_precision",
+    "ood_metrics",
+    "false_selection_rate",
+    "miss_rate",
+    "exact_recoveries",
+    "health_report",
+    "HealthReport",
+    "effective_temperature_of",
+    "noise_to_gradient_of",
+    "weight_spread",
+    "split_rhat",
+    "rank_rhat",
+    "ess",
+    "bulk_ess",
+]

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class TensorSpec(NamedTuple):
+    """What a sample must find in a model under one name: dtype, shape, kind, and the name it is tied to, if any."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    kind: str  # "parameter" or "buffer"
+    tied_to: str | None = None
+
+    def __str__(self) -> str:
+        tied = f", tied to {self.tied_to!r}" if self.tied_to else ""
+        return f"{self.kind} {self.dtype}{list(self.shape)}{tied}"
+
+
+Layout = dict[str, TensorSpec]
+
+
+def model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], Layout]:
+    """The model's own parameters and persistent buffers by name (not copied), and the layout they follow.
+
+    A tensor reachable under two names (tied weights) comes once, under its first name; the layout remembers the other.
+
+    Args:
+        model: any module; a ``torch.compile`` wrapper is looked through, so that names do not depend on compiling.
+
+    Returns:
+        The tensors by name, and the layout with one entry for every name of ``model.state_dict()``.
+
+    Raises:
+        ValueError: if the state dict holds something other than tensors.
+
+    Example:
+        >>> tensors, layout = model_tensors(nn.Linear(2, 1))
+        >>> print(layout["weight"])
+        parameter float32[1, 2]
+    """
+    model = getattr(model, "_orig_mod", model)
+    parameters = {id(parameter) for parameter in model.parameters()}
+    tensors: dict[str, Tensor] = {}
+    layout: Layout = {}
+    first_name: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"model: state entry {name!r} is a {type(tensor).__name__}, and samples hold only tensors")
+        tied_to = first_name.setdefault(id(tensor), name)
+        kind = "parameter" if id(tensor) in parameters else "buffer"
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        layout[name] = TensorSpec(dtype, tuple(tensor.shape), kind, None if tied_to == name else tied_to)
+        if tied_to == name:
+            tensors[name] = tensor
+    return tensors, layout
+
+
+def fingerprint(layout: Mapping[str, TensorSpec]) -> str:
+    """A hash of an architecture's tensor names, dtypes, shapes and ties; the order of definition plays no part.
+
+    Args:
+        layout: as returned by `model_tensors`.
+
+    Returns:
+        64 hexadecimal digits (SHA-256).
+
+    Example:
+        >>> small, large = (model_tensors(nn.Linear(2, width))[1] for width in (1, 3))
+        >>> fingerprint(small) == fingerprint(large)
+        False
+    """
+    entries = [[name, spec.dtype, list(spec.shape), spec.kind, spec.tied_to] for name, spec in sorted(layout.items())]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def check_layout(expected: Mapping[str, TensorSpec], found: Mapping[str, TensorSpec]) -> None:
+    """Refuse a model whose tensors are not those of the samples, naming the first that differs.
+
+    Args:
+        expected: the layout of the samples.
+        found: the layout of the model.
+
+    Raises:
+        ValueError: at the first name of ``expected`` that is missing or differs, or else at the first extra one.
+    """
+    mend = "build the model with the arguments used when the samples were collected"
+    for name, spec in expected.items():
+        if name not in found:
+            raise ValueError(f"model: tensor {name!r} ({spec}) of the samples is missing from the model; {mend}")
+        if found[name] != spec:
+            raise ValueError(f"model: tensor {name!r} is {found[name]}, the samples have {spec}; {mend}")
+    for name, spec in found.items():
+        if name not in expected:
+            raise ValueError(f"model: tensor {name!r} ({spec}) of the model is missing from the samples; {mend}")

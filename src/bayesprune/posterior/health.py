@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.posterior.diagnostics import bulk_ess, rank_rhat
+from bayesprune.posterior.mixture import Prediction, RegressionPrediction
+from bayesprune.posterior.samples import Samples
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """What shows whether a run sampled from a posterior; None or empty where the report was not given what it needs."""
+
+    temperature: list[dict[str, float]] | None = None  # mean, min, max of T_eff for each parameter group
+    noise_to_gradient: float | None = None
+    members: int | None = None
+    weight_spread: float | None = None
+    weight_spread_by_tensor: dict[str, float] = field(default_factory=dict)
+    disagreement: float | None = None  # mean over inputs of the share of pairs of members that choose differently
+    epistemic: float | None = None  # mean over inputs; nats (classification) or variance (regression)
+    rhat: dict[str, float] = field(default_factory=dict)  # the worst entry of each trace
+    ess: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found wrong."""
+        return not self.warnings
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain dicts, lists and numbers, for JSON, which knows no NaN: what is not finite is None."""
+        result: dict[str, Any] = _finite(asdict(self))
+        return result
+
+    def __str__(self) -> str:
+        lines = ["posterior health"]
+        for number, group in enumerate(self.temperature or []):
+            spread = f"min {group['min']:.3g}, max {group['max']:.3g}"
+            lines.append(f"  effective temperature, group {number}   {group['mean']:.3g} ({spread})")
+        rows = [
+            ("noise-to-gradient ratio", self.noise_to_gradient),
+            ("members", self.members),
+            ("relative spread of the weights", self.weight_spread),
+            ("disagreement between members", self.disagreement),
+            ("epistemic uncertainty", self.epistemic),
+            *((f"R-hat of {name}", value) for name, value in self.rhat.items()),
+            *((f"bulk ESS of {name}", value) for name, value in self.ess.items()),
+        ]
+        lines += [f"  {name:<32} {value:.4g}" for name, value in rows if value is not None]
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+
+def effective_temperature_of(optimizer: Any) -> list[dict[str, float]] | None:
+    """Ask an optimizer at which temperature it samples: 1 is the posterior, 0 an optimizer that injects no noise.
+
+    Args:
+        optimizer: if it has ``effective_temperature()``, that gives a dict with "mean", "min", "max", or one for each
+            parameter group.
+
+    Returns:
+        One dict a group, or None if the optimizer has no such method.
+
+    Example:
+        >>> class Cold:
+        ...     def effective_temperature(self):
+        ...         return {"mean": 1e-6, "min": 1e-7, "max": 1e-5}
+        >>> effective_temperature_of(Cold())
+        [{'mean': 1e-06, 'min': 1e-07, 'max': 1e-05}]
+    """
+    method = getattr(optimizer, "effective_temperature", None)
+    if method is None:
+        return None
+    result = method()
+    if isinstance(result, Mapping):
+        result = [result] if "mean" in result else list(result.values())
+    return [{key: float(group[key]) for key in ("mean", "min", "max")} for group in result]
+
+
+def noise_to_gradient_of(optimizer: Any) -> float | None:
+    """Ask an optimizer for the rms of its injected noise over the rms of its gradient step; far below 1 is no sampler.
+
+    Args:
+        optimizer: after a backward pass; asked through its method ``noise_to_gradient()``.
+
+    Returns:
+        The ratio, or None if the optimizer has no such method or no gradient to compare with.
+
+    Example:
+        >>> noise_to_gradient_of(torch.optim.SGD([torch.ones(2)], lr=0.1)) is None
+        True
+    """
+    method = getattr(optimizer, "noise_to_gradient", None)
+    value = method() if method is not None else None
+    return None if value is None or math.isnan(value) else float(value)
+
+
+@torch.no_grad()
+def weight_spread(samples: Samples) -> tuple[float, dict[str, float]]:
+    """Relative spread of the weights between samples: rms of the standard deviations over rms of the means.
+
+    Both root mean squares run over the entries of a tensor (or of all of them), so entries at zero, such as pruned
+    ones, do no harm. Buffers are left out. One sample at a time is in memory, beside the running mean and sum of
+    squares.
+
+    Args:
+        samples: at least two.
+
+    Returns:
+        The figure over all parameters, and that of each parameter tensor. Infinite where the mean is zero but not the
+        spread, 0 where both are.
+
+    Raises:
+        ValueError: if there are fewer than two samples.
+
+    Example:
+        >>> from bayesprune.posterior import MemorySamples
+        >>> model, samples = torch.nn.Linear(1, 1, bias=False), MemorySamples()
+        >>> for value in (1.0, 3.0):
+        ...     _ = torch.nn.init.constant_(model.weight, value)
+        ...     _ = samples.collect(model)
+        >>> round(weight_spread(samples)[0], 4)  # standard deviation √2 around the mean 2
+        0.7071
+    """
+    count = len(samples)
+    if count < 2:
+        raise ValueError(f"samples: {count} present; the spread needs at least two")
+    layout = samples.layout or {}
+    names = [n for n, s in layout.items() if s.kind == "parameter" and s.tied_to is None and "float" in s.dtype]
+    mean: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
+    for seen, sample in enumerate(samples, start=1):
+        for name in names:
+            value = sample[name].float()
+            if seen == 1:
+                mean[name], squares[name] = value.clone(), torch.zeros_like(value)
+            else:
+                difference = value - mean[name]
+                mean[name] += difference / seen
+                squares[name] += difference * (value - mean[name])
+    variance = {name: squares[name].double().sum().item() / (count - 1) for name in names}
+    size = {name: mean[name].double().square().sum().item() for name in names}
+    by_tensor = {name: _root_ratio(variance[name], size[name]) for name in names}
+    return _root_ratio(sum(variance.values()), sum(size.values())), by_tensor
+
+
+def _root_ratio(numerator: float, denominator: float) -> float:
+    if denominator == 0:
+        return math.inf if numerator > 0 else 0.0
+    return math.sqrt(numerator / denominator)
+
+
+def health_report(
+    *,
+    optimizer: Any = None,
+    samples: Samples | None = None,
+    prediction: Prediction | RegressionPrediction | None = None,
+    traces: Mapping[str, Any] | None = None,
+    min_temperature: float = 1e-2,
+    min_noise_to_gradient: float = 1e-2,
+    min_disagreement: float = 1e-3,
+    max_rhat: float = 1.01,
+    min_ess_per_chain: float = 100.0,
+) -> HealthReport:
+    """Judge a run by what is at hand, and warn when it is in effect an optimizer that saved snapshots.
+
+    Args:
+        optimizer: for the effective temperature and, if gradients are present, the noise-to-gradient ratio.
+        samples: for the spread of the weights.
+        prediction: for the disagreement between members and their epistemic uncertainty.
+        traces: named traces (chains, draws, ...) of scalars or function values, for R-hat and ESS.
+        min_temperature: warn when the mean effective temperature of a group is below.
+        min_noise_to_gradient: warn when the ratio is below.
+        min_disagreement: warn when the members' choices differ less often (classification only).
+        max_rhat: warn above it.
+        min_ess_per_chain: warn below it.
+
+    Returns:
+        A `HealthReport`; ``print`` it, or save ``report.as_dict()``.
+
+    Raises:
+        ValueError: if a trace has the wrong shape or a value that is not finite.
+
+    Example:
+        >>> class Cold:
+        ...     param_groups = []
+        ...     def effective_temperature(self):
+        ...         return {"mean": 1e-6, "min": 1e-7, "max": 1e-5}
+        >>> health_report(optimizer=Cold()).ok
+        False
+
+    Reference:
+        Wenzel et al. (2020), "How good is the Bayes posterior in deep neural networks really?", on temperature; Vehtari
+        et al. (2021) on the thresholds of R-hat and ESS.
+    """
+    warnings: list[str] = []
+    snapshots = "in effect an optimizer with snapshots"
+
+    temperature = effective_temperature_of(optimizer) if optimizer is not None else None
+    ratio = noise_to_gradient_of(optimizer) if optimizer is not None else None
+    if optimizer is not None and temperature is None:
+        warnings.append(f"{type(optimizer).__name__} does not say at which temperature it samples: {snapshots}")
+    for number, group in enumerate(temperature or []):
+        if group["mean"] < min_temperature:  # NaN, at a learning rate of 0, says nothing
+            warnings.append(f"effective temperature {group['mean']:.3g} in group {number} (posterior: 1): {snapshots}")
+    if ratio is not None and ratio < min_noise_to_gradient:
+        warnings.append(f"the injected noise is {ratio:.3g} of the gradient step: {snapshots}")
+
+    count = len(samples) if samples is not None else None
+    spread: float | None = None
+    by_tensor: dict[str, float] = {}
+    if samples is not None and len(samples) >= 2:
+        spread, by_tensor = weight_spread(samples)
+        if spread == 0:
+            warnings.append("all samples have the same weights")
+    elif samples is not None:
+        warnings.append(f"{len(samples)} sample(s): there is no posterior average to speak of")
+
+    disagreement = epistemic = None
+    if prediction is not None:
+        epistemic = prediction.epistemic.mean().item()
+        if isinstance(prediction, Prediction):
+            disagreement = prediction.disagreement.mean().item()
+            if disagreement < min_disagreement and len(prediction.member_classes) > 1:
+                warnings.append(f"members choose different classes in {disagreement:.2g} of the cases: {snapshots}")
+
+    rhat: dict[str, float] = {}
+    ess: dict[str, float] = {}
+    for name, trace in (traces or {}).items():
+        chains = len(trace)
+        rhat[name] = _worst(rank_rhat(trace), largest=True)
+        ess[name] = _worst(bulk_ess(trace), largest=False)
+        if not rhat[name] <= max_rhat:
+            warnings.append(f"R-hat of {name} is {rhat[name]:.3f} (above {max_rhat:g}): the chains have not mixed")
+        if not ess[name] >= min_ess_per_chain * chains:
+            wanted = f"{min_ess_per_chain * chains:g} wanted for {chains} chain(s)"
+            warnings.append(f"bulk ESS of {name} is {ess[name]:.0f} ({wanted}): the estimates are noisy")
+    return HealthReport(temperature, ratio, count, spread, by_tensor, disagreement, epistemic, rhat, ess, warnings)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _worst(values: Tensor, *, largest: bool) -> float:
+    """The worst entry; NaN (a constant trace) counts as worst."""
+    return (values.max() if largest else values.min()).item()

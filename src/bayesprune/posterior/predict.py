@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction
+from bayesprune.posterior.samples import Samples
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[nn.Module]:
+    """Give the model back as it was: parameters, buffers (persistent or not) and every module's train mode.
+
+    Args:
+        model: the model; a copy of its tensors is held meanwhile.
+
+    Yields:
+        The same model.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> before = model.weight.clone()
+        >>> with preserved(model):
+        ...     _ = nn.init.zeros_(model.eval().weight)
+        >>> torch.equal(model.weight, before) and model.training
+        True
+    """
+    copies = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
+    training = [(module, module.training) for module in model.modules()]
+    try:
+        yield model
+    finally:
+        with torch.no_grad():
+            # Walked anew: `model.to(device)` replaces buffers by other objects.
+            for tensor, copy in zip((*model.parameters(), *model.buffers()), copies):
+                tensor.copy_(copy)
+        for module, mode in training:
+            module.training = mode
+
+
+@contextmanager
+def use_sample(model: nn.Module, samples: Samples, index: int) -> Iterator[nn.Module]:
+    """Let the model be one posterior sample, in evaluation mode, inside the ``with`` block.
+
+    Args:
+        model: a model of the architecture that was collected.
+        samples: a `SampleStore` or `MemorySamples`.
+        index: which sample; negative counts from the end.
+
+    Yields:
+        The same model. Its weights, buffers and train mode come back however the block ends.
+
+    Raises:
+        ValueError: if the architecture differs.
+        IndexError: if there is no such sample.
+
+    Example:
+        >>> from bayesprune.posterior import MemorySamples
+        >>> model, samples = nn.Linear(2, 1), MemorySamples()
+        >>> _ = samples.collect(model)
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> with use_sample(model, samples, 0) as member:
+        ...     print(member.weight.abs().sum().item() > 0, member.training)
+        True False
+        >>> model.weight.abs().sum().item(), model.training
+        (0.0, True)
+    """
+    with preserved(model):
+        samples.load_(index, model)
+        yield model.eval()
+
+
+@overload
+def predict(
+    model: nn.Module,
+    samples: Samples | None,
+    inputs: Tensor | Iterable[Any],
+    *,
+    batch_size: int = ...,
+    device: torch.device | str | None = ...,
+    task: Literal["classification"] = ...,
+    indices: Sequence[int] | None = ...,
+    keep_members: bool = ...,
+) -> Prediction: ...
+
+
+@overload
+def predict(
+    model: nn.Module,
+    samples: Samples | None,
+    inputs: Tensor | Iterable[Any],
+    *,
+    batch_size: int = ...,
+    device: torch.device | str | None = ...,
+    task: Literal["regression"],
+    indices: Sequence[int] | None = ...,
+    keep_members: bool = ...,
+    noise_variance: float | Sequence[float] = ...,
+) -> RegressionPrediction: ...
+
+
+def predict(
+    model: nn.Module,
+    samples: Samples | None,
+    inputs: Tensor | Iterable[Any],
+    *,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    task: Literal["classification", "regression"] = "classification",
+    indices: Sequence[int] | None = None,
+    keep_members: bool = False,
+    noise_variance: float | Sequence[float] = 0.0,
+) -> Prediction | RegressionPrediction:
+    r"""Average the members' predictions, holding one member in memory at a time.
+
+    Classification, with S = the number of members and p_s = softmax(model_s(x)) (an output of one column is a logit of
+    class 1, and gives two columns):
+
+        p(y | x) = (1/S) Σ_s p_s(y | x),   total = H[p],   aleatoric = (1/S) Σ_s H[p_s],   epistemic = total - aleatoric
+
+    Regression, with mean m_s(x) and noise variance v_s(x) (law of total variance):
+
+        mean = (1/S) Σ_s m_s,    aleatoric = (1/S) Σ_s v_s,    epistemic = (1/S) Σ_s (m_s - mean)²
+
+    Args:
+        model: a model of the architecture that was collected. It comes back with its own weights and train mode.
+        samples: the members; None takes the model's present weights as the only one.
+        inputs: a tensor of inputs, or an iterable of batches (a tensor, or a tuple or list of inputs and labels). It
+            is read once per member and must give the same batches in the same order each time; this is checked.
+        batch_size: inputs a forward pass, when ``inputs`` is a tensor.
+        device: where to compute; default: where the model is. The model returns to its own device.
+        task: what the model's output is: logits (n, C), or means (or a pair of means and variances).
+        indices: which samples to use, default all.
+        keep_members: also return every member's probabilities (or means): S times the memory of the result.
+        noise_variance: for regression, the variance of the noise when the model gives means only; one number, or one
+            for each member used.
+
+    Returns:
+        A `Prediction` or a `RegressionPrediction`, on the CPU in float64.
+
+    Raises:
+        ValueError: if there are no members or no inputs, the architecture differs, the batches differ between members,
+            the output has the wrong shape, or a member's output is not finite (the message says which).
+
+    Example:
+        >>> from bayesprune.posterior import MemorySamples
+        >>> model, samples = nn.Linear(3, 2), MemorySamples()
+        >>> for step in range(4):
+        ...     nn.init.normal_(model.weight)
+        ...     samples.collect(model, step=step)  # doctest: +ELLIPSIS
+        Parameter...
+        >>> prediction = predict(model, samples, torch.randn(5, 3))
+        >>> prediction.probabilities.shape, bool((prediction.epistemic >= 0).all())
+        (torch.Size([5, 2]), True)
+
+    Reference:
+        Depeweg et al. (2018), "Decomposition of uncertainty in Bayesian deep learning and reinforcement learning", for
+        both splits.
+    """
+    if task not in ("classification", "regression"):
+        raise ValueError(f"task={task!r}: choose 'classification' or 'regression'")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    chosen = _choose(samples, indices)
+    if len(chosen) > 1 and isinstance(inputs, Iterator):
+        raise ValueError("inputs: an iterator can be read only once; pass a tensor, a list of batches or a DataLoader")
+    if isinstance(noise_variance, (int, float)):
+        noise_variance = [float(noise_variance)] * len(chosen)
+    elif len(noise_variance) != len(chosen):
+        raise ValueError(f"noise_variance: {len(noise_variance)} values for {len(chosen)} members; give one for each")
+
+    home = _device_of(model)
+    target = torch.device(device) if device is not None else home
+    regression = task == "regression"
+    mixture: ClassMixture | MomentMixture = MomentMixture(keep_members) if regression else ClassMixture(keep_members)
+    reader = _Reader(inputs, batch_size, target)
+    with preserved(model), torch.no_grad(), _moved(model, target, home):
+        for index, variance in zip(chosen, noise_variance):
+            if samples is not None and index is not None:
+                samples.load_(index, model)
+            model.eval()
+            name = "the model" if index is None else f"sample {index}"
+            mixture.add(reader.run(partial(_forward, model, mixture, variance), name))
+    return mixture.result(reader.labels)
+
+
+def _choose(samples: Samples | None, indices: Sequence[int] | None) -> Sequence[int | None]:
+    if samples is None:
+        if indices is not None:
+            raise ValueError(f"indices={indices!r}: there are no samples to choose from; pass samples, or leave it out")
+        return [None]
+    chosen = list(range(len(samples)) if indices is None else indices)
+    if not chosen:
+        raise ValueError(f"samples={samples!r} indices={indices!r}: no members; collect some, or pass samples=None")
+    for index in chosen:
+        if not -len(samples) <= index < len(samples):
+            raise ValueError(f"indices: {index} is out of range, there are {len(samples)} samples")
+    return chosen
+
+
+def _forward(
+    model: nn.Module, mixture: ClassMixture | MomentMixture, variance: float, batch: Tensor
+) -> tuple[Tensor, ...]:
+    return mixture.outputs(model(batch), variance)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def _moved(model: nn.Module, target: torch.device, home: torch.device) -> Iterator[None]:
+    try:
+        if target != home:
+            model.to(target)
+        yield
+    finally:
+        if target != home:
+            model.to(home)
+
+
+class _Reader:
+    """Runs a function over the batches and checks that every pass sees the same ones."""
+
+    def __init__(self, inputs: Tensor | Iterable[Any], batch_size: int, device: torch.device) -> None:
+        self.inputs, self.batch_size, self.device = inputs, batch_size, device
+        self.labels: Tensor | None = None
+        self.seen: Tensor | None = None
+
+    def run(self, function: Callable[[Tensor], tuple[Tensor, ...]], name: str) -> tuple[Tensor, ...]:
+        """The function's outputs over all batches, each concatenated and on the CPU."""
+        outputs, labels, seen = [], [], []
+        batches = self.inputs.split(self.batch_size) if isinstance(self.inputs, Tensor) else self.inputs
+        for batch in batches:
+            images, target = (*batch, None)[:2] if isinstance(batch, (tuple, list)) else (batch, None)
+            if not isinstance(images, Tensor):
+                raise ValueError(
+                    f"inputs: a batch holds a {type(images).__name__}; expected a tensor, or (inputs, labels)"
+                )
+            if not len(images):
+                continue
+            # One number per input tells a reshuffled or augmented pass from the first one.
+            seen.append(images.reshape(len(images), -1).sum(1, dtype=torch.float32).cpu())
+            output = function(images.to(self.device))
+            if any(part.isnan().any() for part in output):
+                raise ValueError(f"samples: {name} gives outputs that are not finite; leave it out with indices=")
+            outputs.append([part.cpu() for part in output])
+            if isinstance(target, Tensor):
+                labels.append(target.cpu())
+        if not outputs:
+            raise ValueError("inputs: no input to predict for")
+        order = torch.cat(seen)
+        if self.seen is None:
+            self.seen = order
+            self.labels = torch.cat(labels) if labels else None
+        elif order.shape != self.seen.shape or not torch.allclose(order, self.seen, rtol=1e-4, equal_nan=True):
+            raise ValueError(
+                "inputs: the batches changed from one member to the next; switch off shuffling, random "
+                "augmentation and drop_last, or pass a tensor"
+            )
+        return tuple(torch.cat(parts) for parts in zip(*outputs))

@@ -1,0 +1,206 @@
+"""Curves over training, one line a run; `diagrams` has the figures of a single run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayesprune.report.load import Run, run_labels
+from bayesprune.report.style import (
+    MUTED,
+    NothingToDraw,
+    legend_below,
+    literal,
+    look,
+    new_figure,
+    style_axes,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 4.4  # inches; text stays readable when a phone shrinks it
+
+
+def accuracy_curves(runs: Sequence[Run]) -> Figure:
+    """Accuracy over epochs: held-out solid, training faint; a diamond marks the averaged prediction of a finished run.
+
+    Args:
+        runs: one colour each.
+
+    Returns:
+        A figure with one panel; its label describes it in words.
+
+    Raises:
+        NothingToDraw: no run has an accuracy in its history.
+
+    Example:
+        >>> from pathlib import Path
+        >>> rows = [{"step": 9 * e, "epoch": e, "accuracy": 0.5 + 0.1 * e, "split": "test"} for e in range(4)]
+        >>> figure = accuracy_curves([Run(Path("demo"), {}, history=rows)])
+        >>> figure.axes[0].get_ylabel()
+        'test accuracy (%)'
+    """
+    held = [any(np.isfinite(run.column(key)).any() for key in ("accuracy", "train_accuracy")) for run in runs]
+    if not any(held):
+        raise NothingToDraw("no run has an accuracy in its history")
+    figure = new_figure(WIDTH, 3.1)
+    axes = figure.add_subplot()
+    splits = sorted({row["split"] for run in runs for row in run.history if row.get("split")})
+    handles, labels, words = [], [], []
+    training = diamond = None
+    for index, (run, label) in enumerate(zip(runs, run_labels(runs))):
+        if not held[index]:
+            continue
+        epochs, style = run.column("epoch"), look(index)
+        training = (
+            _curve(axes, epochs, 100 * run.column("train_accuracy"), **style, alpha=0.45, linewidth=0.9) or training
+        )
+        line = _curve(axes, epochs, 100 * run.column("accuracy"), **style, linewidth=1.7)
+        mean = (run.result or {}).get("accuracy_mean")
+        if mean is not None:
+            last = epochs[-1]
+            marker = {"color": style["color"], "markersize": 5, "clip_on": False, "zorder": 4}
+            (diamond,) = axes.plot([last], [100 * mean], "D", **marker)
+            words.append(f"{label} ends at {100 * mean:.2f}% averaged")
+        else:
+            words.append(f"{label} is unfinished")
+        handles.append(line)
+        labels.append(label)
+    style_axes(axes, x="epoch", y=f"{' / '.join(splits)} accuracy (%)".strip(), title="Accuracy")
+    _whole_ticks(axes)
+    legend_below(figure, handles, labels)
+    notes = ["faint: training"] if training is not None else []
+    notes += ["◆ averaged prediction"] if diamond is not None else []
+    _note(axes, ", ".join(notes))
+    figure.set_label("Accuracy over epochs. " + "; ".join(words) + ".")
+    return figure
+
+
+def sparsity_curves(runs: Sequence[Run]) -> Figure:
+    """Soft sparsity (share of groups on the spike) above hard sparsity (share of weights at zero), over epochs.
+
+    The dotted line in the lower panel is the target that the pruner was asked for.
+
+    Args:
+        runs: one colour each; those that pruned nothing are left out.
+
+    Returns:
+        A figure with two panels; its label describes it in words.
+
+    Raises:
+        NothingToDraw: no run has a soft or hard sparsity in its history.
+
+    Example:
+        >>> from pathlib import Path
+        >>> rows = [{"step": e, "epoch": e, "soft_sparsity": 0.3 * e, "hard_sparsity": 0.25 * e} for e in range(4)]
+        >>> figure = sparsity_curves([Run(Path("demo"), {}, history=rows)])
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['groups on the spike (%)', 'weights at zero (%)']
+
+    Reference:
+        Ke & Fan (2022), Figure 2.
+    """
+    keys = ("soft_sparsity", "hard_sparsity")
+    held = [any(np.isfinite(run.column(key)).any() for key in keys) for run in runs]
+    if not any(held):
+        raise NothingToDraw("no run has a soft or hard sparsity in its history: nothing was pruned")
+    figure = new_figure(WIDTH, 4.4)
+    soft, hard = figure.subplots(2, 1, sharex=True)
+    handles, labels, words = [], [], []
+    target = None
+    for index, (run, label) in enumerate(zip(runs, run_labels(runs))):
+        if not held[index]:
+            continue
+        epochs, style = run.column("epoch"), look(index)
+        wanted = {"color": style["color"], "linestyle": ":", "linewidth": 1.2}
+        target = _curve(hard, epochs, 100 * run.column("target_sparsity"), **wanted) or target
+        handles.append([_curve(axes, epochs, 100 * run.column(k), **style) for axes, k in zip((soft, hard), keys)])
+        labels.append(label)
+        ends = [run.column(key)[np.isfinite(run.column(key))] for key in keys]
+        said = [f"{100 * end[-1]:.1f}% {name}" for end, name in zip(ends, ("soft", "hard")) if len(end)]
+        words.append(f"{label} ends at {' and '.join(said)}")
+    style_axes(soft, y="groups on the spike (%)", title="Soft sparsity")
+    style_axes(hard, x="epoch", y="weights at zero (%)", title="Hard sparsity")
+    for axes in (soft, hard):
+        axes.set_ylim(-2, 102)
+        axes.set_yticks([0, 25, 50, 75, 100])
+    _whole_ticks(hard)
+    _note(hard, "dotted: target" if target is not None else "")
+    legend_below(figure, [next(line for line in pair if line is not None) for pair in handles], labels)
+    figure.set_label("Soft and hard sparsity over epochs. " + "; ".join(words) + ".")
+    return figure
+
+
+def learning_rate(runs: Sequence[Run]) -> Figure:
+    """Learning rate over steps, by step where a run recorded it so, else by epoch; ticks mark where samples were taken.
+
+    Args:
+        runs: those with the same schedule share a line.
+
+    Returns:
+        A figure with one panel; its label describes it in words.
+
+    Raises:
+        NothingToDraw: no run has a learning rate.
+
+    Example:
+        >>> from pathlib import Path
+        >>> rows = [{"step": 10 * e, "epoch": e, "lr": 0.1 / (e + 1)} for e in range(4)]
+        >>> runs = [Run(Path(name), {}, history=rows) for name in "ab"]
+        >>> [text.get_text() for text in learning_rate(runs).legends[0].get_texts()]
+        ['a, b']
+    """
+    together: dict[bytes, tuple[list[str], np.ndarray, np.ndarray, list[int]]] = {}
+    for run, label in zip(runs, run_labels(runs)):
+        traces = run.traces()
+        steps, rate = (traces.steps, traces.lr) if traces is not None else (run.column("step"), run.column("lr"))
+        if not np.isfinite(rate).any():
+            continue
+        taken = [member["step"] for member in (run.result or {}).get("members") or [] if member.get("step") is not None]
+        names, *_, ticks = together.setdefault(np.stack([steps, rate]).tobytes(), ([], steps, rate, []))
+        names.append(label)
+        ticks += taken
+    if not together:
+        raise NothingToDraw("no run has a learning rate in its history")
+    figure = new_figure(WIDTH, 2.5)
+    axes = figure.add_subplot()
+    handles, labels, ticked = [], [], False
+    for index, (names, steps, rate, taken) in enumerate(together.values()):
+        handles.append(_curve(axes, steps, rate, **look(index), linewidth=1.5))
+        labels.append(", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else ""))
+        if taken:
+            ticked = True
+            tick = {"color": look(index)["color"], "markersize": 11, "markeredgewidth": 1.3, "clip_on": False}
+            axes.plot(taken, [0] * len(taken), "|", **tick)
+    style_axes(axes, x="step", y="learning rate", title="Learning rate")
+    axes.set_ylim(bottom=0)
+    legend_below(figure, handles, labels)
+    _note(axes, "ticks: samples taken" if ticked else "")
+    peak = max(float(np.nanmax(rate)) for _, _, rate, _ in together.values())
+    figure.set_label(f"Learning rate over steps; the highest is {peak:.3g}. Runs: {'; '.join(labels)}.")
+    return figure
+
+
+def _curve(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object):  # type: ignore[no-untyped-def]
+    """Draw the finite points of a curve; a single one as a dot. None if there are none."""
+    keep = np.isfinite(y)
+    if not keep.any():
+        return None
+    marker = "o" if keep.sum() == 1 else None
+    (line,) = axes.plot(x[keep], y[keep], marker=marker, markersize=4, **style)  # type: ignore[arg-type]
+    return line
+
+
+def _note(axes: Axes, text: str) -> None:
+    if text:
+        axes.set_title(literal(text), loc="right", color=MUTED, fontsize=8.5)
+
+
+def _whole_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))

@@ -1,0 +1,201 @@
+"""The results of runs, side by side, as text, Markdown or HTML."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+
+from bayesprune.report.load import Run, run_labels
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers: its heading, the heading of its group, the result's entry, and how to write a value."""
+
+    group: str
+    heading: str
+    key: str
+    write: Callable[[float], str]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _four(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+COLUMNS = (
+    Column("Accuracy (%)", "single", "accuracy_single", _percent),
+    Column("Accuracy (%)", "averaged", "accuracy_mean", _percent),
+    Column("Averaged prediction", "NLL", "nll", _four),
+    Column("Averaged prediction", "Brier", "brier", _four),
+    Column("Averaged prediction", "ECE", "ece", _four),
+    Column("Sparsity (%)", "prunable", "sparsity_prunable", _percent),
+    Column("Sparsity (%)", "all", "sparsity_all", _percent),
+    Column("Sparsity (%)", "multiply-adds", "sparsity_madds", _percent),
+    Column("", "Samples", "num_samples", _whole),
+    Column("", "Epochs", "epochs", _whole),
+    Column("", "Seconds", "seconds", _whole),
+)
+
+
+@dataclass(frozen=True)
+class _Row:
+    label: str
+    runs: list[Run]
+
+
+def results_table(runs: Sequence[Run], fmt: str = "text", *, average_seeds: bool = False) -> str:
+    """Put the results of runs side by side, one run a line.
+
+    Accuracies and sparsities are in percent. Single is the model at the end of training, averaged is the mean of
+    all samples' predictions, to which NLL, Brier and ECE belong too. Where a run has no
+    value (or is not finished) the cell is a dash; a column of data sets or networks appears when they differ.
+
+    Args:
+        runs: in the order of the lines.
+        fmt: "text" (aligned, for terminals), "markdown" or "html" (a ``<table>`` element).
+        average_seeds: runs that differ only in their seed share a line: mean ± sample standard deviation.
+
+    Returns:
+        The table; text and Markdown end in a line break.
+
+    Raises:
+        ValueError: there are no runs, or ``fmt`` is unknown.
+
+    Example:
+        >>> from pathlib import Path
+        >>> config = {"recipe": "digits", "method": "cvadam", "seed": 0}
+        >>> run = Run(Path("demo"), config, result={"accuracy_mean": 0.9712, "nll": 0.1})
+        >>> for line in results_table([run]).splitlines():
+        ...     print(line[:40].rstrip())
+                                Accuracy (%)
+        Run   Recipe  Method  single  averaged
+        ----  ------  ------  ------  --------
+        demo  digits  cvadam       –     97.12
+    """
+    writers = {"text": _text, "markdown": _markdown, "html": _html}
+    if fmt not in writers:
+        raise ValueError(f"fmt={fmt!r}: expected one of {', '.join(map(repr, writers))}")
+    if not runs:
+        raise ValueError("runs is empty: give at least one run")
+    rows = _merged(runs) if average_seeds else [_Row(name, [run]) for name, run in zip(run_labels(runs), runs)]
+    headings = [("", "Run"), ("", "Recipe"), ("", "Method")]
+    cells = [[row.label, row.runs[0].recipe, row.runs[0].method] for row in rows]
+    for heading, attribute in (("Data", "dataset"), ("Network", "network")):
+        values = [getattr(row.runs[0], attribute) for row in rows]
+        if len(set(values)) > 1:
+            headings.append(("", heading))
+            for line, value in zip(cells, values):
+                line.append(value or MISSING)
+    texts = len(headings)
+    for column in COLUMNS:
+        headings.append((column.group, column.heading))
+        for line, row in zip(cells, rows):
+            line.append(_cell(row, column))
+    return writers[fmt](headings, cells, texts)
+
+
+def _cell(row: _Row, column: Column) -> str:
+    first = row.runs[0]
+    if first.result is None:  # never merged with another
+        if column.key != "epochs":
+            return MISSING
+        return f"{first.epochs_done} of {first.epochs_planned or '?'}"
+    values = [v for run in row.runs if (v := (run.result or {}).get(column.key)) is not None]
+    if not values:
+        return MISSING
+    if not all(map(math.isfinite, values)):
+        return str(next(value for value in values if not math.isfinite(value)))
+    mean = column.write(statistics.fmean(values))
+    if len(values) < 2 or (column.write is _whole and len(set(values)) == 1):
+        return mean
+    return f"{mean} ± {column.write(statistics.stdev(values))}"
+
+
+def _merged(runs: Sequence[Run]) -> list[_Row]:
+    together: dict[str, list[tuple[str, Run]]] = {}
+    for label, run in zip(run_labels(runs), runs):
+        rest = {key: value for key, value in run.config.items() if key not in ("seed", "runtime")}
+        # An unfinished run has nothing to average; its own path keeps it alone.
+        same = json.dumps(rest, sort_keys=True) if run.finished else str(run.path)
+        together.setdefault(same, []).append((label, run))
+    rows = []
+    for members in together.values():
+        label = members[0][0]
+        if len(members) > 1:
+            label = re.sub(rf"(^|[-_./ ]+)(seed|s)?[-_= ]*{members[0][1].seed}$", "", label) or members[0][1].recipe
+            label = f"{label} ({len(members)} runs)"
+        rows.append(_Row(label, [run for _, run in members]))
+    return rows
+
+
+def _text(headings: list[tuple[str, str]], cells: list[list[str]], texts: int) -> str:
+    widths = [max(len(heading), *(len(line[i]) for line in cells)) for i, (_, heading) in enumerate(headings)]
+    groups, at = [], 0
+    for group, members in groupby(headings, key=lambda heading: heading[0]):
+        count = len(list(members))
+        width = sum(widths[at : at + count]) + 2 * (count - 1)
+        if width < len(group):  # a group's name is never cut: its last column grows
+            widths[at + count - 1] += len(group) - width
+            width = len(group)
+        groups.append(group.center(width))
+        at += count
+
+    def line(values: list[str]) -> str:
+        aligned = (v.ljust(w) if i < texts else v.rjust(w) for i, (v, w) in enumerate(zip(values, widths)))
+        return "  ".join(aligned).rstrip()
+
+    head = ["  ".join(groups).rstrip(), line([heading for _, heading in headings]), line(["-" * w for w in widths])]
+    return "\n".join([*head, *map(line, cells)]) + "\n"
+
+
+def _markdown(headings: list[tuple[str, str]], cells: list[list[str]], texts: int) -> str:
+    def line(values: list[str]) -> str:
+        return "| " + " | ".join(values) + " |"
+
+    def plain(value: str) -> str:
+        return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(value.split()))
+
+    names = []
+    for group, heading in headings:
+        names.append(group.replace(" (%)", f", {heading} (%)") if "%" in group else heading)
+    rule = [":---" if i < texts else "---:" for i in range(len(headings))]
+    return "\n".join([line(names), line(rule), *(line([plain(v) for v in row]) for row in cells)]) + "\n"
+
+
+def _html(headings: list[tuple[str, str]], cells: list[list[str]], texts: int) -> str:
+    top, bottom = [], []
+    for group, members in groupby(enumerate(headings), key=lambda item: item[1][0]):
+        columns = list(members)
+        if group:
+            top.append(f'<th scope="colgroup" colspan="{len(columns)}">{escape(group)}</th>')
+        for i, (_, heading) in columns:
+            kind = ' class="number"' if i >= texts else ""
+            head = f"{escape(heading)}</th>"
+            if group:
+                bottom.append(f'<th scope="col"{kind}>{head}')
+            else:
+                top.append(f'<th scope="col" rowspan="2"{kind}>{head}')
+    lines = []
+    for row in cells:
+        words = [f"<td>{escape(value)}</td>" for value in row[1:texts]]
+        numbers = [f'<td class="number">{escape(value)}</td>' for value in row[texts:]]
+        lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{"".join(words + numbers)}</tr>')
+    head = f"<thead>\n<tr>{''.join(top)}</tr>\n<tr>{''.join(bottom)}</tr>\n</thead>"
+    body = "\n".join(lines)
+    return f'<table class="results">\n{head}\n<tbody>\n{body}\n</tbody>\n</table>'

@@ -1,0 +1,64 @@
+"""Which weights stay: groups, the spike-and-slab prior, criteria, pruners, and the report."""
+
+from bayesprune.sparsity.base import Pruner
+from bayesprune.sparsity.criteria import (
+    SparsityCut,
+    concentration,
+    cubic_ramp,
+    l2,
+    mean_square,
+    threshold_for_sparsity,
+)
+from bayesprune.sparsity.feedback import FeedbackPruning
+from bayesprune.sparsity.groups import (
+    ChannelGroups,
+    Exclusion,
+    Groups,
+    Partition,
+    TensorGroups,
+    describe,
+    partition,
+    prunable_modules,
+)
+from bayesprune.sparsity.pruner import ForwardPruning
+from bayesprune.sparsity.report import LayerSparsity, SparsityReport, sparsity_report
+from bayesprune.sparsity.spike_slab import (
+    SpikeSlabPrior,
+    e_step,
+    inclusion_probability,
+    m_step,
+    probability_from_soft_threshold,
+    soft_threshold_from_probability,
+)
+from bayesprune.sparsity.tracing import ChannelSpace, trace_channels
+
+__all__ = [
+    "ForwardPruning",
+    "Pruner",
+    "FeedbackPruning",
+    "partition",
+    "describe",
+    "prunable_modules",
+    "Groups",
+    "TensorGroups",
+    "ChannelGroups",
+    "Partition",
+    "Exclusion",
+    "trace_channels",
+    "ChannelSpace",
+    "SpikeSlabPrior",
+    "soft_threshold_from_probability",
+    "probability_from_soft_threshold",
+    "inclusion_probability",
+    "e_step",
+    "m_step",
+    "concentration",
+    "l2",
+    "mean_square",
+    "threshold_for_sparsity",
+    "SparsityCut",
+    "cubic_ramp",
+    "sparsity_report",
+    "SparsityReport",
+    "LayerSparsity",
+]

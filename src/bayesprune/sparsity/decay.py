@@ -1,0 +1,174 @@
+"""How the M-step's weight decays reach the optimizer, and which masks cover which parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bayesprune.sparsity.group_types import Groups, Slice
+from bayesprune.sparsity.spike_slab import m_step
+
+
+class Cover:
+    """One parameter and the group masks that cover it (a row mask and a column mask, for channel groups).
+
+    Attributes:
+        name: Name of the parameter.
+        param: The parameter.
+        parts: Index of the groups object and the slice of it, per mask.
+        tied: Whether the parameter only follows its groups (bias, BatchNorm pair).
+    """
+
+    def __init__(self, name: str, param: Tensor, tied: bool) -> None:
+        self.name = name
+        self.param = param
+        self.tied = tied
+        self.parts: list[tuple[int, Slice]] = []
+
+    def merged(self, masks: Sequence[Tensor]) -> Tensor:
+        """True where every covering mask is True, broadcastable to the parameter."""
+        index, part = self.parts[0]
+        merged = part.broadcast(masks[index])
+        for index, part in self.parts[1:]:
+            merged = merged & part.broadcast(masks[index])
+        return merged
+
+
+def covers_of(groups: Sequence[Groups]) -> list[Cover]:
+    """Every parameter that some group touches, once, with its masks.
+
+    Args:
+        groups: The partition.
+
+    Returns:
+        The covers, in order of first appearance.
+    """
+    covers: dict[int, Cover] = {}
+    for index, each in enumerate(groups):
+        for part, tied in [*((p, False) for p in each.slices), *((p, True) for p in each.tied)]:
+            covers.setdefault(id(part.param), Cover(part.name, part.param, tied)).parts.append((index, part))
+    return list(covers.values())
+
+
+def group_of(optimizer: Optimizer, param: Tensor) -> dict[str, Any] | None:
+    """The optimizer's param group that holds a parameter, or None.
+
+    Args:
+        optimizer: The optimizer.
+        param: The parameter.
+
+    Returns:
+        The param group, or None if the optimizer does not hold it.
+    """
+    for group in optimizer.param_groups:
+        if any(param is p for p in group["params"]):
+            return group
+    return None
+
+
+def any_true(flags: Sequence[Tensor]) -> list[bool]:
+    """Which masks have an entry that is True, with one wait for the device.
+
+    Args:
+        flags: Boolean tensors.
+
+    Returns:
+        One answer a tensor.
+    """
+    return torch.stack([flag.any().to(flags[0].device) for flag in flags]).tolist() if flags else []
+
+
+class GroupDecay:
+    """Gives every group its weight decay.
+
+    An optimizer with ``set_weight_decay`` is told once per change of the masks. For any other the difference to its own
+    decay is added to the gradient before each step, or, where its decay is decoupled from the gradient, applied to the
+    weights.
+
+    Args:
+        optimizer: The optimizer.
+        covers: The covered parameters.
+        spike_decay: Weight decay on the spike.
+        slab_decay: Weight decay on the slab; None: each parameter's own.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, covers: Sequence[Cover], spike_decay: float, slab_decay: float | None
+    ) -> None:
+        self.optimizer = optimizer
+        self.spike_decay = spike_decay
+        self.slab_decay = slab_decay
+        self.held = [(cover, group) for cover in covers if (group := group_of(optimizer, cover.param)) is not None]
+        self.own = [float(group.get("weight_decay", 0.0)) for _, group in self.held]
+        self.native = hasattr(optimizer, "set_weight_decay")
+        self.active = False
+        self._extra: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def set_(self, soft: Sequence[Tensor], changed: set[int] | None = None) -> None:
+        """Set the decays that the soft masks imply.
+
+        A weight covered by two groups gets the spike's decay if one of them is on the spike. A tied parameter keeps its
+        own decay on the slab.
+
+        Args:
+            soft: The soft masks, True = slab.
+            changed: Indices of the masks that changed; None: all.
+        """
+        self.active = True
+        places = [
+            place
+            for place, (cover, _) in enumerate(self.held)
+            if changed is None or any(index in changed for index, _ in cover.parts)
+        ]
+        masks = [self.held[place][0].merged(soft) for place in places]
+        for place, mask, some_slab, some_spike in zip(places, masks, any_true(masks), any_true([~m for m in masks])):
+            cover, _ = self.held[place]
+            slab = self.own[place] if cover.tied or self.slab_decay is None else self.slab_decay
+            spike = max(self.spike_decay, slab)
+            # A tensor all of one kind gets a number: the optimizer's fast case.
+            if some_slab and some_spike:
+                value = m_step(mask, spike_decay=spike, slab_decay=slab, dtype=cover.param.dtype)
+                self._tell_(place, value)
+            else:
+                self._tell_(place, slab if some_slab else spike)
+
+    def _tell_(self, place: int, value: Tensor | float) -> None:
+        cover, own = self.held[place][0], self.own[place]
+        if self.native:
+            same = isinstance(value, float) and value == own
+            self.optimizer.set_weight_decay(cover.param, None if same else value)  # type: ignore[attr-defined]
+        elif isinstance(value, Tensor):
+            self._extra[place] = value - own
+        elif value != own:
+            self._extra[place] = torch.tensor(value - own, dtype=cover.param.dtype, device=cover.param.device)
+        else:
+            self._extra.pop(place, None)
+
+    @torch.no_grad()
+    def add_(self) -> None:
+        """Before a step of an optimizer without ``set_weight_decay``: add the groups' share of the decay."""
+        for place, extra in self._extra.items():
+            cover, group = self.held[place]
+            param = cover.param
+            if param.grad is None:
+                continue
+            if group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW)):
+                # The optimizer will multiply by 1 − lr·own; together the two factors are 1 − lr·(own + extra).
+                lr = float(group["lr"])
+                param.mul_(1 - extra * (lr / (1 - lr * self.own[place])))
+            else:
+                param.grad.addcmul_(extra, param, value=-1.0 if group.get("maximize") else 1.0)
+
+    @torch.no_grad()
+    def clear_(self) -> None:
+        """Give every parameter its own decay back."""
+        if self.active and self.native:
+            for cover, _ in self.held:
+                self.optimizer.set_weight_decay(cover.param, None)  # type: ignore[attr-defined]
+        self._extra.clear()
+        self.active = False

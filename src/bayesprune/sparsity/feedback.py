@@ -1,0 +1,189 @@
+"""Dynamic pruning with feedback (DPF): pruned groups may return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bayesprune.sparsity.base import Pruner
+
+
+class FeedbackPruning(Pruner):
+    """Dynamic pruning with feedback (DPF): pruned groups are zeroed but may come back.
+
+    ``form="masked"``: Algorithm 3's form. At each update the pruned groups are set to zero, and are free to move until
+    the next. ``form="dense_copy"``: equation 8's form, w ← w − step(∇ℓ(m ⊙ w)): the pruner owns a dense copy w, the
+    model holds m ⊙ w (which is what is evaluated and saved), and each optimizer step moves w with the gradient taken
+    at m ⊙ w; the masks m are renewed from w every 16 steps unless ``every`` says otherwise.
+
+    In a pruned channel group with its BatchNorm pair all gradients are exactly 0, so that only noise (``"masked"``) or
+    the shrinking of others (``"dense_copy"``) can bring it back.
+
+    Args:
+        model: The model.
+        optimizer: Any torch optimizer.
+        form: ``"masked"`` or ``"dense_copy"``.
+        every: Optimizer steps between updates; None: 1 for ``"masked"``, 16 for ``"dense_copy"``.
+        settings: As for :class:`~bayesprune.sparsity.ForwardPruning`.
+
+    Raises:
+        ValueError: If a setting is out of range, two contradict each other, or the target is out of reach.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=5e-4)
+        >>> pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.5, every=4)
+        >>> for _ in range(8):
+        ...     optimizer.zero_grad()
+        ...     model(torch.randn(4, 8)).square().mean().backward()
+        ...     optimizer.step()
+        >>> int((model[0].weight == 0).sum() + (model[2].weight == 0).sum())
+        80
+        >>> with pruner.dense():
+        ...     int((model[0].weight == 0).sum())
+        0
+
+    Reference: arXiv 2210.12957, Algorithm 3 and equation 8; Lin et al. 2020 (arXiv 2006.07253).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        form: str = "masked",
+        every: int | None = None,
+        **settings: Any,
+    ) -> None:
+        if form not in ("masked", "dense_copy"):
+            raise ValueError(f"form={form!r} is unknown; choose 'masked' or 'dense_copy'")
+        self.form = form
+        self._dense: dict[str, Tensor] = {}
+        self._showing_dense = False
+        super().__init__(model, optimizer, every=every or (16 if form == "dense_copy" else 1), **settings)
+
+    # -- the dense copy ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def dense(self) -> Iterator[None]:
+        """Inside the context the model holds its dense weights, bit for bit; after it the masked ones again.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RuntimeError: If the form keeps no dense copy.
+        """
+        self._require_copy()
+        if self._showing_dense:
+            yield
+            return
+        self._before_step_()
+        self._showing_dense = True
+        try:
+            yield
+        finally:
+            self._showing_dense = False
+            self._after_step_()
+            self._mask_()
+
+    @torch.no_grad()
+    def restore_dense_(self) -> None:
+        """Put the dense weights back into the model for good and keep every group (until a later update prunes again).
+
+        Raises:
+            RuntimeError: If the form keeps no dense copy.
+        """
+        self._require_copy()
+        self._before_step_()
+        self._dense.clear()
+        self._set_keep_([each.all_kept() for each in self.groups])
+
+    def _require_copy(self) -> None:
+        if self.form != "dense_copy":
+            raise RuntimeError(
+                f"form={self.form!r} keeps no dense weights; build FeedbackPruning with form='dense_copy'"
+            )
+
+    @torch.no_grad()
+    def finish_(self) -> None:
+        """Bring the masks to the final target, ranked on the dense weights; the model is left at its sparse weights."""
+        self._before_step_()
+        super().finish_()
+
+    @torch.no_grad()
+    def apply_(self) -> None:
+        """Set every pruned group to exactly zero, now (with a dense copy: in the model, not in the copy)."""
+        if self.form == "masked":
+            super().apply_()
+        else:
+            self._mask_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in the base class, with the dense copy of every tensor of which something is pruned."""
+        state = super().state_dict()
+        state["form"] = self.form
+        if self.form == "dense_copy":
+            state["dense"] = {name: tensor.clone() for name, tensor in self._dense.items()}
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the state of a pruner of the same settings; load the model and the optimizer before it."""
+        if state.get("form") != self.form:
+            raise ValueError(
+                f"state is of form {state.get('form')!r}, this pruner of {self.form!r}; build it with the same form"
+            )
+        super().load_state_dict(state)
+        if self.form == "dense_copy":
+            self._dense = {}
+            for cover, _ in self._active:
+                if cover.name not in state["dense"]:
+                    raise ValueError(f"state['dense'] lacks {cover.name!r}, which is pruned; the state is damaged")
+                self._dense[cover.name] = state["dense"][cover.name].to(cover.param.device, copy=True)
+
+    # -- hooks -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _before_step_(self) -> None:
+        """The dense weights into the model: the optimizer moves them, with the gradient taken at the masked ones."""
+        if self.form == "dense_copy" and not self._showing_dense:
+            for cover, _ in self._active:
+                cover.param.copy_(self._dense[cover.name])
+
+    @torch.no_grad()
+    def _before_closure_(self) -> None:
+        if self.form == "dense_copy" and not self._showing_dense:
+            self._mask_()
+
+    @torch.no_grad()
+    def _after_step_(self) -> None:
+        """The dense weights as the optimizer left them."""
+        if self.form == "dense_copy":
+            for cover, _ in self._active:
+                self._dense[cover.name].copy_(cover.param)
+
+    @torch.no_grad()
+    def _mask_(self) -> None:
+        for cover, zero_ in self._active:
+            zero_(cover.param)
+
+    def _enforce_(self, *, updated: bool) -> None:
+        if self.form == "masked":
+            if updated:
+                self.apply_()
+            return
+        if updated:
+            # The model holds the dense weights here: a tensor newly pruned gets its copy, one no longer pruned needs
+            # none.
+            self._dense = {
+                cover.name: self._dense[cover.name] if cover.name in self._dense else cover.param.detach().clone()
+                for cover, _ in self._active
+            }
+        if not self._showing_dense:
+            self._mask_()

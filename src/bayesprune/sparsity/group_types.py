@@ -1,0 +1,225 @@
+"""The groups of one weight tensor, or of one set of coupled channels, as one boolean mask.
+
+A *group* is a set of weights that share one spike-and-slab indicator and are pruned together. A :class:`Groups` object
+holds all groups of one kind in one place as one mask of the shape ``shape``, so that nothing of the size of the weights
+themselves is ever stored per group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One tensor seen through a group mask.
+
+    Attributes:
+        name: Name of the parameter in the model.
+        param: The parameter.
+        view: A shape of the parameter (axes split, never permuted) in which the groups lie along axes.
+        mask_view: The mask's shape in that view, broadcastable to ``view``.
+        split: The axis of the parameter that the view splits in two, if any.
+    """
+
+    name: str
+    param: Tensor
+    view: tuple[int, ...]
+    mask_view: tuple[int, ...]
+    split: int | None = None
+
+    @property
+    def per_group(self) -> int:
+        """Number of this tensor's weights in one group."""
+        return math.prod(v for v, m in zip(self.view, self.mask_view) if m == 1)
+
+    @property
+    def reduced(self) -> tuple[int, ...]:
+        """The axes of ``view`` over which a group extends."""
+        return tuple(axis for axis, m in enumerate(self.mask_view) if m == 1)
+
+    def viewed(self, tensor: Tensor) -> Tensor:
+        """``tensor`` (of the parameter's shape) in the shape ``view``."""
+        return tensor if tensor.shape == self.view else tensor.reshape(self.view)
+
+    def sum_squares(self, tensor: Tensor) -> Tensor:
+        """Sum of squares of ``tensor`` over each group, in the shape ``mask_view``."""
+        values = self.viewed(tensor)
+        squares = (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).square()
+        return squares.sum(self.reduced, keepdim=True) if self.reduced else squares
+
+    def broadcast(self, mask: Tensor) -> Tensor:
+        """A group mask as a small tensor that broadcasts to the parameter itself.
+
+        Args:
+            mask: A tensor with one entry per group.
+
+        Returns:
+            The entries, repeated only where a group occupies a part of an axis (grouped convolutions, flattened maps).
+        """
+        mask = mask.reshape(self.mask_view)
+        if self.split is None:
+            return mask
+        at = self.split
+        before, pair, after = self.mask_view[:at], self.view[at : at + 2], self.mask_view[at + 2 :]
+        return mask.expand(*before, *pair, *after).reshape(*before, self.param.shape[at], *after)
+
+
+class Groups:
+    """All groups of one kind in one place: one mask, and the tensors that it covers.
+
+    Attributes:
+        name: Name of the (first) weight; the key of these groups' masks everywhere.
+        kind: One of ``KINDS``.
+        shape: Shape of the mask, one entry per group.
+        slices: The weights that the groups consist of and that their statistics are computed from.
+        tied: Tensors zeroed with a group without counting in its statistic (biases, normalisation scale and shift).
+        norms: Normalisation modules whose running statistics are reset to (0, 1) with a group.
+        size: Number n of weights in one group.
+        count: Number of groups.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        shape: Sequence[int],
+        slices: Sequence[Slice],
+        tied: Sequence[Slice] = (),
+        norms: Sequence[tuple[str, nn.Module]] = (),
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.shape = torch.Size(shape)
+        self.slices = tuple(slices)
+        self.tied = tuple(tied)
+        self.norms = tuple(norms)
+        self.count = self.shape.numel()
+        self.size = sum(part.per_group for part in self.slices)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights, and so the masks, live."""
+        return self.slices[0].param.device
+
+    def sum_squares(self) -> Tensor:
+        """Σ w² over each group of the present weights, in the mask's shape."""
+        total = self.slices[0].sum_squares(self.slices[0].param.detach()).reshape(self.shape)
+        for part in self.slices[1:]:
+            total = total + part.sum_squares(part.param.detach()).reshape(self.shape)
+        return total
+
+    def mean_square(self) -> Tensor:
+        """Σ w²/n over each group of the present weights, in the mask's shape."""
+        return self.sum_squares() / self.size
+
+    def all_kept(self) -> Tensor:
+        """A fresh mask that keeps every group."""
+        return torch.ones(self.shape, dtype=torch.bool, device=self.device)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.kind!r}, count={self.count}, size={self.size})"
+
+
+class TensorGroups(Groups):
+    """The groups of one prunable weight tensor.
+
+    For a weight of shape ``(O, I, *k)`` the mask has the shape ``(O, I, *k)`` for ``kind="weight"``, ``(O, I, 1, …)``
+    for ``"kernel"``, ``(1, I, 1, …)`` for ``"input"`` and ``(O, 1, 1, …)`` for ``"output"``: it broadcasts to the
+    weight. In a convolution with G > 1 channel groups the weight is ``(O, I/G, *k)`` and an input channel is read by
+    the O/G outputs of its own channel group only, so that the ``"input"`` mask is ``(G, 1, I/G, 1, …)``, over the
+    weight seen as ``(G, O/G, I/G, *k)``; :meth:`broadcast` brings it to ``(O, I/G, 1, …)``.
+
+    Args:
+        name: Name of the weight in the model.
+        param: The weight.
+        kind: ``"weight"``, ``"kernel"``, ``"input"`` or ``"output"``.
+        conv_groups: Number G of channel groups of the convolution.
+
+    Raises:
+        ValueError: If the kind is not one of these four.
+
+    Example:
+        >>> weight = torch.ones(4, 3, 2, 2)
+        >>> groups = TensorGroups("conv.weight", weight, "kernel")
+        >>> tuple(groups.shape), groups.size, groups.count
+        ((4, 3, 1, 1), 4, 12)
+        >>> grouped = TensorGroups("conv.weight", weight, "input", conv_groups=2)
+        >>> tuple(grouped.shape), grouped.size
+        ((2, 1, 3, 1, 1), 8)
+        >>> tuple(grouped.broadcast(grouped.all_kept()).shape)
+        (4, 3, 1, 1)
+    """
+
+    def __init__(self, name: str, param: Tensor, kind: str, conv_groups: int = 1) -> None:
+        out, per_out, *kernel = param.shape
+        ones = [1] * len(kernel)
+        view: tuple[int, ...] = tuple(param.shape)
+        if kind == "weight":
+            mask: tuple[int, ...] = view
+        elif kind == "kernel":
+            mask = (out, per_out, *ones)
+        elif kind == "output":
+            mask = (out, 1, *ones)
+        elif kind == "input" and conv_groups == 1:
+            mask = (1, per_out, *ones)
+        elif kind == "input":
+            view = (conv_groups, out // conv_groups, per_out, *kernel)
+            mask = (conv_groups, 1, per_out, *ones)
+        else:
+            raise ValueError(f"kind={kind!r} is not a kind of one tensor; use 'weight', 'kernel', 'input' or 'output'")
+        split = None if len(view) == param.dim() else 0
+        super().__init__(name, kind, mask, [Slice(name, param, view, mask, split)])
+        self.param = param
+        self.conv_groups = conv_groups
+
+    def broadcast(self, mask: Tensor) -> Tensor:
+        """The mask as a tensor that broadcasts to the weight (only for ``"input"`` of grouped convolutions another)."""
+        return self.slices[0].broadcast(mask)
+
+    def regroup(self, kind: str) -> TensorGroups:
+        """The same weight cut another way."""
+        return TensorGroups(self.name, self.param, kind, self.conv_groups)
+
+
+class ChannelGroups(Groups):
+    """The groups of one set of coupled channels: channel c of every tensor that it touches is one group.
+
+    ``slices`` are the rows that write the channel and (with ``coupling="group"``) the columns that read it; ``tied``
+    the biases and BatchNorm pairs. A statistic is over the slices only: a BatchNorm scale near 1 would drown weights
+    near 0.01.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        shape: Sequence[int],
+        slices: Sequence[Slice],
+        tied: Sequence[Slice] = (),
+        norms: Sequence[tuple[str, nn.Module]] = (),
+    ) -> None:
+        super().__init__(name, kind, shape, slices, tied, norms)
+        self.size -= sum(diagonal.shape[0] for diagonal in self._diagonals())
+
+    def sum_squares(self) -> Tensor:
+        """Σ w² over each group; a weight that both writes and reads its own channel is counted once."""
+        total = super().sum_squares()
+        for diagonal in self._diagonals():
+            total = total - diagonal.square().sum(0).reshape(self.shape)
+        return total
+
+    def _diagonals(self) -> Iterator[Tensor]:
+        """Per weight that appears twice (as row and as column), its entries ``w[c, c]`` as ``(entries, C)``."""
+        seen: set[int] = set()
+        for part in self.slices:
+            if id(part.param) in seen:
+                diagonal = torch.diagonal(part.param.detach(), dim1=0, dim2=1)
+                half = diagonal.dtype in (torch.float16, torch.bfloat16)
+                yield (diagonal.float() if half else diagonal).reshape(-1, self.count)
+            seen.add(id(part.param))

@@ -1,0 +1,216 @@
+"""The three sparsity figures: over prunable weights, over all parameters, and in multiply-adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.sparsity.groups import Exclude, Exclusion, prunable_modules
+
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """One weight tensor of the report.
+
+    Attributes:
+        name: Name of the parameter.
+        shape: Its shape.
+        zeros: Number of exact zeros.
+        total: Number of weights.
+        madds: Multiply-adds per example, dense (0 if not measured).
+        madds_left: Multiply-adds per example with the zeros left out.
+        prunable: Whether it counts among the prunable weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    zeros: int
+    total: int
+    madds: int
+    madds_left: int
+    prunable: bool
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """How sparse a model is, three ways; see :func:`sparsity_report`.
+
+    Attributes:
+        prunable: Share of exact zeros among the prunable weights.
+        all: Share of exact zeros among all parameters.
+        madds: Share of the multiply-adds that the zeros remove; None without ``example_input``.
+        prunable_zeros: Number of exact zeros among the prunable weights.
+        prunable_total: Number of prunable weights.
+        all_zeros: Number of exact zeros among all parameters.
+        all_total: Number of parameters.
+        madds_dense: Multiply-adds per example, dense; None without ``example_input``.
+        madds_left: Multiply-adds per example with the zeros left out.
+        per_layer: One entry a convolution or linear weight.
+        excluded: What does not count as prunable, with reasons.
+    """
+
+    prunable: float
+    all: float
+    madds: float | None
+    prunable_zeros: int
+    prunable_total: int
+    all_zeros: int
+    all_total: int
+    madds_dense: int | None
+    madds_left: int | None
+    per_layer: list[LayerSparsity] = field(default_factory=list)
+    excluded: list[Exclusion] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain numbers, strings, lists and dicts."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        width = max([len(layer.name) for layer in self.per_layer] + [20])
+        head = (
+            f"{'weight':<{width}} {'shape':>18} {'zero':>12} {'of':>12} {'share':>8} {'multiply-adds':>15} {'left':>15}"
+        )
+        lines = [head, "-" * len(head)]
+        for layer in self.per_layer:
+            shape = "x".join(map(str, layer.shape)) + ("" if layer.prunable else " *")
+            share = layer.zeros / layer.total if layer.total else 0.0
+            lines.append(
+                f"{layer.name:<{width}} {shape:>18} {layer.zeros:>12,} {layer.total:>12,} {share:>8.2%} "
+                f"{layer.madds:>15,} {layer.madds_left:>15,}"
+            )
+        lines.append("-" * len(head))
+        lines.append(f"prunable weights: {self.prunable:.2%} zero ({self.prunable_zeros:,} of {self.prunable_total:,})")
+        lines.append(f"all parameters:   {self.all:.2%} zero ({self.all_zeros:,} of {self.all_total:,})")
+        if self.madds is not None:
+            lines.append(
+                f"multiply-adds:    {self.madds:.2%} removed ({self.madds_left:,} of {self.madds_dense:,} left)"
+            )
+        lines += [f"* not prunable: {entry.name}: {entry.reason}" for entry in self.excluded]
+        return "\n".join(lines)
+
+
+def sparsity_report(
+    model: nn.Module, pruner: Any = None, *, exclude: Exclude = (), example_input: Any = None
+) -> SparsityReport:
+    """Count the exact zeros of a model over its prunable weights, over all its parameters, and in multiply-adds.
+
+    A weight of a convolution or linear layer takes one multiply-add at each position of the output (of the input, for a
+    transposed convolution), padding included; a weight at exactly zero saves its own. Biases, normalisation and
+    activations are not counted.
+
+    Args:
+        model: The model.
+        pruner: A pruner attached to it, whose weights are then the prunable ones; else all linear and convolution
+            weights are.
+        exclude: Without a pruner: patterns on module names, module types or modules that do not count as prunable.
+        example_input: An input (or tuple of inputs) to measure multiply-adds on; counted per example of its batch.
+
+    Returns:
+        The report; ``print`` shows it as a table.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight[0].zero_()
+        >>> report = sparsity_report(net, example_input=torch.zeros(1, 1, 8, 8))
+        >>> report.prunable_zeros, report.prunable_total, report.all_total, report.madds_dense, report.madds_left
+        (9, 234, 239, 864, 540)
+
+    Reference: method, section 6.
+    """
+    if pruner is not None:
+        names = set(pruner.groups.weights())
+        excluded = list(pruner.groups.excluded)
+    else:
+        modules, excluded = prunable_modules(model, exclude)
+        names = {f"{name}.weight" if name else "weight" for name in modules}
+    positions = _positions(model, example_input) if example_input is not None else {}
+
+    layers: list[LayerSparsity] = []
+    owners: dict[int, int] = {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(module, (nn.Linear, *_CONV, *_TRANSPOSED)) or not isinstance(weight, Tensor):
+            continue
+        full = f"{name}.weight" if name else "weight"
+        zeros = int((weight == 0).sum())
+        at = positions.get(name, 0)
+        if id(weight) in owners:  # a tied weight is stored once but works at both places
+            first = layers[owners[id(weight)]]
+            layers[owners[id(weight)]] = LayerSparsity(
+                first.name, first.shape, zeros, first.total, first.madds + weight.numel() * at,
+                first.madds_left + (weight.numel() - zeros) * at, first.prunable,
+            )  # fmt: skip
+            continue
+        owners[id(weight)] = len(layers)
+        total = weight.numel()
+        layers.append(
+            LayerSparsity(full, tuple(weight.shape), zeros, total, total * at, (total - zeros) * at, full in names)
+        )
+
+    prunable_zeros = sum(layer.zeros for layer in layers if layer.prunable)
+    prunable_total = sum(layer.total for layer in layers if layer.prunable)
+    all_zeros = sum(int((p == 0).sum()) for p in model.parameters())
+    all_total = sum(p.numel() for p in model.parameters())
+    dense = sum(layer.madds for layer in layers)
+    left = sum(layer.madds_left for layer in layers)
+    measured = example_input is not None
+    return SparsityReport(
+        prunable=_share(prunable_zeros, prunable_total),
+        all=_share(all_zeros, all_total),
+        madds=_share(dense - left, dense) if measured else None,
+        prunable_zeros=prunable_zeros,
+        prunable_total=prunable_total,
+        all_zeros=all_zeros,
+        all_total=all_total,
+        madds_dense=dense if measured else None,
+        madds_left=left if measured else None,
+        per_layer=layers,
+        excluded=excluded,
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _positions(model: nn.Module, example_input: Any) -> dict[str, int]:
+    """Per layer, how often each of its weights is used for one example."""
+    example: Sequence[Any] = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
+    batch = next(int(entry.shape[0]) for entry in example if isinstance(entry, Tensor))
+    counts: dict[str, int] = {}
+    hooks = []
+
+    def listen(name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(module, nn.Linear):
+                used = output.numel() // output.shape[-1]
+            elif isinstance(module, _TRANSPOSED):
+                used = inputs[0].numel() // int(module.in_channels)
+            else:
+                used = output.numel() // int(module.out_channels)  # type: ignore[arg-type]
+            counts[name] = counts.get(name, 0) + used
+
+        return hook
+
+    modes = {module: module.training for module in model.modules()}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, *_CONV, *_TRANSPOSED)):
+            hooks.append(module.register_forward_hook(listen(name, module)))
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(*example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return {name: used // batch for name, used in counts.items()}

@@ -1,0 +1,44 @@
+"""Setting masked entries of a tensor to exactly zero, cheaply: it is done after every step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_INTEGERS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
+
+
+class Zeroing:
+    """Sets the entries of a mask to +0, in any tensor that the mask broadcasts to.
+
+    On a CPU the mask is kept as words of all ones or all zeros and laid over the tensor's bits: the same result as
+    ``masked_fill_`` (non-finite values included), several times faster, and still at the mask's own small shape.
+
+    Args:
+        drop: The mask, True = zero.
+
+    Example:
+        >>> tensor = torch.tensor([[1.0, float("nan")], [3.0, 4.0]])
+        >>> Zeroing(torch.tensor([[False, True]]))(tensor)
+        tensor([[1., 0.],
+                [3., 0.]])
+    """
+
+    def __init__(self, drop: Tensor) -> None:
+        self.drop = drop
+        self._words: dict[torch.dtype, Tensor] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Zero the masked entries of ``tensor`` in place and return it."""
+        integer = _INTEGERS.get(tensor.dtype)
+        if integer is None or tensor.device.type != "cpu":
+            return tensor.masked_fill_(self.drop, 0)
+        if integer not in self._words:
+            self._words[integer] = self.drop.to(integer).sub_(1)  # drop: 0, keep: -1, all bits set
+        tensor.view(integer).bitwise_and_(self._words[integer])
+        return tensor

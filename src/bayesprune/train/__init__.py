@@ -1,0 +1,21 @@
+"""Training: configuration, recipes, the one loop, checkpoints."""
+
+from bayesprune.train.config import RunConfig, override
+from bayesprune.train.evaluate import evaluate, load_trained
+from bayesprune.train.loop import Interrupted, NonFiniteLoss, Trainer, train
+from bayesprune.train.recipes import recipe
+from bayesprune.train.tree import load_tree, save_tree
+
+__all__ = [
+    "train",
+    "Trainer",
+    "NonFiniteLoss",
+    "Interrupted",
+    "RunConfig",
+    "override",
+    "recipe",
+    "evaluate",
+    "load_trained",
+    "save_tree",
+    "load_tree",
+]

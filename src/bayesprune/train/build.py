@@ -1,0 +1,110 @@
+"""From a configuration to its parts: data, network, optimizer, clock, pruner."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bayesprune import vision
+from bayesprune.samplers import CVAdam, CycleClock
+from bayesprune.sparsity import FeedbackPruning, ForwardPruning
+from bayesprune.train.config import RunConfig
+
+Pruner = ForwardPruning | FeedbackPruning
+
+
+def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None) -> vision.ArrayDataset:
+    """Return the data set of a run, with its validation images held out.
+
+    Args:
+        config: The run.
+        data_dir: Where the data set lies; not needed for the digits. The environment's BAYESPRUNE_DATA is the default.
+
+    Raises:
+        ValueError: The data set needs a folder and none was given.
+        FileNotFoundError: The folder does not hold it; the message says what was expected where.
+    """
+    wanted = config.data
+    if wanted.dataset == "digits":
+        data = vision.load_digits()
+    else:
+        data_dir = data_dir or os.environ.get("BAYESPRUNE_DATA")
+        if not data_dir:
+            raise ValueError(
+                f"dataset={wanted.dataset!r} needs --data-dir: the folder that holds it (or set BAYESPRUNE_DATA)."
+            )
+        if wanted.dataset == "folder":
+            data = vision.load_image_folder(Path(data_dir), wanted.image_size)
+        else:
+            data = vision.load_cifar(wanted.dataset, Path(data_dir))
+    if wanted.validation_size:
+        data = vision.split_validation(data, wanted.validation_size, seed=0)
+    if wanted.train_size:
+        data = vision.subset(data, wanted.train_size, seed=0)
+    return data
+
+
+def build_network(config: RunConfig, data: vision.ArrayDataset) -> nn.Module:
+    """Return the network of a run, initialised from the run's seed; torch's global generator is left as it was."""
+    arguments = {"num_classes": data.num_classes}
+    if config.network.network == "mlp":
+        raise ValueError(
+            "network='mlp' is built by its layer sizes; use it from Python, or choose a convolutional network."
+        )
+    if config.network.width:
+        arguments["width"] = config.network.width
+    if data.in_channels != 3 or config.network.network == "digits_resnet":
+        arguments["in_channels"] = data.in_channels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return vision.build(config.network.network, **arguments)
+
+
+def build_clock(config: RunConfig, steps_per_epoch: int) -> CycleClock:
+    """Return the cycle clock of a run, in steps."""
+    schedule = config.schedule
+    return CycleClock(
+        total_steps=schedule.epochs * steps_per_epoch,
+        cycles=schedule.cycles,
+        samples_per_cycle=schedule.samples_per_cycle,
+        sample_every=max(1, round(schedule.sample_every * steps_per_epoch)),
+        warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
+        floor=schedule.lr_floor,
+    )
+
+
+def build_optimizer(config: RunConfig, model: nn.Module, num_data: int) -> torch.optim.Optimizer:
+    """Return SGD with Nesterov momentum, or CV-Adam."""
+    sampler = config.sampler
+    if sampler.method == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=sampler.lr, momentum=sampler.beta1, nesterov=sampler.beta1 > 0,
+            weight_decay=sampler.weight_decay,
+        )  # fmt: skip
+    return CVAdam(
+        model.parameters(), lr=sampler.lr, num_data=num_data, betas=(sampler.beta1, sampler.beta2),
+        dual_lr=sampler.dual_lr, weight_decay=sampler.weight_decay, temperature=sampler.temperature,
+        noise=sampler.noise,  # type: ignore[arg-type]
+        global_scale="paper" if sampler.global_scale == "paper" else float(sampler.global_scale), seed=config.seed,
+    )  # fmt: skip
+
+
+def build_pruner(
+    config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, example: torch.Tensor
+) -> Pruner | None:
+    """Return the pruner of an emmcmc run, attached to the optimizer; None for the other methods."""
+    if config.sampler.method != "emmcmc":
+        return None
+    pruning = config.pruning
+    arguments = dict(
+        groups=pruning.groups, rule=pruning.rule, spike_decay=pruning.spike_decay, soft_threshold=pruning.soft_threshold,
+        target_sparsity=pruning.target_sparsity, warmup_steps=int(pruning.prune_from * total_steps),
+        ramp_end_step=int(pruning.prune_until * total_steps), every=pruning.every, expectation=pruning.expectation,
+        exclude=pruning.exclude, example_input=example,
+    )  # fmt: skip
+    if pruning.feedback == "none":
+        return ForwardPruning(model, optimizer, **arguments)  # type: ignore[arg-type]
+    return FeedbackPruning(model, optimizer, form=pruning.feedback, **arguments)  # type: ignore[arg-type]

@@ -1,0 +1,338 @@
+"""What a run is made of: frozen dataclasses, one a concern, and setting them by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Union
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, how they are cut and presented."""
+
+    dataset: str = "digits"
+    """digits, cifar10, cifar100 or folder."""
+    image_size: int = 224
+    """Side to which a folder's images are cut; other data sets have their own."""
+    train_size: int = 0
+    """Training images used, a stratified choice; 0 is all."""
+    validation_size: int = 0
+    """Images held out of training; every choice is made on them, never on the test set."""
+    batch_size: int = 64
+    """Images a step; the last, short batch of an epoch is left out."""
+    augment: bool = True
+    """Random crop and mirror."""
+    padding: int = 4
+    """Pixels added on each side before the crop."""
+    flip: bool = True
+    """Mirror half of the images."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which network."""
+
+    network: str = "digits_resnet"
+    """A name of `bayesprune.vision.names()`."""
+    width: int = 0
+    """Channels of the first stage; 0 is the network's own."""
+    label_smoothing: float = 0.0
+    """Share of each label spread over all classes, in training only."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How weights move. For `sgd`, Nesterov momentum at beta1; for the others, CV-Adam."""
+
+    method: str = "cvadam"
+    """sgd, cvadam, or emmcmc (CV-Adam with spike-and-slab pruning)."""
+    lr: float = 1.0
+    """Peak step size."""
+    beta1: float = 0.1
+    """Momentum retention."""
+    beta2: float = 1.0
+    """Gradient scale of CV-Adam."""
+    dual_lr: float = 0.1
+    """Step size of the dual variable of CV-Adam."""
+    weight_decay: float = 5e-4
+    """Prior precision over the number of training images."""
+    temperature: float = 1.0
+    """1 is the Bayes posterior; CV-Adam only."""
+    noise: str = "exact"
+    """exact or paper."""
+    global_scale: str = "paper"
+    """The paper's coupling, or a number."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long, in which cycles, and when samples are taken."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+    cycles: int = 1
+    """Cosine cycles."""
+    warmup_epochs: float = 0.0
+    """Linear ramp before the first cycle."""
+    samples_per_cycle: int = 0
+    """Posterior samples at the end of each cycle."""
+    sample_every: float = 1.0
+    """Epochs between the samples of a cycle."""
+    lr_floor: float = 0.0
+    """Share of the peak at which a cycle ends."""
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """Which weights stay (emmcmc)."""
+
+    target_sparsity: float = 0.9
+    """Share of the prunable weights at zero in the end."""
+    feedback: str = "none"
+    """none is DFP; masked and dense_copy are the two forms of DPF."""
+    groups: str = "kernel"
+    """weight, kernel, input, output or channel."""
+    rule: str = "magnitude"
+    """magnitude, l2 or concentration."""
+    spike_decay: float = 1e-3
+    """Weight decay of groups on the spike; the slab has the sampler's weight_decay."""
+    soft_threshold: float = 1e-4
+    """On a group's mean squared weight: below it, the group is on the spike."""
+    expectation: str = "current"
+    """E-step over the current sample or a running mean."""
+    every: int = 1
+    """Steps between two EM and pruning steps."""
+    prune_from: float = 0.1
+    """Share of the run at which the ramp begins."""
+    prune_until: float = 0.6
+    """Share of the run at which the target is reached; samples are taken from there on."""
+    exclude: tuple[str, ...] = ()
+    """Modules, by name pattern, that are never pruned."""
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how it runs; none of it changes what is computed on one device, but precision and compile."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: str = "32-true"
+    """Lightning Fabric's names: 32-true, bf16-mixed, 16-mixed."""
+    compile: bool = False
+    """torch.compile the network."""
+    channels_last: bool = True
+    """Memory format of images and convolutions."""
+    threads: int = 0
+    """CPU threads; 0 is torch's choice."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints; 0 is every step."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on the validation images (the test images where none are held out); 0 is never."""
+    trace_every: int = 0
+    """Steps between two points of the sample paths; 0 takes about 200 over the run."""
+    trace_channels: int = 2
+    """Channels whose weights are traced, on the input and on the output side of one convolution; 0 is none."""
+    tensorboard: bool = False
+    """Write TensorBoard logs beside the CSV."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of a run; `recipe` is the name it came from.
+
+    Example:
+        >>> RunConfig(recipe="mine").sampler.lr
+        1.0
+    """
+
+    recipe: str = "custom"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, by name."""
+        for key, choices in _CHOICES.items():
+            value = get(self, key)
+            if value not in choices:
+                raise ValueError(f"{key}={value!r}: {_nearest(str(value), choices)}")
+        for key, (low, high) in _RANGES.items():
+            value = get(self, key)
+            if not low <= value <= high:
+                raise ValueError(f"{key}={value!r} is out of range; it must lie in [{low:g}, {high:g}].")
+        if self.pruning.prune_from >= self.pruning.prune_until:
+            raise ValueError(
+                f"prune_from={self.pruning.prune_from} must be below prune_until={self.pruning.prune_until}: "
+                "both are shares of the run."
+            )
+        if self.sampler.global_scale != "paper":
+            _convert("global_scale", self.sampler.global_scale, float)
+
+
+_INF = float("inf")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "dataset": ("digits", "cifar10", "cifar100", "folder"),
+    "method": ("sgd", "cvadam", "emmcmc"),
+    "noise": ("exact", "paper"),
+    "feedback": ("none", "masked", "dense_copy"),
+    "groups": ("weight", "kernel", "input", "output", "channel"),
+    "rule": ("magnitude", "l2", "concentration"),
+    "expectation": ("current", "running"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("32-true", "bf16-mixed", "16-mixed"),
+}
+_RANGES: dict[str, tuple[float, float]] = {
+    "image_size": (8, 4096), "train_size": (0, _INF), "validation_size": (0, _INF), "batch_size": (1, _INF),
+    "padding": (0, 64), "width": (0, 4096), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
+    "beta2": (1e-12, 1e6), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
+    "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
+    "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
+    "soft_threshold": (0, 1e6), "every": (1, 1e9), "prune_from": (0, 1), "prune_until": (0, 1), "threads": (0, 1024),
+    "checkpoint_minutes": (0, 1e6), "evaluate_every": (0, 1e6), "trace_every": (0, 1e9), "trace_channels": (0, 64),
+    "seed": (0, 2**31 - 1),
+}  # fmt: skip
+
+_SECTIONS = ("data", "network", "sampler", "schedule", "pruning", "runtime")
+
+
+def keys() -> dict[str, str]:
+    """Return every settable key and the section that holds it ("" for `seed`).
+
+    Example:
+        >>> keys()["lr"]
+        'sampler'
+    """
+    found = {"seed": ""}
+    for section, kind in zip(_SECTIONS, _section_types()):
+        for item in fields(kind):
+            found[item.name] = section
+    return found
+
+
+def _section_types() -> list[Any]:
+    hints = typing.get_type_hints(RunConfig)
+    return [hints[section] for section in _SECTIONS]
+
+
+def get(config: RunConfig, key: str) -> Any:
+    """Return the value of a key, `lr` or `sampler.lr`."""
+    section, name = _locate(key)
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> RunConfig:
+    """Return `config` with keys set.
+
+    Args:
+        config: A run's configuration.
+        settings: "key=value" strings, or a mapping; a key may carry its section ("sampler.lr").
+
+    Returns:
+        A new configuration, checked.
+
+    Raises:
+        ValueError: An unknown key or a bad value; the message names the nearest valid one.
+
+    Example:
+        >>> override(RunConfig(), ["lr=0.5", "schedule.epochs=3"]).sampler.lr
+        0.5
+    """
+    if not isinstance(settings, Mapping):
+        pairs = []
+        for setting in settings:
+            key, separator, value = setting.partition("=")
+            if not separator:
+                raise ValueError(f"--set {setting!r} has no '='; write key=value, for example lr=0.5.")
+            pairs.append((key.strip(), value.strip()))
+        settings = dict(pairs)
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, name = _locate(key)
+        holder = dict(zip(_SECTIONS, _section_types()))[section] if section else RunConfig
+        changes.setdefault(section, {})[name] = _convert(name, value, typing.get_type_hints(holder)[name])
+    top = changes.pop("", {})
+    sections = {section: replace(getattr(config, section), **values) for section, values in changes.items()}
+    return replace(config, **top, **sections)
+
+
+def as_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration as nested dicts, ready for JSON.
+
+    Example:
+        >>> from_dict(as_dict(RunConfig(seed=3))) == RunConfig(seed=3)
+        True
+    """
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    return {"method": config.sampler.method, **plain}
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that `as_dict` wrote.
+
+    Raises:
+        ValueError: A key that this version does not know.
+    """
+    config = RunConfig(recipe=str(values.get("recipe", "custom")))
+    flat: dict[str, Any] = {"seed": values.get("seed", 0)}
+    for section in _SECTIONS:
+        flat.update({f"{section}.{name}": value for name, value in values.get(section, {}).items()})
+    return override(config, flat)
+
+
+def _locate(key: str) -> tuple[str, str]:
+    """Return (section, name) of a key."""
+    known = keys()
+    section, _, name = key.rpartition(".")
+    if name in known and section in ("", known[name]):
+        return known[name], name
+    spelled = [f"{known[n]}.{n}" for n in known] if section else list(known)
+    raise ValueError(f"unknown key {key!r}: {_nearest(key, spelled)}")
+
+
+def _nearest(value: str, choices: Iterable[str]) -> str:
+    choices = list(choices)
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(choices)}."
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """Return a text or JSON value as the field's type."""
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        kind = next(option for option in typing.get_args(kind) if option is not type(None))
+    if typing.get_origin(kind) is tuple:
+        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
+        return tuple(str(part) for part in parts)
+    if kind is str:
+        return str(value)
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        lowered = str(value).lower()
+        if lowered in ("true", "1", "yes", "on"):
+            return True
+        if lowered in ("false", "0", "no", "off"):
+            return False
+        raise ValueError(f"{name}={value!r} is not a truth value; write true or false.")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}={value!r} is not a number; write for example {name}={'3' if kind is int else '0.5'}."
+        ) from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name}={value!r} is not finite; write a finite value.")
+    if kind is int and number != int(number):
+        raise ValueError(f"{name}={value!r} is not a whole number; write for example {name}={round(number)}.")
+    return kind(number)

@@ -1,0 +1,346 @@
+"""The one training loop: used by the command line, the recipes and the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bayesprune.posterior import SampleStore, classification_metrics, predict
+from bayesprune.train import folder as names
+from bayesprune.train.build import build_clock, build_data, build_network, build_optimizer, build_pruner
+from bayesprune.train.config import RunConfig, as_dict, from_dict
+from bayesprune.train.logs import Progress, TensorBoard
+from bayesprune.train.memory import keep_freed_memory
+from bayesprune.train.result import run_result
+from bayesprune.train.traces import ChannelTraces
+from bayesprune.train.tree import load_tree, save_tensors, save_tree
+from bayesprune.vision import Augmentation
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became inf or nan; the message names the step, the step size and the last good checkpoint."""
+
+
+class Interrupted(RuntimeError):
+    """The run was stopped by Ctrl-C (or SIGTERM) after writing a checkpoint."""
+
+
+def train(
+    config: RunConfig,
+    out: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train one run into a folder and return its result.
+
+    Args:
+        config: What to run.
+        out: Run folder; must be empty or missing unless `resume`.
+        data_dir: Folder of the data set, where it needs one.
+        resume: Go on from the folder's checkpoint (from the start where it has none). On one CPU the resumed run equals
+            the uninterrupted one bit for bit.
+        quiet: Print nothing.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        FileExistsError: `out` holds a run and `resume` is False.
+        ValueError: The folder's configuration differs from `config`.
+        NonFiniteLoss: The loss became inf or nan.
+        Interrupted: Ctrl-C; a checkpoint was written.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.train.recipes import recipe
+        >>> config = recipe("digits-cvadam", ["epochs=1", "cycles=1", "samples_per_cycle=1", "train_size=128"])
+        >>> result = train(config, tempfile.mkdtemp(), quiet=True)
+        >>> result["num_samples"]
+        1
+    """
+    out = Path(out)
+    _claim(out, config, resume)
+    if resume and (out / names.RESULT).exists():
+        return names.read_json(out / names.RESULT)
+    return Trainer(config, out, data_dir=data_dir, quiet=quiet).run()
+
+
+def _claim(out: Path, config: RunConfig, resume: bool) -> None:
+    """Make the folder the run's own, or refuse it."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out={str(out)!r} is a file; name a folder.")
+    if (out / names.CONFIG).exists():
+        if not resume:
+            raise FileExistsError(f"{out} holds a run already; add --resume to go on with it, or name another folder.")
+        stored = from_dict(names.read_json(out / names.CONFIG))
+        if _without_runtime(stored) != _without_runtime(config):
+            raise ValueError(
+                f"{out} was begun with another configuration; resume it with the same recipe and --set values."
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty and holds no run; name a new or empty folder.")
+    names.write_json(out / names.CONFIG, as_dict(config))
+
+
+def _without_runtime(config: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in as_dict(config).items() if key != "runtime"}
+
+
+class Trainer:
+    """One run: its parts, its state, its loop. `train` is the way in.
+
+    Args:
+        config: What to run.
+        out: Run folder.
+        data_dir: Folder of the data set.
+        quiet: Print nothing.
+    """
+
+    def __init__(
+        self, config: RunConfig, out: Path, *, data_dir: str | os.PathLike[str] | None = None, quiet: bool = False
+    ) -> None:
+        runtime = config.runtime
+        if runtime.threads:
+            torch.set_num_threads(runtime.threads)
+        self.config, self.out = config, out
+        self.fabric = _fabric(runtime.device, runtime.precision)
+        device = self.fabric.device
+        if device.type == "cpu":
+            keep_freed_memory()
+        data = build_data(config, data_dir)
+        self.classes = list(data.classes)
+        model = build_network(config, data)
+        if runtime.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        common: dict[str, Any] = {"device": device, "channels_last": runtime.channels_last}
+        augmentation = Augmentation(padding=config.data.padding, mode="zero", flip=config.data.flip)
+        self.loader = data.loader(
+            "train", batch_size=config.data.batch_size, drop_last=True, seed=config.seed,
+            augmentation=augmentation if config.data.augment else None, **common,
+        )  # fmt: skip
+        self.test_loader = data.loader("test", batch_size=256, **common)
+        held_out = data.validation_images is not None
+        self.split = "validation" if held_out else "test"
+        self.watch_loader = data.loader("validation", batch_size=256, **common) if held_out else self.test_loader
+        self.clock = build_clock(config, len(self.loader))
+
+        self.model = model.to(device)
+        self.optimizer = build_optimizer(config, self.model, num_data=len(data.train_images))
+        self.forward = self.fabric.setup_module(torch.compile(self.model) if runtime.compile else self.model)
+        self.stepper = self.fabric.setup_optimizers(self.optimizer)
+        images, _ = next(iter(self.test_loader))
+        self.example = images[:1]
+        self.pruner = build_pruner(config, self.model, self.optimizer, self.clock.total_steps, self.example)
+        self.samples = SampleStore(out / names.SAMPLES)
+        every = runtime.trace_every or max(1, self.clock.total_steps // 200)
+        self.traces = ChannelTraces(self.model, runtime.trace_channels, every)
+
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, seen in this epoch
+        self.seconds = 0.0
+        self.last_good: int | None = None
+        self.progress = Progress(self.clock.total_steps, quiet)
+        self.board = TensorBoard(out if runtime.tensorboard else None)
+
+    # ---- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end from where the folder stands, evaluate, and write result.json."""
+        self._restore()
+        record = names.environment(str(self.fabric.device))
+        if not (self.out / names.ENVIRONMENT).exists():
+            names.write_json(self.out / names.ENVIRONMENT, record)
+        since_save = tick = time.monotonic()
+        self.model.train()
+        with _interruptible() as interrupted:
+            while self.step < self.clock.total_steps:
+                for images, labels in self.loader:
+                    self._train_step(images, labels)
+                    end_of_epoch = self.step % len(self.loader) == 0
+                    if end_of_epoch:
+                        self._end_epoch()
+                    now = time.monotonic()
+                    self.seconds, tick = self.seconds + now - tick, now
+                    self.progress.update(self.step, self.history)
+                    due = now - since_save >= 60 * self.config.runtime.checkpoint_minutes
+                    if interrupted() or (due and self.step < self.clock.total_steps):
+                        self.save_checkpoint()
+                        since_save = time.monotonic()
+                    if interrupted():
+                        self.progress.close()
+                        raise Interrupted(
+                            f"stopped at step {self.step} of {self.clock.total_steps}; go on with --resume."
+                        )
+        if self.pruner is not None:
+            self.pruner.finish_()
+        self._check_finite()
+        self.progress.close()
+        return self._finish(record)
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        lr = self.clock.lr(self.step, self.config.sampler.lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.stepper.zero_grad()
+        logits = self.forward(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.network.label_smoothing)
+        self.fabric.backward(loss)
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            self.sums += torch.stack(
+                [loss.double() * len(labels), correct.double(), correct.new_tensor(len(labels)).double()]
+            )
+        if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
+            self._check_finite()
+        self.stepper.step()
+        if self.clock.collect(self.step) and self._at_target():
+            self.samples.collect(self.model, step=self.step, cycle=self.clock.cycle(self.step), lr=lr)
+        self.traces.record(self.step, lr)
+        self.step += 1
+
+    def _at_target(self) -> bool:
+        """Return whether the sparsity is final; samples before that would belong to a larger network."""
+        return self.pruner is None or self.step >= int(self.config.pruning.prune_until * self.clock.total_steps)
+
+    def _check_finite(self) -> None:
+        if not bool(self.sums[0].isfinite()):
+            lr = self.optimizer.param_groups[0]["lr"]
+            good = (
+                f"the last good checkpoint is of step {self.last_good}"
+                if self.last_good
+                else "no checkpoint was written yet"
+            )
+            raise NonFiniteLoss(
+                f"the loss is not finite at step {self.step} (lr={lr:.4g}); {good} ({self.out / names.CHECKPOINT}). "
+                "Lower lr or temperature, or lengthen warmup_epochs."
+            )
+
+    def _end_epoch(self) -> None:
+        self._check_finite()
+        loss, correct, seen = self.sums.tolist()
+        epoch, every = self.step // len(self.loader), self.config.runtime.evaluate_every
+        row: dict[str, Any] = {
+            "step": self.step, "epoch": epoch, "cycle": self.clock.cycle(self.step - 1),
+            "lr": self.optimizer.param_groups[0]["lr"], "train_loss": loss / seen, "train_accuracy": correct / seen,
+            "split": None, "accuracy": None, "nll": None, "soft_sparsity": None, "hard_sparsity": None,
+            "target_sparsity": None, "seconds": round(self.seconds, 2),
+        }  # fmt: skip
+        if every and (epoch % every == 0 or self.step == self.clock.total_steps):
+            prediction = predict(self.model, None, self.watch_loader)
+            assert prediction.labels is not None
+            scores = classification_metrics(prediction.probabilities, prediction.labels)
+            row.update(split=self.split, accuracy=scores["accuracy"], nll=scores["nll"])
+        if self.pruner is not None:
+            row.update(
+                soft_sparsity=self.pruner.soft_sparsity, hard_sparsity=self.pruner.hard_sparsity,
+                target_sparsity=self.pruner.target_now,
+            )  # fmt: skip
+        self.history.append(row)
+        self.sums.zero_()
+        names.write_history(self.out, self.history)
+        self.board.write(row)
+        self.progress.epoch(row)
+
+    def _finish(self, record: dict[str, Any]) -> dict[str, Any]:
+        names.write_history(self.out, self.history)
+        self.traces.save(self.out)
+        save_tensors(
+            self.out / names.MODEL, {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        )
+        result = run_result(self, record)
+        names.write_json(self.out / names.RESULT, result)
+        self.board.close()
+        (self.out / names.CHECKPOINT).unlink(missing_ok=True)
+        return result
+
+    # ---- stopping and going on ------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self) -> None:
+        """Write everything that the rest of the run depends on, atomically."""
+        self._check_finite()
+        state = {
+            "step": self.step, "seconds": self.seconds, "sums": self.sums, "history": self.history,
+            "samples": len(self.samples), "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
+            "pruner": self.pruner.state_dict() if self.pruner is not None else None,
+            "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), "cpu_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None,
+        }  # fmt: skip
+        save_tree(self.out / names.CHECKPOINT, state)
+        self.last_good = self.step
+
+    def _restore(self) -> None:
+        """Go to the folder's checkpoint, or to the start."""
+        path = self.out / names.CHECKPOINT
+        if not path.exists():
+            self.samples.truncate(0)
+            torch.manual_seed(self.config.seed)  # dropout draws from torch's generator
+            return
+        state = load_tree(path)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.pruner is not None:
+            self.pruner.load_state_dict(state["pruner"])
+        self.loader.load_state_dict(state["loader"])
+        self.traces.load_state_dict(state["traces"])
+        self.samples.truncate(state["samples"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.sums.copy_(state["sums"])
+        self.last_good = self.step
+        torch.set_rng_state(state["cpu_rng"])
+        if state["cuda_rng"] is not None and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.fabric.device)
+
+
+def _fabric(device: str, precision: str) -> Any:
+    try:
+        import logging
+
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise ImportError('training needs Lightning Fabric: pip install "bayesprune[train]"') from error
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device='cuda', but torch sees no CUDA device; use device=cpu, or install a CUDA build of torch."
+        )
+    return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _interruptible() -> Iterator[Any]:
+    """Turn the first SIGINT or SIGTERM into a flag that the loop reads between two steps; a second SIGINT ends at
+    once.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        print("\nstopping after this step, with a checkpoint (again to stop at once)", file=sys.stderr)
+
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: signals stay as they are
+        pass
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

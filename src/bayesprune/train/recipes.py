@@ -1,0 +1,181 @@
+"""Recipes: named, complete settings. A recipe is a function that returns a frozen `RunConfig`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from bayesprune.train.config import (
+    DataConfig,
+    NetworkConfig,
+    PruningConfig,
+    RunConfig,
+    SamplerConfig,
+    ScheduleConfig,
+    override,
+)
+
+_RECIPES: dict[str, Callable[[], RunConfig]] = {}
+
+
+def _register(function: Callable[[], RunConfig]) -> Callable[[], RunConfig]:
+    _RECIPES[function.__name__.replace("_", "-")] = function
+    return function
+
+
+def names() -> dict[str, str]:
+    """Return every recipe's name and its one-line description.
+
+    Example:
+        >>> "digits-cvadam" in names()
+        True
+    """
+    return {name: (function.__doc__ or "").strip().splitlines()[0] for name, function in _RECIPES.items()}
+
+
+def recipe(name: str, settings: Iterable[str] = ()) -> RunConfig:
+    """Return a recipe's configuration, with keys overridden.
+
+    Args:
+        name: One of `names()`.
+        settings: "key=value" strings.
+
+    Raises:
+        ValueError: An unknown recipe or key; the message gives the nearest one.
+
+    Example:
+        >>> recipe("cifar10-resnet20-sgd", ["epochs=3"]).schedule.epochs
+        3
+    """
+    if name not in _RECIPES:
+        near = difflib.get_close_matches(name, _RECIPES, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown recipe {name!r}: {hint}`bayesprune recipes` lists them.")
+    return override(replace(_RECIPES[name](), recipe=name), settings)
+
+
+# ---- handwritten digits: the demo ----------------------------------------------------------------------------------------
+
+
+@_register
+def digits_sgd() -> RunConfig:
+    """Residual CNN on scikit-learn's digits, Nesterov SGD."""
+    return RunConfig(
+        data=DataConfig("digits", batch_size=32, padding=1, flip=False),
+        network=NetworkConfig("digits_resnet"),
+        sampler=SamplerConfig("sgd", lr=0.1, beta1=0.9),
+        schedule=ScheduleConfig(epochs=24),
+    )
+
+
+@_register
+def digits_cvadam() -> RunConfig:
+    """Residual CNN on scikit-learn's digits, CV-Adam with 3 cycles of 4 samples."""
+    return replace(
+        digits_sgd(),
+        sampler=SamplerConfig("cvadam", lr=1.0, temperature=1e-2),
+        schedule=ScheduleConfig(epochs=24, cycles=3, samples_per_cycle=4, sample_every=0.5),
+    )
+
+
+@_register
+def digits_emmcmc() -> RunConfig:
+    """Residual CNN on scikit-learn's digits, CV-Adam + EM-MCMC to 90 % of the prunable weights."""
+    return replace(
+        digits_cvadam(),
+        sampler=SamplerConfig("emmcmc", lr=1.0, temperature=1e-2),
+        schedule=ScheduleConfig(epochs=24, cycles=3, samples_per_cycle=12, sample_every=0.25),
+        pruning=PruningConfig(target_sparsity=0.9, groups="weight", prune_from=0.1, prune_until=0.66),
+    )
+
+
+# ---- CIFAR-10, ResNet-20: a budget for two CPU cores -----------------------------------------------------------------------
+
+
+@_register
+def cifar10_resnet20_sgd() -> RunConfig:
+    """ResNet-20 on CIFAR-10 for CPUs, Nesterov SGD."""
+    return RunConfig(
+        data=DataConfig("cifar10", batch_size=64),
+        network=NetworkConfig("resnet20"),
+        sampler=SamplerConfig("sgd", lr=0.1, beta1=0.9),
+        schedule=ScheduleConfig(epochs=6),
+    )
+
+
+@_register
+def cifar10_resnet20() -> RunConfig:
+    """ResNet-20 on CIFAR-10 for CPUs, CV-Adam with 8 samples."""
+    return replace(
+        cifar10_resnet20_sgd(),
+        sampler=SamplerConfig("cvadam", lr=1.0, temperature=1e-3),
+        schedule=ScheduleConfig(epochs=6, samples_per_cycle=8, sample_every=0.25),
+    )
+
+
+@_register
+def cifar10_resnet20_emmcmc() -> RunConfig:
+    """ResNet-20 on CIFAR-10 for CPUs, CV-Adam + EM-MCMC to 70 % of the prunable weights."""
+    base = cifar10_resnet20()
+    return replace(
+        base,
+        sampler=replace(base.sampler, method="emmcmc"),
+        pruning=PruningConfig(target_sparsity=0.7, groups="weight", prune_from=0.1, prune_until=0.6),
+    )
+
+
+# ---- the paper's image settings ---------------------------------------------------------------------------------------------
+
+_PAPER_EPOCHS = 200
+_SPARSITIES = {"cifar10-resnet18": 0.9, "cifar10-wrn28-10": 0.9, "cifar100-resnet34": 0.7, "cifar100-wrn28-10": 0.8}
+
+
+def _paper(dataset: str, network: str) -> RunConfig:
+    """Return section 5's CV-Adam setting: 200 epochs, batch 64, 4 cycles, peak 1, β = (0.1, 1), k = 1/N, 3 samples a
+    cycle.
+    """
+    return RunConfig(
+        data=DataConfig(dataset, batch_size=64),
+        network=NetworkConfig(network),
+        sampler=SamplerConfig("cvadam", lr=1.0, temperature=1 / 50_000, noise="paper"),
+        schedule=ScheduleConfig(_PAPER_EPOCHS, cycles=4, samples_per_cycle=3),
+    )
+
+
+def _paper_sgd(dataset: str, network: str) -> RunConfig:
+    base = _paper(dataset, network)
+    sgd = SamplerConfig("sgd", lr=0.1, beta1=0.9)
+    return replace(base, sampler=sgd, schedule=ScheduleConfig(_PAPER_EPOCHS))
+
+
+def _paper_pruned(dataset: str, network: str, target: float, feedback: str) -> RunConfig:
+    base = _paper(dataset, network)
+    return replace(
+        base,
+        sampler=replace(base.sampler, method="emmcmc"),
+        pruning=PruningConfig(target_sparsity=target, groups="kernel", feedback=feedback),
+    )
+
+
+def _register_paper() -> None:
+    for place, target in _SPARSITIES.items():
+        dataset, _, short = place.partition("-")
+        network = short.replace("-", "_")
+        described = f"{network} on {dataset} at the paper's setting"
+
+        def add(suffix: str, text: str, make: Callable[[], RunConfig], place: str = place) -> None:
+            make.__doc__ = text
+            _RECIPES[f"{place}{suffix}"] = make
+
+        add("", f"{described}, CV-Adam.", lambda d=dataset, n=network: _paper(d, n))  # type: ignore[misc]
+        add("-sgd", f"{described}, Nesterov SGD.", lambda d=dataset, n=network: _paper_sgd(d, n))  # type: ignore[misc]
+        for suffix, feedback in (("-dfp", "none"), ("-dpf", "dense_copy")):
+            add(
+                suffix,
+                f"{described}, EM-MCMC {suffix[1:].upper()} to {target:.0%} of the prunable weights.",
+                lambda d=dataset, n=network, t=target, f=feedback: _paper_pruned(d, n, t, f),  # type: ignore[misc]
+            )
+
+
+_register_paper()

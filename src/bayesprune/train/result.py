@@ -1,0 +1,87 @@
+"""What a finished run amounts to: accuracy, calibration, uncertainty and the three sparsities, as one JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bayesprune.posterior import Prediction, classification_metrics, health_report, predict, reliability_curve
+from bayesprune.sparsity import sparsity_report
+from bayesprune.train.config import as_dict
+
+if TYPE_CHECKING:
+    from bayesprune.train.loop import Trainer
+
+
+def run_result(trainer: Trainer, environment: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate a trained run on the test images and return the content of result.json.
+
+    The single model is the last iterate; the average is over all samples (the last iterate alone where there are none).
+    """
+    config, store = trainer.config, trainer.samples
+    single = predict(trainer.model, None, trainer.test_loader)
+    average = predict(trainer.model, store, trainer.test_loader) if len(store) else single
+    sparsity = sparsity_report(trainer.model, exclude=config.pruning.exclude, example_input=trainer.example)
+    report = sparsity.as_dict()
+    health = health_report(
+        optimizer=trainer.optimizer, samples=store if len(store) else None, prediction=average if len(store) else None
+    )
+    alone, mean = _scores(single), _scores(average)
+    return {
+        "recipe": config.recipe,
+        "method": config.sampler.method,
+        "dataset": config.data.dataset,
+        "network": config.network.network,
+        "epochs": config.schedule.epochs,
+        "seed": config.seed,
+        "num_samples": len(store),
+        "accuracy_single": alone["accuracy"],
+        "accuracy_mean": mean["accuracy"],
+        "nll_single": alone["nll"],
+        "nll": mean["nll"],
+        "brier": mean["brier"],
+        "ece": mean["ece"],
+        "ece_single": alone["ece"],
+        "sparsity_prunable": report["prunable"],
+        "sparsity_all": report["all"],
+        "sparsity_madds": report["madds"],
+        "madds": report["madds_left"],
+        "madds_dense": report["madds_dense"],
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "seconds": round(trainer.seconds, 2),
+        "members": _members(trainer, average),
+        "disagreement": float(average.disagreement.mean()),
+        "total_entropy": float(average.total.mean()),
+        "aleatoric": float(average.aleatoric.mean()),
+        "epistemic": float(average.epistemic.mean()),
+        "reliability": _reliability(average),
+        "reliability_single": _reliability(single),
+        "sparsity": report,
+        "health": health.as_dict(),
+        "classes": trainer.classes,
+        "environment": environment,
+        "config": as_dict(config),
+    }
+
+
+def _scores(prediction: Prediction) -> dict[str, float]:
+    assert prediction.labels is not None
+    return classification_metrics(prediction.probabilities, prediction.labels)
+
+
+def _members(trainer: Trainer, average: Prediction) -> list[dict[str, Any]]:
+    """Return step, cycle and accuracy of each sample."""
+    if not len(trainer.samples):
+        return []
+    assert average.labels is not None
+    correct = (average.member_classes == average.labels).double().mean(1).tolist()
+    return [
+        {"step": info["step"], "cycle": info["cycle"], "accuracy": accuracy}
+        for info, accuracy in zip(trainer.samples.infos, correct)
+    ]
+
+
+def _reliability(prediction: Prediction) -> list[dict[str, float]]:
+    assert prediction.labels is not None
+    curve = reliability_curve(prediction.probabilities, prediction.labels, bins=15)
+    columns = ("lower", "upper", "count", "confidence", "accuracy")
+    return [dict(zip(columns, map(float, row))) for row in zip(*(getattr(curve, name) for name in columns))]

@@ -1,0 +1,47 @@
+"""Networks, data sets and loaders for images."""
+
+from bayesprune.vision.augment import Augmentation, crop_and_flip, draw, pad_images
+from bayesprune.vision.cifar import load_cifar
+from bayesprune.vision.data import ArrayDataset, channel_statistics, split_validation, stratified_indices, subset
+from bayesprune.vision.digits import load_digits
+from bayesprune.vision.folders import load_image_folder
+from bayesprune.vision.loader import BatchLoader
+from bayesprune.vision.networks import build, names
+from bayesprune.vision.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet20, resnet34, resnet50
+from bayesprune.vision.small import SmallCNN, digits_resnet, mlp, small_cnn
+from bayesprune.vision.wide_resnet import WideResNet, wide_resnet, wrn28_10
+
+__all__ = [
+    # Networks
+    "build",
+    "names",
+    "resnet18",
+    "resnet20",
+    "resnet34",
+    "resnet50",
+    "wide_resnet",
+    "wrn28_10",
+    "small_cnn",
+    "digits_resnet",
+    "mlp",
+    "ResNet",
+    "WideResNet",
+    "SmallCNN",
+    "BasicBlock",
+    "Bottleneck",
+    # Data sets
+    "ArrayDataset",
+    "load_cifar",
+    "load_digits",
+    "load_image_folder",
+    "split_validation",
+    "subset",
+    "stratified_indices",
+    "channel_statistics",
+    # Batches
+    "BatchLoader",
+    "Augmentation",
+    "pad_images",
+    "draw",
+    "crop_and_flip",
+]

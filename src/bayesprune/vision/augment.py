@@ -1,0 +1,141 @@
+"""Random crop and mirror of whole batches, drawn in advance and applied by indexing into padded images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training image: pad, crop at a random offset, mirror half of them.
+
+    Args:
+        padding: Pixels added on each side before the crop; 0 leaves the crop out.
+        mode: "reflect" or "zero": what the padding holds.
+        flip: Mirror left and right with probability 1/2.
+
+    Raises:
+        ValueError: A negative padding or an unknown mode.
+
+    Example:
+        >>> Augmentation(padding=2).offsets
+        5
+    """
+
+    padding: int = 4
+    mode: str = "reflect"
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"padding={self.padding}: give 0 (no crop) or more")
+        if self.mode not in ("reflect", "zero"):
+            raise ValueError(f"mode={self.mode!r}: use 'reflect' or 'zero'")
+
+    @property
+    def offsets(self) -> int:
+        """Number of crop positions along one side, 2 * padding + 1."""
+        return 2 * self.padding + 1
+
+
+def pad_images(images: Tensor, augmentation: Augmentation, chunk: int = 4096) -> Tensor:
+    """Pad images on all four sides, once, so that every crop is a view.
+
+    Args:
+        images: Images of shape (n, channels, height, width), of any dtype.
+        augmentation: Its `padding` and `mode` are used.
+        chunk: Images padded at a time, which bounds the temporary memory.
+
+    Returns:
+        Images of shape (n, channels, height + 2 padding, width + 2 padding), of the same dtype.
+
+    Raises:
+        ValueError: Reflection of more pixels than the image has.
+
+    Example:
+        >>> pad_images(torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8), Augmentation(1))[0, 0, 0].tolist()
+        [4, 3, 4, 3]
+    """
+    p = augmentation.padding
+    n, channels, height, width = images.shape
+    if p == 0:
+        return images
+    if augmentation.mode == "zero":
+        return functional.pad(images, (p, p, p, p))
+    if p >= min(height, width):
+        raise ValueError(
+            f"padding={p} cannot reflect images of {height} x {width} pixels: use less padding or mode='zero'"
+        )
+    # Reflection by indexing: torch's reflection padding does not take uint8.
+    rows, columns = (torch.arange(-p, size + p, device=images.device).abs() for size in (height, width))
+    rows = torch.where(rows >= height, 2 * (height - 1) - rows, rows)
+    columns = torch.where(columns >= width, 2 * (width - 1) - columns, columns)
+    padded = images.new_empty((n, channels, height + 2 * p, width + 2 * p))
+    for start in range(0, n, chunk):
+        part = images[start : start + chunk]
+        padded[start : start + chunk] = part.index_select(2, rows).index_select(3, columns)
+    return padded
+
+
+def draw(augmentation: Augmentation, n: int, generator: torch.Generator) -> Tensor:
+    """Draw crop offsets and mirror flags for n images.
+
+    Args:
+        augmentation: Gives the number of offsets and whether to mirror.
+        n: Number of images.
+        generator: The generator to draw from, on the CPU.
+
+    Returns:
+        An int64 tensor of shape (3, n): row offset, column offset, 1 where the image is mirrored.
+
+    Example:
+        >>> draw(Augmentation(), 5, torch.Generator().manual_seed(0)).shape
+        torch.Size([3, 5])
+    """
+    draws = torch.zeros((3, n), dtype=torch.int64)
+    if augmentation.padding:
+        draws[:2] = torch.randint(augmentation.offsets, (2, n), generator=generator)
+    if augmentation.flip:
+        draws[2] = torch.randint(2, (n,), generator=generator)
+    return draws
+
+
+def crop_and_flip(padded: Tensor, index: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+    """Take the drawn crops of the chosen images, mirrored where drawn.
+
+    Every window of the padded images is a view with two more dimensions (the offsets), so that a batch is one gather;
+    the mirrored half is then turned round in place.
+
+    Args:
+        padded: Padded images (n, channels, height + 2 padding, width + 2 padding), contiguous or channels-last.
+        index: Which images, int64 of shape (batch,).
+        draws: Offsets and mirror flags of shape (3, batch), from `draw`.
+        size: Height and width of the crop.
+
+    Returns:
+        A new tensor of shape (batch, channels, *size), of the same dtype.
+
+    Example:
+        >>> images = torch.arange(9).view(1, 1, 3, 3)
+        >>> crop_and_flip(images, torch.tensor([0]), torch.tensor([[1], [0], [1]]), (2, 2)).flatten().tolist()
+        [4, 3, 7, 6]
+    """
+    n, channels, height, width = padded.shape
+    image, channel, row, column = padded.stride()
+    places = (n, height - size[0] + 1, width - size[1] + 1)
+    last = not padded.is_contiguous()
+    # Channels last: gather (height, width, channels), so that memory is read and written in its order.
+    inner = ((*size, channels), (row, column, channel)) if last else ((channels, *size), (channel, row, column))
+    windows = padded.as_strided((*places, *inner[0]), (image, row, column, *inner[1]))
+    crops, across = windows[index, draws[0], draws[1]], 2 if last else 3
+    if crops.is_cuda:
+        # Counting the mirrored images would make the host wait for the device.
+        crops = torch.where(draws[2].view(-1, 1, 1, 1) == 1, crops.flip(across), crops)
+    else:
+        mirrored = draws[2].nonzero().squeeze(1)
+        crops[mirrored] = crops[mirrored].flip(across)
+    return crops.permute(0, 3, 1, 2) if last else crops

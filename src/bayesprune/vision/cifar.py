@@ -1,0 +1,242 @@
+"""CIFAR-10 and CIFAR-100 from their official Python files: a folder, or the archive read in place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import urllib.request
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesprune.vision.data import ArrayDataset
+from bayesprune.vision.unpickle import load_arrays
+
+_IMAGE = (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    folder: str
+    archive: str
+    md5: str
+    train: tuple[str, ...]
+    test: str
+    meta: str
+    label_key: str
+    names_key: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (*self.train, self.test, self.meta)
+
+    @property
+    def url(self) -> str:
+        return f"https://www.cs.toronto.edu/~kriz/{self.archive}"
+
+
+_LAYOUTS = {
+    "cifar10": _Layout(
+        folder="cifar-10-batches-py",
+        archive="cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+        train=tuple(f"data_batch_{i}" for i in range(1, 6)),
+        test="test_batch",
+        meta="batches.meta",
+        label_key="labels",
+        names_key="label_names",
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+    ),
+    "cifar100": _Layout(
+        folder="cifar-100-python",
+        archive="cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+        train=("train",),
+        test="test",
+        meta="meta",
+        label_key="fine_labels",
+        names_key="fine_label_names",
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+    ),
+}
+
+
+def load_cifar(name: str, data_dir: str | os.PathLike[str], download: bool = False) -> ArrayDataset:
+    """Read CIFAR-10 or CIFAR-100 (fine labels) from the official Python files.
+
+    Looked for, in this order: the unpacked files in `data_dir` itself, in the official folder inside it, and in the
+    official archive (`data_dir` may be the archive), which is read without unpacking. The files are pickles; they are
+    read by an unpickler that knows arrays and plain containers only, so that a forged file cannot run code.
+
+    Args:
+        name: "cifar10" or "cifar100".
+        data_dir: The folder, or the archive.
+        download: Fetch the archive into `data_dir` when nothing is there, and check its md5. Files that are there
+            already are not held against a checksum: a part of CIFAR in the official layout is read too.
+
+    Returns:
+        The data set: uint8 images (n, 3, 32, 32), with the usual mean and standard deviation of its training images.
+
+    Raises:
+        ValueError: An unknown name, or a file whose contents are not CIFAR's.
+        FileNotFoundError: No files, or only some of them; the message says what was expected and what is there.
+        ConnectionError: The download failed.
+
+    Example:
+        >>> load_cifar("cifar10", "/nowhere")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: data_dir='/nowhere' does not exist: ...
+
+    Reference:
+        Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
+    """
+    if name not in _LAYOUTS:
+        raise ValueError(f"name={name!r}: use {' or '.join(map(repr, _LAYOUTS))}")
+    layout, root = _LAYOUTS[name], Path(data_dir)
+    if download and _find(layout, root) is None:
+        _download(layout, root)
+    source = _find(layout, root)
+    if source is None:
+        raise FileNotFoundError(_nothing_found(layout, root))
+    with ExitStack() as stack:
+        opener = _open_archive(layout, source, stack) if source.is_file() else _open_folder(layout, source, stack)
+        parts = [_read_batch(layout, file, opener, f"{source}: {file}") for file in (*layout.train, layout.test)]
+        meta = _read_pickle(opener, layout.meta, f"{source}: {layout.meta}")
+    classes = meta.get(layout.names_key)
+    if not isinstance(classes, list):
+        raise ValueError(f"{source}: {layout.meta} holds no {layout.names_key!r}: is this the official file?")
+    return ArrayDataset(
+        train_images=torch.cat([images for images, _ in parts[:-1]]),
+        train_labels=torch.cat([labels for _, labels in parts[:-1]]),
+        test_images=parts[-1][0],
+        test_labels=parts[-1][1],
+        classes=tuple(_text(c) for c in classes),
+        mean=layout.mean,
+        std=layout.std,
+    )
+
+
+def _find(layout: _Layout, root: Path) -> Path | None:
+    if root.is_file():
+        return root
+    for folder in (root, root / layout.folder):
+        # Half a folder is found too, to be refused by name: it must not be passed over for something else in silence.
+        if folder.name == layout.folder and folder.is_dir():
+            return folder
+        if any((folder / file).is_file() for file in layout.files):
+            return folder
+    archive = root / layout.archive
+    return archive if archive.is_file() else None
+
+
+def _nothing_found(layout: _Layout, root: Path) -> str:
+    wanted = f"expected {layout.folder}/ with {', '.join(layout.files)}, or {layout.archive}"
+    mend = f"fetch {layout.url} into it, or pass download=True"
+    if not root.exists():
+        return f"data_dir={str(root)!r} does not exist: {wanted} in it; {mend}"
+    entries = sorted(entry.name for entry in root.iterdir())
+    shown = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
+    return f"data_dir={str(root)!r}: {wanted}; found {shown or 'an empty folder'}; {mend}"
+
+
+_Opener = Callable[[str], BinaryIO]
+
+
+def _open_folder(layout: _Layout, folder: Path, stack: ExitStack) -> _Opener:
+    missing = [file for file in layout.files if not (folder / file).is_file()]
+    if missing:
+        raise FileNotFoundError(_half(str(folder), layout, missing))
+    return lambda file: stack.enter_context(open(folder / file, "rb"))
+
+
+def _open_archive(layout: _Layout, path: Path, stack: ExitStack) -> _Opener:
+    try:
+        archive = stack.enter_context(tarfile.open(path, "r:*"))  # noqa: SIM115  (the stack closes it)
+        members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a whole tar archive ({error}): fetch {layout.url} again") from error
+    missing = [file for file in layout.files if file not in members]
+    if missing:
+        raise FileNotFoundError(_half(str(path), layout, missing))
+
+    def opener(file: str) -> BinaryIO:
+        opened = archive.extractfile(members[file])
+        assert opened is not None  # a regular file
+        return stack.enter_context(opened)  # type: ignore[return-value]
+
+    return opener
+
+
+def _half(place: str, layout: _Layout, missing: list[str]) -> str:
+    found = [file for file in layout.files if file not in missing]
+    return (
+        f"{place} lacks {', '.join(missing)} of the official files; found {', '.join(found) or 'none of them'}: "
+        f"it is damaged or half unpacked; remove it and fetch {layout.url} again"
+    )
+
+
+def _read_pickle(opener: _Opener, file: str, place: str) -> dict[str, Any]:
+    try:
+        content = load_arrays(opener(file))
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise ValueError(f"{place} cannot be read ({error}): is this the official file, whole?") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{place} holds a {type(content).__name__}, not a dict: is this the official file?")
+    return {_text(key): value for key, value in content.items()}
+
+
+def _read_batch(layout: _Layout, file: str, opener: _Opener, place: str) -> tuple[Tensor, Tensor]:
+    content = _read_pickle(opener, file, place)
+    for key in ("data", layout.label_key):
+        if key not in content:
+            raise ValueError(f"{place} has no {key!r} among {sorted(content)}: is this the official file?")
+    data, labels = np.asarray(content["data"]), np.asarray(content[layout.label_key])
+    size = int(np.prod(_IMAGE))
+    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != size or labels.shape != (len(data),):
+        raise ValueError(
+            f"{place} holds {data.dtype} data of shape {data.shape} and labels of shape {labels.shape}: "
+            f"expected uint8 (n, {size}) and n labels"
+        )
+    # A copy, because unpickled arrays may be read-only.
+    return torch.tensor(data).view(-1, *_IMAGE), torch.tensor(labels, dtype=torch.int64)
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
+def _download(layout: _Layout, root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    target, partial = root / layout.archive, root / f".{layout.archive}.{os.getpid()}.part"
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        try:
+            with urllib.request.urlopen(layout.url, timeout=60) as response, open(partial, "wb") as file:
+                while chunk := response.read(1 << 20):
+                    digest.update(chunk)
+                    file.write(chunk)
+        except OSError as error:
+            raise ConnectionError(
+                f"{layout.url} could not be fetched ({error}): fetch it by other means and put it in {str(root)!r}"
+            ) from error
+        if digest.hexdigest() != layout.md5:
+            raise ValueError(
+                f"{layout.url} came with md5 {digest.hexdigest()}, expected {layout.md5}: the file was cut short or "
+                "changed on the way; try again"
+            )
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

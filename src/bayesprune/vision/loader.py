@@ -1,0 +1,211 @@
+"""Batches from a data set that lies in memory, in an order that can be stopped and taken up at any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.vision.augment import Augmentation, crop_and_flip, draw, pad_images
+
+
+class BatchLoader:
+    r"""Iterate over normalised, augmented batches of images held on one device.
+
+    A batch holds \( (x / \text{scale} - \text{mean}) / \text{std} \), with x the pixels. The permutation and all draws
+    of an epoch are made at its start from the loader's own generator, on the CPU, so that they do not depend on the
+    device. The state is the epoch, the batch and that generator's state at the start of the epoch; the batches after
+    `load_state_dict` are bit for bit those that would have come.
+
+    A shuffling loader goes on where it stands: a loop that is broken off is continued by the next loop, which ends with
+    the epoch. A loader that does not shuffle begins each loop at the first image, unless a state has just been loaded.
+
+    Args:
+        images: Images of shape (n, channels, height, width), uint8 or floating point.
+        labels: n labels, of any dtype.
+        batch_size: Images in a batch.
+        mean: Mean of each channel after scaling; None for 0.
+        std: Standard deviation of each channel after scaling; None for 1.
+        scale: The pixel value that counts as 1; None for 255 (uint8) or 1 (other dtypes).
+        shuffle: Draw a new order every epoch.
+        augmentation: Crop and mirror; None for neither.
+        seed: Seed of the generator.
+        device: Where images and batches live; None leaves them where `images` is.
+        channels_last: Lay the batches out in channels-last order.
+        drop_last: Leave out the last batch of an epoch when it is not full.
+        dtype: Type of the batches.
+
+    Raises:
+        ValueError: Shapes that do not fit, no images, a batch size below one or above the number of images with
+            `drop_last`.
+
+    Example:
+        >>> images = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
+        >>> loader = BatchLoader(images, torch.arange(10), batch_size=4, shuffle=True, augmentation=Augmentation(2))
+        >>> [len(labels) for _, labels in loader], loader.epoch
+        ([4, 4, 2], 1)
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        scale: float | None = None,
+        shuffle: bool = False,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        channels_last: bool = False,
+        drop_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}: "
+                "give (n, channels, height, width) and n labels, n at least 1"
+            )
+        if batch_size < 1 or (drop_last and batch_size > len(images)):
+            raise ValueError(f"batch_size={batch_size}: use 1 to {len(images)}, the number of images")
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.augmentation = augmentation
+        self.drop_last = drop_last
+        self.dtype = dtype
+        self.num_images = len(images)
+        self.image_size = (images.shape[2], images.shape[3])
+        self.device = torch.device(device) if device is not None else images.device
+        held = images.to(self.device)
+        if augmentation is not None:
+            held = pad_images(held, augmentation)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._images = held.contiguous(memory_format=layout)
+        self._labels = labels.to(self.device)
+
+        if scale is None:
+            scale = 255.0 if images.dtype == torch.uint8 else 1.0
+        average = _per_channel("mean", mean, 0.0, images.shape[1])
+        spread = _per_channel("std", std, 1.0, images.shape[1])
+        if not (spread > 0).all() or scale <= 0:
+            raise ValueError(f"std={std}, scale={scale}: both must be above 0")
+        # (x / scale - mean) / std as one multiplication and one subtraction.
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        # Both are spread out to an image: three channels as the innermost dimension of a broadcast would be slow.
+        constants = torch.cat([1 / (scale * spread), average / spread]).to(self.device, kind)
+        self._factor, self._shift = (
+            constants.expand(2, images.shape[1], *self.image_size).contiguous(memory_format=layout).split(1)
+        )
+
+        self._generator = torch.Generator().manual_seed(seed)
+        self._epoch_state = self._generator.get_state()
+        self._epoch = 0
+        self._batch = 0
+        self._order: Tensor | None = None
+        self._draws: Tensor | None = None
+        self._resumed = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch, from 0."""
+        return self._epoch
+
+    @property
+    def batch(self) -> int:
+        """Index of the next batch in its epoch."""
+        return self._batch
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        full, rest = divmod(self.num_images, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches (images, labels) from where the loader stands to the end of the epoch."""
+        if not self.shuffle and not self._resumed:
+            self._batch = 0
+        self._resumed = False
+        epoch = self._epoch
+        while self._epoch == epoch:
+            yield self._next()
+
+    def _next(self) -> tuple[Tensor, Tensor]:
+        if self._order is None:
+            self._plan()
+        assert self._order is not None
+        chosen = slice(self._batch * self.batch_size, (self._batch + 1) * self.batch_size)
+        index = self._order[chosen]
+        draws = None if self._draws is None else self._draws[:, chosen]
+        # The loader moves on before it hands out the batch, so that a state saved in the loop's body counts it as done.
+        self._batch += 1
+        if self._batch == len(self):
+            self._epoch, self._batch, self._order, self._draws = self._epoch + 1, 0, None, None
+            self._epoch_state = self._generator.get_state()
+        return self._images_at(index, draws), self._labels[index]
+
+    def _plan(self) -> None:
+        n = self.num_images
+        self._generator.set_state(self._epoch_state)
+        order = torch.randperm(n, generator=self._generator) if self.shuffle else torch.arange(n)
+        self._order = order.to(self.device)
+        if self.augmentation is not None:
+            self._draws = draw(self.augmentation, n, self._generator).to(self.device)
+
+    def _images_at(self, index: Tensor, draws: Tensor | None) -> Tensor:
+        if draws is None:
+            # Channels-last images are gathered as (n, height, width, channels): the result is then laid out alike.
+            last = not self._images.is_contiguous()
+            pixels = self._images.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2) if last else self._images[index]
+        else:
+            pixels = crop_and_flip(self._images, index, draws, self.image_size)
+        return torch.mul(pixels, self._factor).sub_(self._shift).to(self.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: epoch, batch, and the generator's state at the start of the epoch.
+
+        Returns:
+            Numbers and one uint8 tensor.
+        """
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "batch_size": self.batch_size,
+            "num_images": self.num_images,
+            "generator": self._epoch_state.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position; the next loop yields the batches that followed it.
+
+        Args:
+            state: What `state_dict` returned on a loader of the same data and settings.
+
+        Raises:
+            ValueError: A state of another batch size or number of images.
+        """
+        for name in ("batch_size", "num_images"):
+            if int(state[name]) != getattr(self, name):
+                raise ValueError(
+                    f"the saved loader has {name}={int(state[name])}, this one {getattr(self, name)}: "
+                    "resume with the settings of the saved run"
+                )
+        if not 0 <= int(state["batch"]) < len(self):
+            raise ValueError(
+                f"the saved loader stands at batch {int(state['batch'])}, but an epoch has {len(self)}: "
+                "resume with the drop_last of the saved run"
+            )
+        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
+        self._epoch_state = state["generator"].clone().cpu()
+        self._order = self._draws = None
+        self._resumed = True
+
+
+def _per_channel(name: str, values: Sequence[float] | None, default: float, channels: int) -> Tensor:
+    values = [default] if values is None else list(values)
+    if len(values) not in (1, channels):
+        raise ValueError(f"{name} has {len(values)} values for {channels} channels: give one, or one a channel")
+    return torch.tensor(values, dtype=torch.float64).expand(channels).view(1, -1, 1, 1)

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from bayesprune.report import load_run, write_report
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask for, and fails on tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def runs(make_run_once):
+    folders = [
+        make_run_once(),
+        make_run_once(
+            "digits-sgd", recipe="digits-sgd", method="sgd", pruned=False, traced=False, extra={"health": None}
+        ),
+        make_run_once("digits-dpf", recipe="digits-dpf", finished=False, done=7, traced=False),
+    ]
+    return [load_run(folder) for folder in folders]
+
+
+@pytest.fixture(scope="module")
+def text(runs, tmp_path_factory):
+    return write_report(runs, tmp_path_factory.mktemp("out") / "new" / "report.html").read_text(encoding="utf-8")
+
+
+def test_property_the_page_is_well_formed_and_complete(text):
+    page = Page(text)
+    assert page.all("html")[0]["lang"] == "en"
+    headings = set(re.findall(r">([^<]+)</h2>", text))
+    assert headings == {"Results", "Training", "digits-dfp-seed0", "digits-sgd", "digits-dpf"}
+    words = ["97.00", "7 of 18", "Posterior health", "3.1e-06", "schedule.epochs", "bayesprune train <digits> & more"]
+    for word in words:
+        assert word in page.text
+    assert "an optimizer with snapshots" in page.text and "it has curves but no results" in page.text
+    assert "Where the configurations differ" in page.text and "pruning.target_sparsity" in page.text
+    assert "Not prunable: head (330 weights): the model's output." in page.text
+    # 3 curves; paths, reliability, members, layers of the first; reliability and members of the second
+    assert len(page.all("figure")) == 3 + 4 + 2
+    assert "Layers: no weight is at zero." in page.text
+    assert "Sample paths: the run recorded no weight paths" in page.text
+
+
+def test_property_the_page_is_self_contained(text):
+    page = Page(text)
+    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith(("#", "data:image/png;base64,"))
+            assert not name.startswith("on")
+    assert not re.search(r"@import|url\((?!#)", text)
+    policy = page.all("meta")[1]
+    assert policy["http-equiv"] == "Content-Security-Policy" and "default-src 'none'" in policy["content"]
+
+
+def test_property_identifiers_are_unique_and_links_arrive(text):
+    page = Page(text)
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    targets = [attributes["href"][1:] for attributes in page.all("a")]
+    targets += [attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes]
+    assert targets and set(targets) <= set(names)
+
+
+def test_property_accessible(text):
+    page = Page(text)
+    drawings = [attributes for attributes in page.all("svg")]
+    assert drawings and all(d["role"] == "img" and len(d["aria-label"]) > 20 for d in drawings)
+    assert all(attributes.get("scope") for attributes in page.all("th"))
+    assert len(page.all("h1")) == 1
+    assert "prefers-color-scheme: dark" in text and "@media print" in text and "width=device-width" in text
+
+
+def test_property_everything_is_escaped(make_run, tmp_path):
+    evil = "<img src=x onerror=alert(1)>'\"&</style></svg>"
+    folder = make_run("run", recipe=evil, method=evil, traced=False)
+    run = load_run(folder)
+    result = run.result
+    result["health"]["warnings"] = [evil]
+    result["health"]["rhat"] = {evil: 1.2}
+    result["sparsity"]["per_layer"][0]["name"] = evil
+    result["sparsity"]["excluded"] = [{"name": evil, "weights": 3, "reason": evil}, evil]
+    run.config["data"][evil] = evil
+    run.environment[evil] = [evil]
+    run.environment["device"] = evil
+    bad = type(run)(run.path.parent / evil.replace("/", "|"), run.config, run.environment, run.history, result)
+    text = write_report([bad], tmp_path / "report.html", title=evil).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "<img src=x" not in text and text.count("</style>") == 1
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert page.text.count("onerror=alert(1)") > 8
+
+
+def test_property_the_same_runs_give_the_same_bytes(runs, tmp_path):
+    first = write_report(runs[2:], tmp_path / "a.html").read_bytes()
+    assert write_report(runs[2:], tmp_path / "b.html").read_bytes() == first
+
+
+def test_property_a_failed_report_leaves_the_old_one(runs, tmp_path, monkeypatch):
+    path = write_report(runs[2:], tmp_path / "out" / "report.html")
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("bayesprune.report.style.os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(runs[2:], path, title="another")
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+
+
+def test_limit_one_run_has_tiles_and_no_differences(make_run, tmp_path):
+    text = write_report([load_run(make_run(traced=False))], tmp_path / "r.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "1.23 M of 4.81 M left" in page.text and "Averaged accuracy" in page.text
+    assert "configurations differ" not in page.text
+    assert "<h1>digits-dfp-seed0</h1>" in text
+
+
+def test_limit_a_run_that_only_started(make_run, tmp_path):
+    folder = make_run(finished=False, traced=False)
+    (folder / "history.json").unlink()
+    page = Page(write_report([load_run(folder)], tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "0 of 18 epochs" in page.text and not page.all("figure")
+
+
+def test_limit_equal_configurations(make_run, tmp_path):
+    same = [load_run(make_run(name, traced=False, finished=False)) for name in "ab"]
+    assert "All runs have the same configuration." in write_report(same, tmp_path / "r.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_error_no_runs(tmp_path):
+    with pytest.raises(ValueError, match="runs is empty"):
+        write_report([], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from bayesprune.samplers import CycleClock, CyclicalLR
+
+
+@pytest.mark.parametrize("cycles", [1, 3, 4])
+def test_parity_lr_is_cosine_annealing_warm_restarts(cycles):
+    length = 25
+    clock = CycleClock(total_steps=cycles * length, cycles=cycles)
+    ours = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.7)
+    theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.7)
+    mine = CyclicalLR(ours, clock)
+    reference = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(theirs, T_0=length, eta_min=0.0)
+    for _ in range(cycles * length):
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-12)
+        for optimizer, scheduler in ((ours, mine), (theirs, reference)):
+            optimizer.step()
+            scheduler.step()
+
+
+@pytest.mark.parametrize("total", [10, 97, 100])
+@pytest.mark.parametrize("cycles", [1, 3, 7])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_property_cycles_cut_the_run_without_gap_or_overlap(total, cycles, warmup):
+    clock = CycleClock(total, cycles, warmup_steps=warmup)
+    bounds = [clock.start(c) for c in range(cycles + 1)]
+    assert bounds[0] == warmup and bounds[-1] == total
+    lengths = [b - a for a, b in itertools.pairwise(bounds)]
+    assert max(lengths) - min(lengths) <= 1
+    for cycle, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        for step in range(begin, end):
+            assert clock.cycle(step) == cycle
+        assert clock.fraction(begin) == 0.0
+        assert clock.lr(begin, 2.0) == 2.0
+        assert clock.lr(end - 1, 2.0) < clock.lr(begin, 2.0) or end - begin == 1
+
+
+def test_property_samples_are_the_coldest_steps_of_each_cycle():
+    clock = CycleClock(total_steps=403, cycles=4, samples_per_cycle=3, sample_every=10)
+    taken = [t for t in range(403) if clock.collect(t)]
+    assert len(taken) == clock.num_samples == 12
+    for cycle in range(4):
+        last = clock.start(cycle + 1) - 1
+        assert [t for t in taken if clock.cycle(t) == cycle] == [last - 20, last - 10, last]
+
+
+def test_limit_warmup_is_a_linear_ramp_without_samples():
+    clock = CycleClock(total_steps=20, cycles=1, samples_per_cycle=1, warmup_steps=4)
+    assert [round(clock.lr(t, 1.0), 6) for t in range(5)] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert [clock.cycle(t) for t in range(5)] == [-1, -1, -1, -1, 0]
+    assert not any(clock.collect(t) for t in range(4))
+
+
+def test_limit_floor_is_where_a_cycle_ends():
+    clock = CycleClock(total_steps=1000, cycles=1, floor=0.1)
+    assert clock.lr(999, 1.0) == pytest.approx(0.1, abs=1e-4)
+    assert clock.lr(0, 1.0) == 1.0
+
+
+def test_roundtrip_scheduler_state():
+    clock = CycleClock(total_steps=10, cycles=2)
+    optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(2)]
+    first = CyclicalLR(optimizers[0], clock)
+    for _ in range(3):
+        optimizers[0].step()
+        first.step()
+    second = CyclicalLR(optimizers[1], clock)
+    second.load_state_dict(first.state_dict())
+    for optimizer, scheduler in zip(optimizers, (first, second)):
+        optimizer.step()
+        scheduler.step()
+    assert optimizers[0].param_groups[0]["lr"] == optimizers[1].param_groups[0]["lr"] == clock.lr(4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"total_steps": 0}, "total_steps=0"),
+        ({"cycles": 11}, "no step for each of cycles=11"),
+        ({"samples_per_cycle": 3, "sample_every": 5}, "do not fit in a cycle of 10"),
+        ({"floor": 1.0}, "floor=1.0"),
+        ({"cycles": 1.5}, "cycles=1.5"),
+    ],
+)
+def test_error_names_what_does_not_fit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CycleClock(**{"total_steps": 10, **settings})

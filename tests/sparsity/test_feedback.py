@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bayesprune.sparsity import FeedbackPruning, threshold_for_sparsity
+
+EXAMPLE = torch.zeros(2, 2, 6, 6)
+
+
+def _weights(pruner):
+    return {name: param.detach().clone() for name, param in pruner.groups.weights().items()}
+
+
+def _batch(step):
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(8, 2, 6, 6, generator=generator), torch.randint(3, (8,), generator=generator)
+
+
+# -- Algorithm 3's form ----------------------------------------------------------------------------------------------
+
+
+def test_property_masked_form_zeroes_at_mask_time_and_lets_move_after(residual, make_optimizer, train):
+    model = residual()
+    optimizer = make_optimizer(model.parameters())
+    pruner = FeedbackPruning(model, optimizer, groups="weight", target_sparsity=0.5, every=3)
+    train(model, optimizer, 3)
+    masks = pruner.weight_masks()
+    for name, weight in _weights(pruner).items():
+        assert (weight[~masks[name]] == 0).all()
+    train(model, optimizer, range(3, 4))
+    moved = sum(int((weight[~masks[name]] != 0).sum()) for name, weight in _weights(pruner).items())
+    assert moved > 0
+    pruner.finish_()
+    zeros = sum(int((weight == 0).sum()) for weight in _weights(pruner).values())
+    assert zeros == round(0.5 * pruner.groups.total)
+
+
+def test_property_masked_form_lets_groups_return(residual, cv_adam, train):
+    model = residual()
+    optimizer = cv_adam(model.parameters())
+    pruner = FeedbackPruning(model, optimizer, groups="weight", target_sparsity=0.5, every=4)
+    train(model, optimizer, 4)
+    before = {name: mask.clone() for name, mask in pruner.keep_masks.items()}
+    train(model, optimizer, range(4, 12))
+    returned = sum(int((mask & ~before[name]).sum()) for name, mask in pruner.keep_masks.items())
+    assert returned > 0
+
+
+def test_error_masked_form_keeps_no_dense_weights(residual, cv_adam):
+    model = residual()
+    pruner = FeedbackPruning(model, cv_adam(model.parameters()), target_sparsity=0.5)
+    with pytest.raises(RuntimeError, match="form='dense_copy'"), pruner.dense():
+        pass
+    with pytest.raises(RuntimeError, match="form='dense_copy'"):
+        pruner.restore_dense_()
+    with pytest.raises(ValueError, match="form='both' is unknown"):
+        FeedbackPruning(model, cv_adam(model.parameters()), form="both")
+
+
+# -- equation 8's form -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_equation_8_by_hand(closure, residual):
+    # w ← w − lr·∇ℓ(m ⊙ w), m from the global magnitude of w every 3 steps; the model holds m ⊙ w.
+    model, reference = residual().double(), residual().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = FeedbackPruning(
+        model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.6, every=3, soft_threshold=0.0
+    )
+    names = list(pruner.keep_masks)
+    dense = {name: param.detach().clone() for name, param in reference.named_parameters()}
+    masks = {name: torch.ones_like(dense[name], dtype=torch.bool) for name in names}
+    for step in range(1, 9):
+        inputs, labels = _batch(step)
+        inputs = inputs.double()
+
+        def loss(net, opt=None, inputs=inputs, labels=labels):
+            net.zero_grad()
+            value = F.cross_entropy(net(inputs), labels)
+            value.backward()
+            return value
+
+        if closure:
+            optimizer.step(lambda loss=loss: loss(model))
+        else:
+            loss(model)
+            optimizer.step()
+
+        with torch.no_grad():
+            for name, param in reference.named_parameters():
+                param.copy_(dense[name] * masks[name] if name in masks else dense[name])
+        loss(reference)
+        for name, param in reference.named_parameters():
+            dense[name] -= 0.1 * param.grad
+        if step % 3 == 0:
+            cut = threshold_for_sparsity([dense[n].square() for n in names], [1] * len(names), 0.6, min_groups=1)
+            masks = dict(zip(names, cut.keep))
+        for name, param in model.named_parameters():
+            expected = dense[name] * masks[name] if name in masks else dense[name]
+            torch.testing.assert_close(param.detach(), expected, rtol=1e-12, atol=1e-14)
+    with pruner.dense():
+        for name, param in model.named_parameters():
+            torch.testing.assert_close(param.detach(), dense[name], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["weight", "kernel", "input", "channel"])
+def test_roundtrip_dense_copy_is_restored_bit_for_bit(kind, residual, make_optimizer, train):
+    model = residual()
+    optimizer = make_optimizer(model.parameters())
+    pruner = FeedbackPruning(
+        model, optimizer, form="dense_copy", groups=kind, target_sparsity=0.4, every=2,
+        example_input=EXAMPLE if kind == "channel" else None,
+    )  # fmt: skip
+    after_step: dict[str, torch.Tensor] = {}
+    # Runs after the optimizer's step and before the pruner masks: what the dense weights truly are.
+    spy = pruner._after_step_
+    pruner._after_step_ = lambda: (
+        after_step.update({n: p.detach().clone() for n, p in model.named_parameters()}),
+        spy(),
+    )
+    train(model, optimizer, 7)
+    sparse = {name: param.detach().clone() for name, param in model.named_parameters()}
+    assert any((sparse[name] != after_step[name]).any() for name in sparse)
+    with pruner.dense():
+        for name, param in model.named_parameters():
+            assert torch.equal(param, after_step[name]), name
+    for name, param in model.named_parameters():
+        assert torch.equal(param, sparse[name]), name
+    masks = pruner.weight_masks()
+    for name, mask in masks.items():
+        assert (sparse[name][~mask.expand(sparse[name].shape)] == 0).all()
+        kept = mask.expand(sparse[name].shape)
+        assert torch.equal(sparse[name][kept], after_step[name][kept])
+    pruner.restore_dense_()
+    for name, param in model.named_parameters():
+        assert torch.equal(param, after_step[name]), name
+    assert pruner.hard_sparsity == 0
+
+
+def test_property_dense_context_restores_after_an_exception_and_keeps_steps_inside(residual, cv_adam, train):
+    model = residual()
+    optimizer = cv_adam(model.parameters())
+    pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.5, every=2)
+    train(model, optimizer, 2)
+    sparse = _weights(pruner)
+    with pytest.raises(KeyError), pruner.dense():
+        raise KeyError
+    assert all(torch.equal(a, b) for a, b in zip(sparse.values(), _weights(pruner).values()))
+    with pruner.dense():
+        train(model, optimizer, range(2, 3))
+        inside = _weights(pruner)
+        assert sum(int((weight == 0).sum()) for weight in inside.values()) == 0
+    with pruner.dense():
+        assert all(torch.equal(a, b) for a, b in zip(inside.values(), _weights(pruner).values()))
+    assert sum(int((weight == 0).sum()) for weight in _weights(pruner).values()) == round(0.5 * pruner.groups.total)
+
+
+def test_property_dense_copy_hits_the_target_and_lets_groups_return(residual, cv_adam, train):
+    model = residual()
+    optimizer = cv_adam(model.parameters())
+    pruner = FeedbackPruning(
+        model,
+        optimizer,
+        form="dense_copy",
+        groups="weight",
+        target_sparsity=0.7,
+        every=4,
+        warmup_steps=2,
+        ramp_end_step=9,
+    )
+    train(model, optimizer, 9)
+    assert round(pruner.hard_sparsity * pruner.groups.total) == round(0.7 * pruner.groups.total)
+    before = {name: mask.clone() for name, mask in pruner.keep_masks.items()}
+    train(model, optimizer, range(9, 20))
+    assert sum(int((mask & ~before[name]).sum()) for name, mask in pruner.keep_masks.items()) > 0
+    pruner.finish_()
+    zeros = sum(int((weight == 0).sum()) for weight in _weights(pruner).values())
+    assert zeros == round(0.7 * pruner.groups.total)
+
+
+def test_property_dense_copies_are_held_only_where_something_is_pruned(residual, cv_adam, train):
+    model = residual()
+    with torch.no_grad():
+        model.head.weight.mul_(1e-6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.01, every=1)
+    train(model, optimizer, 2)
+    assert list(pruner.state_dict()["dense"]) == ["head.weight"]
+
+
+def test_property_default_period_is_16_for_the_dense_copy_and_1_for_the_masked_form(residual, cv_adam):
+    model = residual()
+    assert FeedbackPruning(model, cv_adam(model.parameters()), form="dense_copy").every == 16
+    assert FeedbackPruning(model, cv_adam(model.parameters())).every == 1

@@ -155,6 +155,38 @@ def test_property_excluded_readers_keep_their_columns_and_excluded_writers_pin_t
     ]
 
 
+class _Skip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.back, self.head = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 2, 1), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head((self.back(F.relu(self.inner(x))) + x).mean((2, 3)))
+
+
+def test_property_what_is_added_to_the_model_input_stays():
+    groups = partition(_Skip(), "channel", example_input=EXAMPLE)
+    assert [g.name for g in groups] == ["inner.weight"]
+    assert ("channels of back", "model input") in [(e.name, e.reason) for e in groups.excluded]
+
+
+class _Offset(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer, self.head = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 5, 1), nn.Linear(5, 2)
+        self.offset = nn.Parameter(torch.ones(2, 4, 6, 6))
+
+    def forward(self, x):
+        return self.head(F.relu(self.outer(self.inner(x) + self.offset)).mean((2, 3)))
+
+
+def test_property_what_a_bare_parameter_is_added_to_stays():
+    groups = partition(_Offset(), "channel", example_input=EXAMPLE)
+    assert [g.name for g in groups] == ["outer.weight"]
+    reasons = {e.name: e.reason for e in groups.excluded}
+    assert "offset used outside a layer" in reasons["channels of inner"]
+
+
 class _Cat(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -195,3 +195,17 @@ def test_property_default_period_is_16_for_the_dense_copy_and_1_for_the_masked_f
     model = residual()
     assert FeedbackPruning(model, cv_adam(model.parameters()), form="dense_copy").every == 16
     assert FeedbackPruning(model, cv_adam(model.parameters())).every == 1
+
+
+def test_property_finish_ranks_the_dense_weights(residual, train):
+    model = residual()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.5, every=3)
+    train(model, optimizer, 5)
+    old = list(pruner.keep_masks.values())
+    with pruner.dense():
+        statistics = [weight.square() for weight in _weights(pruner).values()]
+    expected = threshold_for_sparsity(statistics, [1] * len(statistics), 0.5, min_groups=1).keep
+    pruner.finish_()
+    assert all(torch.equal(mask, want) for mask, want in zip(pruner.keep_masks.values(), expected))
+    assert any((mask & ~before).any() for mask, before in zip(pruner.keep_masks.values(), old))

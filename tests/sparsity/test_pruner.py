@@ -168,6 +168,16 @@ def test_property_layer_scope_meets_the_target_in_every_layer(residual, cv_adam,
         assert int((~mask).sum()) == round(0.6 * mask.numel()), name
 
 
+def test_property_layer_scope_stops_at_the_floor_where_a_layer_has_few_groups(residual, cv_adam, train):
+    model = residual()
+    optimizer = cv_adam(model.parameters())
+    pruner = ForwardPruning(model, optimizer, groups="output", target_sparsity=0.7, scope="layer")
+    train(model, optimizer, 2)
+    assert {name: int(mask.sum()) for name, mask in pruner.keep_masks.items()} == {
+        "stem.weight": 2, "conv1.weight": 2, "conv2.weight": 2, "conv3.weight": 4, "short.weight": 4, "head.weight": 1,
+    }  # fmt: skip
+
+
 # -- life with optimizers --------------------------------------------------------------------------------------------
 
 

@@ -63,7 +63,7 @@ def test_roundtrip_resumed_through_files_equals_uninterrupted(
     first = make_optimizer(half.parameters())
     interrupted = method(half, first, **RAMP, **settings)
     train(half, first, 6)
-    assert 0 < interrupted.hard_sparsity < 0.5
+    assert 0 < interrupted.hard_sparsity < 0.55
 
     resumed = residual(seed=1)
     second = make_optimizer(resumed.parameters())
@@ -93,6 +93,30 @@ def test_property_state_is_a_copy_at_group_resolution(residual, cv_adam, train):
     assert state["keep"]["conv1.weight"].shape == (6, 6, 1, 1)
     state["keep"]["conv1.weight"].fill_(False)
     assert pruner.keep_masks["conv1.weight"].any()
+
+
+def test_roundtrip_a_target_once_met_is_not_ranked_again_after_a_resume(residual, train):
+    # Kernels of nine and of one: a later ranking could fit one more small group in, which an uninterrupted run never does.
+    nets = [residual(), residual()]
+    optimizers = [torch.optim.SGD(net.parameters(), lr=0.0) for net in nets]
+    settings = {"groups": "kernel", "target_sparsity": 0.5}
+    pruners = [ForwardPruning(net, optimizer, **settings) for net, optimizer in zip(nets, optimizers)]
+    total = pruners[0].groups.total
+    for share in range(40, 60):
+        pruners[0].target_sparsity = share / 100
+        train(nets[0], optimizers[0], 1)
+        if round(share / 100 * total) > round(pruners[0].hard_sparsity * total):
+            break
+    else:
+        pytest.fail("the walk never fell short of its target")
+    nets[1].load_state_dict(nets[0].state_dict())
+    pruners[1].target_sparsity = pruners[0].target_sparsity
+    pruners[1].load_state_dict(pruners[0].state_dict())
+    for net, optimizer in zip(nets, optimizers):
+        with torch.no_grad():
+            net.short.weight.mul_(1e-4)  # kernels of one weight, now the smallest of all
+        train(net, optimizer, 1)
+    assert pruners[0].hard_sparsity == pruners[1].hard_sparsity
 
 
 def test_roundtrip_finished_pruner_stays_finished(residual, cv_adam):

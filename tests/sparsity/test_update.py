@@ -85,15 +85,17 @@ def test_parity_group_decay_on_a_torch_optimizer_equals_its_own_decay_where_all_
 ):
     model, twin = residual().double(), residual().double()
     weights = {id(m.weight) for m in twin.modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    optimizer = optimizers[name](model.parameters())
-    own = optimizers[name](
+    # A large step and decay, so that no factor 1 − lr·decay passes for 1.
+    build = (lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2)) if name == "adamw" else optimizers[name]
+    optimizer = build(model.parameters())
+    own = build(
         [
-            {"params": [p for p in twin.parameters() if id(p) in weights], "weight_decay": 0.3},
+            {"params": [p for p in twin.parameters() if id(p) in weights], "weight_decay": 1.3},
             {"params": [p for p in twin.parameters() if id(p) not in weights]},
         ]
     )
     # All on the spike, and set before the first step.
-    pruner = ForwardPruning(model, optimizer, soft_threshold=1e9, spike_decay=0.3)
+    pruner = ForwardPruning(model, optimizer, soft_threshold=1e9, spike_decay=1.3)
     pruner._decay.set_([torch.zeros_like(mask) for mask in pruner.soft_masks.values()])
 
     def run(net, opt):
@@ -145,6 +147,30 @@ def test_equation_10_prunes_the_input_units_below_the_threshold(residual, train)
     train(model, pruner.optimizer, 1)
     assert torch.equal(pruner.keep_masks["head.weight"], kept)
     assert not kept[0, 3:7].any() and kept.any()
+
+
+@pytest.mark.parametrize("expectation", ["current", "running"])
+def test_property_what_noise_does_to_a_frozen_group_is_never_seen_by_an_update(expectation, residual, train):
+    # A hot sampler throws every weight far above both thresholds in one step.
+    model = residual()
+    with torch.no_grad():
+        model.head.weight[:, 3:7] = 1e-4
+    optimizer = CVAdam(model.parameters(), lr=0.1, num_data=10)
+    pruner = ForwardPruning(
+        model, optimizer, groups="input", hard_threshold=1e-3, soft_threshold=1e-3, expectation=expectation,
+        momentum=0.0, exclude=[nn.Conv2d],
+    )  # fmt: skip
+    gone = torch.zeros(1, 12, dtype=torch.bool)
+    gone[0, 3:7] = True
+    pruner._set_keep_([~gone])
+
+    def check() -> None:
+        assert not pruner.keep_masks["head.weight"][gone].any()
+        assert not pruner.soft_masks["head.weight"][gone].any()
+        assert (model.head.weight[:, 3:7] == 0).all()
+
+    train(model, optimizer, 3, check)
+    assert pruner.keep_masks["head.weight"][~gone].all()
 
 
 def test_property_the_floor_keeps_the_largest_groups_and_zero_lifts_it(residual, train):

@@ -117,6 +117,7 @@ class Pruner:
         self._soft = [each.all_kept() for each in self.groups]
         self._running: list[Tensor] | None = None
         self._finished = False
+        self._fresh = False  # masks that have not been applied yet
         self._wanted = 0  # weights at zero that the last ranking was asked for
         self._covers = covers_of(self.groups)
         self._decay = GroupDecay(optimizer, self._covers, spike_decay, slab_decay)
@@ -297,6 +298,7 @@ class Pruner:
         if not any(_differ(self._keep, keep)):
             return
         self._keep = keep
+        self._fresh = True
         drops = [~cover.merged(keep) for cover in self._covers]
         self._active = [
             (cover, Zeroing(drop)) for cover, drop, any_ in zip(self._covers, drops, any_true(drops)) if any_

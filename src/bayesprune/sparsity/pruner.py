@@ -71,7 +71,16 @@ class ForwardPruning(Pruner):
 
     permanent = True
 
+    def _after_step_(self) -> None:
+        # Before the update, so that it sees zeros and not what the optimizer made of them.
+        self._freeze_()
+
     def _enforce_(self, *, updated: bool) -> None:
+        if updated and self._fresh:
+            self._freeze_()
+
+    def _freeze_(self) -> None:
+        self._fresh = False
         self.apply_()
         for cover, zero_ in self._active:
             state = self.optimizer.state.get(cover.param)

@@ -63,6 +63,21 @@ def build_network(config: RunConfig, data: vision.ArrayDataset) -> nn.Module:
         return vision.build(config.network.network, **arguments)
 
 
+def channels_last_is_safe(model: nn.Module, device: torch.device) -> bool:
+    """Return whether torch trains this network correctly in channels_last.
+
+    On a CPU, oneDNN's backward pass of a strided 1×1 convolution writes past its buffer for some channel counts below 8 (seen
+    with torch 2.13: the process dies of a corrupted heap).
+    """
+    return device.type != "cpu" or not any(
+        isinstance(module, nn.Conv2d)
+        and max(module.kernel_size) == 1
+        and max(module.stride) > 1
+        and module.in_channels < 8
+        for module in model.modules()
+    )
+
+
 def build_clock(config: RunConfig, steps_per_epoch: int) -> CycleClock:
     """Return the cycle clock of a run, in steps."""
     schedule = config.schedule

@@ -18,7 +18,14 @@ from torch.nn import functional as F
 
 from bayesprune.posterior import SampleStore, classification_metrics, predict
 from bayesprune.train import folder as names
-from bayesprune.train.build import build_clock, build_data, build_network, build_optimizer, build_pruner
+from bayesprune.train.build import (
+    build_clock,
+    build_data,
+    build_network,
+    build_optimizer,
+    build_pruner,
+    channels_last_is_safe,
+)
 from bayesprune.train.config import RunConfig, as_dict, from_dict
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.memory import keep_freed_memory
@@ -123,9 +130,10 @@ class Trainer:
         data = build_data(config, data_dir)
         self.classes = list(data.classes)
         model = build_network(config, data)
-        if runtime.channels_last:
+        channels_last = runtime.channels_last and channels_last_is_safe(model, device)
+        if channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        common: dict[str, Any] = {"device": device, "channels_last": runtime.channels_last}
+        common: dict[str, Any] = {"device": device, "channels_last": channels_last}
         augmentation = Augmentation(padding=config.data.padding, mode="zero", flip=config.data.flip)
         self.loader = data.loader(
             "train", batch_size=config.data.batch_size, drop_last=True, seed=config.seed,
@@ -265,7 +273,7 @@ class Trainer:
         names.write_json(self.out / names.RESULT, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)
-        return result
+        return names.read_json(self.out / names.RESULT)
 
     # ---- stopping and going on ------------------------------------------------------------------------------------------
 

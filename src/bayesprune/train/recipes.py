@@ -86,7 +86,7 @@ def digits_emmcmc() -> RunConfig:
         digits_cvadam(),
         sampler=SamplerConfig("emmcmc", lr=1.0, temperature=1e-2),
         schedule=ScheduleConfig(epochs=24, cycles=3, samples_per_cycle=12, sample_every=0.25),
-        pruning=PruningConfig(target_sparsity=0.9, groups="weight", prune_from=0.1, prune_until=0.66),
+        pruning=PruningConfig(target_sparsity=0.9, groups="weight", prune_from=0.1, prune_until=0.65),
     )
 
 
@@ -100,7 +100,7 @@ def cifar10_resnet20_sgd() -> RunConfig:
         data=DataConfig("cifar10", batch_size=64),
         network=NetworkConfig("resnet20"),
         sampler=SamplerConfig("sgd", lr=0.1, beta1=0.9),
-        schedule=ScheduleConfig(epochs=6),
+        schedule=ScheduleConfig(epochs=5),
     )
 
 

@@ -23,7 +23,9 @@ def run_result(trainer: Trainer, environment: dict[str, Any]) -> dict[str, Any]:
     sparsity = sparsity_report(trainer.model, exclude=config.pruning.exclude, example_input=trainer.example)
     report = sparsity.as_dict()
     health = health_report(
-        optimizer=trainer.optimizer, samples=store if len(store) else None, prediction=average if len(store) else None
+        optimizer=None if config.sampler.method == "sgd" else trainer.optimizer,
+        samples=store if len(store) else None,
+        prediction=average if len(store) else None,
     )
     alone, mean = _scores(single), _scores(average)
     return {

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bayesprune.cli import main
+from bayesprune.demo import KEYS, METHODS
+
+TINY = ["train_size=96", "epochs=2", "batch_size=16", "width=4", "cycles=1", "samples_per_cycle=2", "sample_every=0.25"]
+TINY += ["prune_from=0.1", "prune_until=0.5", "device=cpu"]
+
+
+def test_property_demo_writes_metrics_report_and_table(tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--set", *TINY]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    for method in METHODS:
+        assert set(KEYS) <= set(metrics[method])
+    assert metrics["emmcmc"]["sparsity_prunable"] == pytest.approx(0.9, abs=0.005)
+    assert metrics["emmcmc"]["madds"] < metrics["sgd"]["madds"] == metrics["sgd"]["madds_dense"]
+    assert (out / "report.html").read_text().lstrip().lower().startswith("<!doctype html")
+    printed = capsys.readouterr().out
+    assert all(method in printed for method in METHODS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]  # nothing half-written beside it
+    assert main(["demo", "--out", str(out), "--set", *TINY]) == 0  # an earlier demo is replaced
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert main(["demo", "--out", str(tmp_path / "mine")]) == 1
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_property_train_evaluate_report(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert main(["train", "digits-cvadam", "--out", run, "--quiet", "--set", *TINY]) == 0
+    assert main(["train", "digits-cvadam", "--out", run, "--quiet", "--resume", "--set", *TINY]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", run]) == 0
+    assert json.loads(capsys.readouterr().out)["num_samples"] == 2
+    assert main(["report", run, "--out", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "digits-sdg", "--out", "OUT"], "did you mean 'digits-sgd'"),
+        (["train", "digits-sgd", "--out", "OUT", "--set", "lrr=1"], "did you mean 'lr'"),
+        (["train", "digits-sgd", "--out", "OUT", "--device", "tpu"], "device='tpu'"),
+        (["train", "cifar10-resnet20", "--out", "OUT"], "needs --data-dir"),
+        (["train", "cifar10-resnet20", "--out", "OUT", "--data-dir", "OUT"], "cifar-10-batches-py"),
+        (["evaluate", "OUT"], "is missing"),
+        (["report", "OUT"], "config.json"),
+    ],
+)
+def test_error_goes_to_stderr_without_a_traceback(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.delenv("BAYESPRUNE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main([a.replace("OUT", str(tmp_path / "nothing")) for a in arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_property_recipes_are_listed(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("digits-emmcmc", "cifar10-resnet20", "cifar10-resnet18-dfp", "cifar100-wrn28-10-dpf"):
+        assert name in listed

@@ -1,0 +1,88 @@
+"""The house's own rules: layers, docstrings, no pickle, no machine's paths."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import bayesprune
+
+ROOT = Path(bayesprune.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+LAYERS = {
+    "samplers": set(),
+    "sparsity": set(),
+    "posterior": {"sparsity"},
+    "vision": {"samplers", "sparsity", "posterior"},
+    "baselines": {"samplers", "sparsity", "posterior"},
+    "tabular": {"samplers", "sparsity", "posterior"},
+    "train": {"samplers", "sparsity", "posterior", "vision", "baselines", "tabular"},
+    "report": set(),
+}
+EXTRAS = {"lightning_fabric", "tqdm", "tensorboard", "sklearn", "PIL", "matplotlib"}
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_property_imports_point_downwards(path):
+    layer = path.relative_to(ROOT).parts[0]
+    if layer not in LAYERS:
+        return  # the command line and the demo stand on top of all
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "bayesprune" and len(parts) > 1 and parts[1] != "_version":
+            assert parts[1] == layer or parts[1] in LAYERS[layer], f"{path}: {layer} must not import {name}"
+    if path.name == "metrics.py" and layer == "posterior":
+        assert not any(name.startswith("bayesprune") for name in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_property_extras_are_imported_where_they_are_used(path):
+    for name in imports(path, top_level_only=True):
+        assert name.split(".")[0] not in EXTRAS, f"{path}: import {name} inside the function that needs it"
+
+
+def public_objects():
+    for module in ("", "samplers", "sparsity", "posterior", "vision", "train", "report"):
+        package = importlib.import_module("bayesprune" + (f".{module}" if module else ""))
+        assert package.__all__ and len(set(package.__all__)) == len(package.__all__)
+        for name in package.__all__:
+            thing = getattr(package, name)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                yield pytest.param(thing, id=f"{module}.{name}")
+
+
+@pytest.mark.parametrize("thing", list(public_objects()))
+def test_property_public_names_are_documented(thing):
+    assert inspect.getdoc(thing), f"{thing} has no docstring"
+    documented = inspect.getdoc(thing)
+    assert len(documented.splitlines()[0]) > 15
+
+
+def test_property_no_pickle_but_the_guarded_reader():
+    for path in FILES:
+        used = {name.split(".")[0] for name in imports(path)} & {"pickle", "dill", "cloudpickle", "joblib"}
+        assert not used or path.name == "unpickle.py", path
+        assert not re.search(r"torch\.(save|load)\(", path.read_text()), path
+
+
+def test_property_files_stay_short():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 400, path

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import bayesprune.train
+from bayesprune.train import config as settings
+from bayesprune.train import recipes
+from bayesprune.train.config import RunConfig, from_dict, override
+from bayesprune.train.tree import load_tree, save_tree
+
+
+@pytest.mark.parametrize("name", sorted(recipes.names()))
+def test_roundtrip_every_recipe(name):
+    config = recipes.recipe(name)
+    assert config.recipe == name
+    assert from_dict(settings.as_dict(config)) == config
+
+
+def test_property_every_field_is_read_somewhere():
+    source = "\n".join(
+        path.read_text() for path in Path(bayesprune.train.__file__).parent.glob("*.py") if path.name != "config.py"
+    )
+    for key in list(settings.keys()):
+        assert re.search(rf"\.{key}\b", source), f"{key} changes nothing"
+
+
+def test_property_keys_are_unique_and_frozen():
+    names = [field.name for kind in settings._section_types() for field in dataclasses.fields(kind)]
+    assert len(names) == len(set(names))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().sampler.lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lrr=0.1", r"unknown key 'lrr': did you mean 'lr'"),
+        ("schedule.lr=0.1", r"unknown key 'schedule.lr'"),
+        ("lr", r"has no '='"),
+        ("lr=fast", r"lr='fast' is not a number"),
+        ("lr=-1", r"lr=-1.0 is out of range"),
+        ("lr=nan", r"lr='nan' is not finite"),
+        ("epochs=2.5", r"epochs='2.5' is not a whole number"),
+        ("method=sdg", r"did you mean 'sgd'"),
+        ("augment=perhaps", r"augment='perhaps' is not a truth value"),
+        ("prune_from=0.9", r"must be below prune_until"),
+        ("global_scale=wide", r"global_scale='wide'"),
+        ("target_sparsity=1.0", r"target_sparsity=1.0 is out of range"),
+    ],
+)
+def test_error_settings_name_key_value_and_mend(setting, message):
+    with pytest.raises(ValueError, match=message):
+        override(RunConfig(), [setting])
+
+
+def test_property_values_are_converted():
+    config = override(
+        RunConfig(), ["epochs=1e2", "augment=no", "exclude=stem*,head", "global_scale=0.1", "sampler.lr=2"]
+    )
+    assert config.schedule.epochs == 100 and isinstance(config.schedule.epochs, int)
+    assert config.data.augment is False
+    assert config.pruning.exclude == ("stem*", "head")
+    assert (config.sampler.global_scale, config.sampler.lr) == ("0.1", 2.0)
+
+
+def test_error_unknown_recipe_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'digits-sgd'"):
+        recipes.recipe("digit-sgd")
+
+
+def test_roundtrip_tree_keeps_types_bits_and_key_types(tmp_path):
+    tree = {
+        "tensor": torch.tensor([float("nan"), -0.0, 1e-45]), "bool": torch.tensor([True, False]), 3: "integer key",
+        "nested": [(1, 2.5), {"none": None, "truth": True}, torch.zeros(0)], "small": 0.1 + 0.2,
+        "strided": torch.arange(12.0).view(3, 4).T, "alias": [torch.ones(2)] * 2,
+    }  # fmt: skip
+    save_tree(tmp_path / "tree", tree)
+    back = load_tree(tmp_path / "tree")
+    assert back["tensor"].view(torch.int32).tolist() == tree["tensor"].view(torch.int32).tolist()
+    assert torch.equal(back["bool"], tree["bool"]) and back["bool"].dtype == torch.bool
+    assert back[3] == "integer key" and back["small"] == tree["small"]
+    assert back["nested"][0] == (1, 2.5) and back["nested"][1] == {"none": None, "truth": True}
+    assert torch.equal(back["strided"], tree["strided"]) and back["nested"][2].shape == (0,)
+
+
+def test_error_tree_refuses_objects_and_damage(tmp_path):
+    with pytest.raises(TypeError, match="/a/1 holds a set"):
+        save_tree(tmp_path / "tree", {"a": [1, {2}]})
+    with pytest.raises(TypeError, match="key of type tuple"):
+        save_tree(tmp_path / "tree", {(1, 2): 3})
+    assert not list(tmp_path.iterdir())
+    save_tree(tmp_path / "tree", {"a": torch.ones(100)})
+    (tmp_path / "tree").write_bytes((tmp_path / "tree").read_bytes()[:200])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_tree(tmp_path / "tree")

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bayesprune.train import recipe
+from bayesprune.train.config import as_dict
+from killed_run import PLACES, run
+
+SMALL = [
+    "train_size=160", "epochs=6", "batch_size=16", "width=4", "cycles=2", "samples_per_cycle=3", "sample_every=0.5",
+    "prune_from=0.1", "prune_until=0.5", "threads=1", "trace_every=7", "device=cpu", "evaluate_every=2",
+    "checkpoint_minutes=0.0005",
+]  # fmt: skip
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killed_run"])
+    return context
+
+
+def in_process(processes, *arguments):
+    child = processes.Process(target=run, args=arguments)
+    child.start()
+    child.join(300)
+    return child.exitcode
+
+
+def content(folder):
+    """Return all that a run leaves behind, but times."""
+    tensors = {
+        str(path.relative_to(folder)): load_file(str(path))
+        for path in [
+            folder / "model.safetensors",
+            folder / "traces.safetensors",
+            *sorted(folder.glob("samples/*.safetensors")),
+        ]
+    }
+    history = json.loads((folder / "history.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    for row in history:
+        row.pop("seconds")
+    for key in ("seconds", "environment"):
+        result.pop(key)
+    return tensors, history, result
+
+
+def assert_same(first, second):
+    assert first[1:] == second[1:]
+    assert first[0].keys() == second[0].keys()
+    for name, tensors in first[0].items():
+        assert tensors.keys() == second[0][name].keys()
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, second[0][name][key]), (name, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kills"),
+    [
+        ("digits-emmcmc", [], 10),
+        ("digits-emmcmc", ["groups=channel", "target_sparsity=0.5"], 3),
+        ("digits-emmcmc", ["feedback=dense_copy", "expectation=running"], 3),
+        ("digits-emmcmc", ["feedback=masked", "every=5", "groups=kernel"], 3),
+        ("digits-cvadam", ["global_scale=0.1"], 3),
+        ("digits-sgd", [], 3),
+    ],
+)
+def test_roundtrip_killed_runs_equal_the_uninterrupted_one(tmp_path, processes, name, settings, kills):
+    config = as_dict(recipe(name, [*SMALL, *settings]))
+    assert in_process(processes, config, str(tmp_path / "whole"), None, "") == 0
+    dice = random.Random(f"{name} {settings}")
+    steps = sorted(dice.randrange(1, STEPS - 2) for _ in range(kills))
+    for number, step in enumerate(steps):
+        place = PLACES[number % len(PLACES)]
+        code = in_process(processes, config, str(tmp_path / "killed"), step, place)
+        assert code == -signal.SIGKILL, f"the run did not reach step {step} ({place})"
+    assert in_process(processes, config, str(tmp_path / "killed"), None, "") == 0
+    assert_same(content(tmp_path / "whole"), content(tmp_path / "killed"))

@@ -14,7 +14,7 @@ from bayesprune.train.config import as_dict
 from killed_run import PLACES, run
 
 SMALL = [
-    "train_size=160", "epochs=6", "batch_size=16", "width=4", "cycles=2", "samples_per_cycle=3", "sample_every=0.5",
+    "train_size=160", "epochs=6", "batch_size=16", "width=8", "cycles=2", "samples_per_cycle=3", "sample_every=0.5",
     "prune_from=0.1", "prune_until=0.5", "threads=1", "trace_every=7", "device=cpu", "evaluate_every=2",
     "checkpoint_minutes=0.0005",
 ]  # fmt: skip

@@ -1,0 +1,87 @@
+"""The sampler's temperature: stationary variance over the posterior's, by simulation and by the exact law.
+
+    python -m benchmarks.stationary_law [--chains 2000] [--json FILE]
+
+One row for each Δt = √lr, τ and β₁: thousands of chains on a quadratic loss, started at its minimum. `exact` must be 1 (the discrete-time
+law says how far off the step size puts it); `paper` is the ratio of the measured temperature to the formula's T_eff.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+
+from bayesprune.samplers import CVAdam, dynamics
+from bayesprune.train.folder import environment, write_json
+
+RESULTS = Path(__file__).parent / "results" / "stationary_law.json"
+NUM_DATA, DECAY = 50.0, 0.05
+
+
+def variance_of_chains(
+    chains: int, lr: float, tau: float, beta1: float, curvature: float, noise: str
+) -> tuple[float, float]:
+    """Return the stationary variance of a weight and its standard error over chains."""
+    weight = torch.nn.Parameter(torch.zeros(chains))
+    optimizer = CVAdam(
+        [weight], lr=lr, num_data=NUM_DATA, betas=(beta1, 1.0), dual_lr=0.0, weight_decay=DECAY, seed=1, noise=noise
+    )
+    weight.grad = torch.zeros(chains)
+    optimizer.step()
+    with torch.no_grad():
+        weight.zero_()
+        optimizer.state[weight]["momentum"].zero_()
+        optimizer.state[weight]["rho"].fill_(math.log(tau / (1 - tau)))
+    # the slower of the weight's drift and the momentum's friction
+    relaxation = math.ceil(max((1 - beta1) / (tau * lr * curvature), 4 / (1 - beta1)))
+    total, kept = torch.zeros(chains, dtype=torch.float64), 0
+    for step in range(20 * relaxation):
+        torch.mul(weight.detach(), curvature - DECAY, out=weight.grad)
+        optimizer.step()
+        if step >= 4 * relaxation and step % relaxation == 0:
+            total, kept = total + weight.detach().double().square(), kept + 1
+    per_chain = total / kept
+    return float(per_chain.mean()), float(per_chain.std() / math.sqrt(chains))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chains", type=int, default=2000)
+    parser.add_argument("--json", default=str(RESULTS))
+    arguments = parser.parse_args()
+    rows = []
+    print("   Δt    τ   β₁ |  exact: Var/Var_posterior   ± s.e.   law | paper: T/T_eff   ± s.e.   law |  T_eff")
+    for delta_t, curvature in ((0.01, 20.0), (0.1, 1.0), (0.3, 1.0)):
+        for tau in (0.1, 0.5, 0.9):
+            for beta1 in (0.1, 0.5, 0.9):
+                lr = delta_t**2
+                posterior = 1 / (NUM_DATA * curvature)
+                exact_std = dynamics.exact_noise_std(1.0, NUM_DATA, lr, beta1, 1.0, tau)
+                paper_std = dynamics.paper_noise_std(dynamics.paper_noise_scale(1.0, NUM_DATA), lr, beta1)
+                t_eff = dynamics.effective_temperature(paper_std, tau, lr, beta1, 1.0, NUM_DATA)
+                row = {"delta_t": delta_t, "curvature": curvature, "tau": tau, "beta1": beta1, "t_eff": t_eff}
+                for noise, std, unit in (("exact", exact_std, posterior), ("paper", paper_std, posterior * t_eff)):
+                    variance, error = variance_of_chains(arguments.chains, lr, tau, beta1, curvature, noise)
+                    law = dynamics.stationary_variance(curvature, tau, lr, beta1, 1.0, std)
+                    row |= {noise: variance / unit, f"{noise}_error": error / unit, f"{noise}_law": law / unit}
+                rows.append(row)
+                print(
+                    f"{delta_t:5} {tau:4} {beta1:4} | {row['exact']:26.3f} {row['exact_error']:8.3f} {row['exact_law']:5.3f} "
+                    f"| {row['paper']:13.3f} {row['paper_error']:8.3f} {row['paper_law']:5.3f} | {t_eff:6.3f}",
+                    flush=True,
+                )
+    small = [row for row in rows if row["delta_t"] <= 0.1]
+    for noise, what in (("exact", "variance ratio to the posterior"), ("paper", "temperature over T_eff")):
+        by_law = max(abs(row[f"{noise}_law"] - 1) for row in small)
+        simulated = max(abs(row[noise] - 1) for row in small)
+        print(
+            f"\nΔt ≤ 0.1, noise {noise}: {what} off 1 by at most {by_law:.3f} (exact law), {simulated:.3f} (simulated)"
+        )
+    write_json(Path(arguments.json), {"rows": rows, "chains": arguments.chains, "environment": environment("cpu")})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Write the tables of README and docs from the JSONs under benchmarks/results/.
+
+    python -m benchmarks.tables [--check]
+
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. With --check nothing is written and a stale table is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+NAMES = {"sgd": "SGD (Nesterov)", "cvadam": "CV-Adam", "emmcmc": "CV-Adam + EM-MCMC"}
+
+
+def load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def where(environment: dict[str, Any]) -> str:
+    return (
+        f"{environment['cpu']}, {environment['cores']} cores, {environment['threads']} threads used, torch {environment['torch']}, "
+        f"commit {environment['commit']}"
+    )
+
+
+def classification_rows(results: dict[str, dict[str, Any]]) -> str:
+    head = [
+        "",
+        "single %",
+        "averaged %",
+        "NLL",
+        "ECE",
+        "zero: prunable",
+        "zero: all",
+        "multiply-adds",
+        "samples",
+        "seconds",
+    ]
+    rows = [
+        [
+            NAMES[method], f"{100 * r['accuracy_single']:.2f}", f"{100 * r['accuracy_mean']:.2f}", f"{r['nll']:.3f}", f"{r['ece']:.3f}",
+            f"{100 * r['sparsity_prunable']:.1f} %", f"{100 * r['sparsity_all']:.1f} %", f"{r['madds'] / 1e6:.2f} M", str(r["num_samples"]),
+            f"{r['seconds']:.0f}",
+        ]
+        for method, r in results.items()
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def demo() -> str:
+    results = dict(load("demo"))
+    environment = results.pop("environment")
+    return (
+        f"{classification_rows(results)}\n\nn = 1 seed, {results['sgd']['epochs']} epochs each. {where(environment)}."
+    )
+
+
+def cifar10_resnet20() -> str:
+    runs = load("cifar10_resnet20")
+    seeds = sorted({run["seed"] for run in runs})
+    first = {run["method"]: run for run in runs if run["seed"] == seeds[0]}
+    size = runs[0]["config"]["data"]["batch_size"]
+    note = f"n = {len(seeds)} seed, {runs[0]['epochs']} epochs each, batch {size}, last epoch, 10,000 test images."
+    return f"{classification_rows(first)}\n\n{note} {where(runs[0]['environment'])}."
+
+
+def optimizer_step() -> str:
+    result = load("optimizer_step")
+    medians, best = result["median_ms"], result["best_ms"]
+    foreach, fused = medians["AdamW(foreach=True)"], medians["AdamW(fused=True)"]
+    rows = [
+        [f"`{name}`", f"{value:.1f}", f"{best[name]:.1f}", f"{value / foreach:.2f}", f"{value / fused:.2f}"]
+        for name, value in medians.items()
+    ]
+    head = ["step on ResNet-18", "median ms", "best ms", "/ AdamW(foreach)", "/ AdamW(fused)"]
+    note = f"{result['weights']:,} weights, {result['rounds']} interleaved rounds. {where(result['environment'])}."
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def stationary_law() -> str:
+    result = load("stationary_law")
+    rows = [
+        [str(r["delta_t"]), str(r["tau"]), str(r["beta1"]), f"{r['exact']:.3f} ± {r['exact_error']:.3f}", f"{r['exact_law']:.3f}",
+         f"{r['paper']:.3f} ± {r['paper_error']:.3f}", f"{r['t_eff']:.3f}"]
+        for r in result["rows"]
+    ]  # fmt: skip
+    head = [
+        "Δt",
+        "τ",
+        "β₁",
+        "exact: variance / posterior",
+        "discrete-time law",
+        "paper: T / T_eff",
+        "T_eff of the paper's rule",
+    ]
+    return f"{table(head, rows)}\n\n{result['chains']:,} chains a row. {where(result['environment'])}."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "cifar10_resnet20": cifar10_resnet20,
+    "optimizer_step": optimizer_step,
+    "stationary_law": stationary_law,
+}
+
+
+def refreshed(text: str) -> str:
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- table:{match[1]} -->\n{TABLES[match[1]]()}\n<!-- /table -->"
+
+    return re.sub(r"<!-- table:(\w+) -->\n.*?<!-- /table -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = refreshed(text)
+        if new != text:
+            stale.append(page.name)
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    print(("stale: " if check else "rewritten: ") + (", ".join(stale) or "nothing"))
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -106,11 +106,11 @@ def cifar10_resnet20_sgd() -> RunConfig:
 
 @_register
 def cifar10_resnet20() -> RunConfig:
-    """ResNet-20 on CIFAR-10 for CPUs, CV-Adam with 8 samples."""
+    """ResNet-20 on CIFAR-10 for CPUs, CV-Adam with 6 samples."""
     return replace(
         cifar10_resnet20_sgd(),
-        sampler=SamplerConfig("cvadam", lr=1.0, temperature=1e-3),
-        schedule=ScheduleConfig(epochs=6, samples_per_cycle=8, sample_every=0.25),
+        sampler=SamplerConfig("cvadam", lr=0.5, beta1=0.5, temperature=1e-3),
+        schedule=ScheduleConfig(epochs=5, samples_per_cycle=6, sample_every=0.2),
     )
 
 
@@ -121,7 +121,7 @@ def cifar10_resnet20_emmcmc() -> RunConfig:
     return replace(
         base,
         sampler=replace(base.sampler, method="emmcmc"),
-        pruning=PruningConfig(target_sparsity=0.7, groups="weight", prune_from=0.1, prune_until=0.6),
+        pruning=PruningConfig(target_sparsity=0.7, groups="weight", prune_from=0.1, prune_until=0.5),
     )
 
 

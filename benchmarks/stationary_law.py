@@ -22,12 +22,12 @@ NUM_DATA, DECAY = 50.0, 0.05
 
 
 def variance_of_chains(
-    chains: int, lr: float, tau: float, beta1: float, curvature: float, noise: str
+    chains: int, lr: float, tau: float, beta1: float, curvature: float, noise: str, seed: int
 ) -> tuple[float, float]:
     """Return the stationary variance of a weight and its standard error over chains."""
     weight = torch.nn.Parameter(torch.zeros(chains))
     optimizer = CVAdam(
-        [weight], lr=lr, num_data=NUM_DATA, betas=(beta1, 1.0), dual_lr=0.0, weight_decay=DECAY, seed=1, noise=noise
+        [weight], lr=lr, num_data=NUM_DATA, betas=(beta1, 1.0), dual_lr=0.0, weight_decay=DECAY, seed=seed, noise=noise
     )
     weight.grad = torch.zeros(chains)
     optimizer.step()
@@ -64,7 +64,8 @@ def main() -> None:
                 t_eff = dynamics.effective_temperature(paper_std, tau, lr, beta1, 1.0, NUM_DATA)
                 row = {"delta_t": delta_t, "curvature": curvature, "tau": tau, "beta1": beta1, "t_eff": t_eff}
                 for noise, std, unit in (("exact", exact_std, posterior), ("paper", paper_std, posterior * t_eff)):
-                    variance, error = variance_of_chains(arguments.chains, lr, tau, beta1, curvature, noise)
+                    seed = 2 * len(rows) + (noise == "paper")
+                    variance, error = variance_of_chains(arguments.chains, lr, tau, beta1, curvature, noise, seed)
                     law = dynamics.stationary_variance(curvature, tau, lr, beta1, 1.0, std)
                     row |= {noise: variance / unit, f"{noise}_error": error / unit, f"{noise}_law": law / unit}
                 rows.append(row)

@@ -6,12 +6,15 @@ import os
 import signal
 import sys
 
+import lightning_fabric  # noqa: F401 - imported before the fork, so that each process need not
+import sklearn.datasets  # noqa: F401
 import torch
 
+from bayesprune.posterior import SampleStore
 from bayesprune.train import loop
 from bayesprune.train.config import from_dict
 
-PLACES = ("before the step", "after the step", "inside the checkpoint", "inside the sample")
+PLACES = ("before the step", "after the step", "inside the checkpoint", "inside the sample", "before the result")
 
 
 def _die() -> None:
@@ -28,7 +31,8 @@ def run(config: dict, out: str, step: int | None, place: str) -> None:
 
 
 def _plant(step: int, place: str) -> None:
-    train_step, fsync = loop.Trainer._train_step, os.fsync
+    train_step, save_tree, replace = loop.Trainer._train_step, loop.save_tree, os.replace
+    write_index = SampleStore._write_index
     armed = []
 
     def stepping(self, images, labels):
@@ -40,11 +44,21 @@ def _plant(step: int, place: str) -> None:
         if armed and place == "after the step":
             _die()
 
-    def syncing(descriptor):
-        if armed:  # the file is written under its temporary name, not yet renamed
+    def saving(path, tree):
+        if armed:  # the checkpoint is written under its temporary name, not yet renamed
+            os.replace = lambda *names: _die()
+        save_tree(path, tree)
+        os.replace = replace
+
+    def indexing(self, *arguments):
+        if armed:  # the sample has its name, the index does not list it
             _die()
-        fsync(descriptor)
+        write_index(self, *arguments)
 
     loop.Trainer._train_step = stepping
-    if place.startswith("inside"):
-        os.fsync = syncing
+    if place == "inside the checkpoint":
+        loop.save_tree = saving
+    elif place == "inside the sample":
+        SampleStore._write_index = indexing
+    elif place == "before the result":
+        loop.run_result = lambda *arguments: _die()

@@ -33,7 +33,7 @@ def run_chains(
     weight = torch.nn.Parameter(start.clone())
     optimizer = CVAdam([weight], dual_lr=0.0, **settings)  # type: ignore[arg-type]
     weight.grad = torch.zeros_like(weight)
-    optimizer._collect(advance=False)  # creates the state
+    optimizer._collect()  # creates the state
     optimizer.state[weight]["rho"].copy_(frozen_rho(tau).expand_as(weight))
     kept = []
     for step in range(1, steps + 1):

@@ -8,12 +8,12 @@ from bayesprune.cli import main
 from bayesprune.demo import KEYS, METHODS
 
 TINY = ["train_size=96", "epochs=2", "batch_size=16", "width=4", "cycles=1", "samples_per_cycle=2", "sample_every=0.25"]
-TINY += ["prune_from=0.1", "prune_until=0.5", "device=cpu"]
+DEMO = [*TINY, "prune_from=0.1", "prune_until=0.5", "device=cpu"]
 
 
 def test_property_demo_writes_metrics_report_and_table(tmp_path, capsys):
     out = tmp_path / "demo"
-    assert main(["demo", "--out", str(out), "--set", *TINY]) == 0
+    assert main(["demo", "--out", str(out), "--set", *DEMO]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     for method in METHODS:
         assert set(KEYS) <= set(metrics[method])
@@ -23,7 +23,7 @@ def test_property_demo_writes_metrics_report_and_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert all(method in printed for method in METHODS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]  # nothing half-written beside it
-    assert main(["demo", "--out", str(out), "--set", *TINY]) == 0  # an earlier demo is replaced
+    assert main(["demo", "--out", str(out), "--set", *DEMO]) == 0  # an earlier demo is replaced
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert main(["demo", "--out", str(tmp_path / "mine")]) == 1
@@ -49,6 +49,12 @@ def test_property_train_evaluate_report(tmp_path, capsys):
         (["train", "digits-sgd", "--out", "OUT", "--device", "tpu"], "device='tpu'"),
         (["train", "cifar10-resnet20", "--out", "OUT"], "needs --data-dir"),
         (["train", "cifar10-resnet20", "--out", "OUT", "--data-dir", "OUT"], "cifar-10-batches-py"),
+        (
+            ["train", "digits-cvadam", "--out", "OUT", "--set", "target_sparsity=0.8"],
+            "changes nothing with method=cvadam",
+        ),
+        (["train", "digits-sgd", "--out", "OUT", "--set", "temperature=1"], "changes nothing with method=sgd"),
+        (["train", "digits-sgd", "--out", "OUT", "--set", "network=resnet18", "width=8"], "does not take what was set"),
         (["evaluate", "OUT"], "is missing"),
         (["report", "OUT"], "config.json"),
     ],

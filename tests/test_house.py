@@ -60,7 +60,7 @@ def test_property_extras_are_imported_where_they_are_used(path):
 
 
 def public_objects():
-    for module in ("", "samplers", "sparsity", "posterior", "vision", "train", "report"):
+    for module in ("", "samplers", "sparsity", "posterior", "vision", "tabular", "train", "report"):
         package = importlib.import_module("bayesprune" + (f".{module}" if module else ""))
         assert package.__all__ and len(set(package.__all__)) == len(package.__all__)
         for name in package.__all__:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -52,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
 
+    BAYESPRUNE_DEBUG=1 in the environment shows the traceback of a failure.
+
     Example:
         >>> main(["recipes", "digits-sgd"])  # doctest: +ELLIPSIS
         {
@@ -66,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("bayesprune: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("BAYESPRUNE_DEBUG"):
+            raise
         print(f"bayesprune: {error}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 1
 
@@ -94,9 +99,12 @@ def _recipes(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, results_table
     from bayesprune.train import recipe, train
+    from bayesprune.train.config import refuse_idle
 
     device = [f"device={arguments.device}"] if arguments.device else []
     config = recipe(arguments.recipe, [*arguments.set, *device])
+    for setting in arguments.set:
+        refuse_idle(config, setting.partition("=")[0].strip())
     train(config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet)
     print(results_table([load_run(arguments.out)], fmt="text"))
     return 0

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.report import load_run, results_table, write_report
-from bayesprune.train import recipe, train
+from bayesprune.train import Interrupted, recipe, train
 from bayesprune.train.folder import write_json
 
+PAGES = ("metrics.json", "report.html")
 METHODS = ("sgd", "cvadam", "emmcmc")
 KEYS = (
     "accuracy_single", "accuracy_mean", "nll", "brier", "ece", "sparsity_prunable", "sparsity_all", "sparsity_madds",
@@ -35,9 +36,9 @@ def run_demo(
     Raises:
         FileExistsError: `out` holds something else than a demo.
     """
-    out = Path(out)
-    if out.exists() and any(out.iterdir()) and not (out / "metrics.json").exists():
-        raise FileExistsError(f"out={str(out)!r} is not empty and holds no demo; name another folder with --out.")
+    out = Path(out).resolve()
+    if out.exists() and not _is_demo(out):
+        raise FileExistsError(f"out={str(out)!r} is in use and holds no demo; name another folder with --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -53,10 +54,23 @@ def run_demo(
         write_json(work / "metrics.json", metrics)
         if not quiet:
             print(results_table(runs, fmt="text"))
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(work, out)
+        if out.exists():
+            old = work.with_name(work.name + "-old")
+            os.replace(out, old)
+            os.replace(work, out)
+            shutil.rmtree(old)
+        else:
+            os.replace(work, out)
+    except Interrupted:
+        raise Interrupted("the demo was stopped; start it again.") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not quiet:
         print(f"\nmetrics: {out / 'metrics.json'}\nreport:  {out / 'report.html'}")
     return metrics
+
+
+def _is_demo(folder: Path) -> bool:
+    """Return whether a folder is empty or holds what a demo leaves, and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+    return names <= {*METHODS, *PAGES} and all((folder / name / "config.json").exists() for name in names - set(PAGES))

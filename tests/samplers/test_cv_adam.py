@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ def test_limit_cold_frozen_is_sgd_with_momentum(noise, tau, beta1):
         [ours], lr=0.2, num_data=10, betas=(beta1, 1.5), dual_lr=0.0, weight_decay=0.01, temperature=0.0, noise=noise
     )
     ours.grad = torch.zeros_like(ours)
-    optimizer._collect(advance=False)
+    optimizer._collect()
     optimizer.state[ours]["rho"].fill_(float(torch.logit(torch.tensor(tau, dtype=torch.float64))))
     sgd = torch.optim.SGD([theirs], lr=tau * 1.5 * 0.2, momentum=beta1, weight_decay=0.01)
     quadratic_steps(optimizer, [ours], 50)
@@ -301,3 +303,60 @@ def test_equation_noise_to_gradient():
     weight.grad = torch.full_like(weight, 3.0)
     std = (2 * 0.9 * 0.1 * 0.5 / (0.5 * 10)) ** 0.5
     assert optimizer.noise_to_gradient() == pytest.approx(std / (0.1 * (3.0 + 0.1 * 2.0)))
+
+
+def test_error_strided_and_expanded_parameters_are_refused_not_overrun():
+    for tensor in (torch.zeros(12)[:10:2], torch.ones(1).expand(5)):
+        weight = nn.Parameter(tensor)
+        optimizer = CVAdam([weight], lr=0.1, num_data=10)
+        weight.grad = torch.ones_like(weight)
+        with pytest.raises(RuntimeError, match="gaps or overlaps"):
+            optimizer.step()
+
+
+def test_roundtrip_copied_and_pickled_optimizers_step():
+    weight = nn.Parameter(torch.ones(4))
+    optimizer = CVAdam([weight], lr=0.1, num_data=10, seed=2)
+    quadratic_steps(optimizer, [weight], 2)
+    for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        (param,) = twin.param_groups[0]["params"]
+        quadratic_steps(twin, [param], 3, seed=4)
+        original = copy.deepcopy(optimizer)
+        quadratic_steps(original, [original.param_groups[0]["params"][0]], 3, seed=4)
+        assert torch.equal(param, original.param_groups[0]["params"][0])
+
+
+@needs_native
+def test_parity_threads_do_not_change_a_bit():
+    outcomes, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            params = [nn.Parameter(torch.ones(150_001)), nn.Parameter(torch.ones(7))]
+            optimizer = CVAdam(params, lr=0.1, num_data=10, implementation="native")
+            quadratic_steps(optimizer, params, 3)
+            outcomes.append(torch.cat([p.detach() for p in params]))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*outcomes)
+
+
+def test_property_noise_that_was_not_injected_is_not_remembered():
+    weight = nn.Parameter(torch.ones(5))
+    optimizer = CVAdam([weight], lr=0.0, num_data=10)
+    quadratic_steps(optimizer, [weight], 1)
+    assert not optimizer.last_noise(weight).any()
+    optimizer.param_groups[0]["lr"] = 0.1
+    quadratic_steps(optimizer, [weight], 1)
+    assert optimizer.last_noise(weight).all()
+
+
+def test_property_native_source_ships_with_the_package():
+    import importlib.resources
+
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+
+    root = importlib.resources.files("bayesprune")
+    assert (root / "samplers" / "kernels" / "native.c").is_file()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "samplers/kernels/*.c" in project["tool"]["setuptools"]["package-data"]["bayesprune"]

@@ -94,12 +94,12 @@ def test_property_forward_pruned_weights_stay_zero_in_a_users_loop():
 
 
 def test_error_non_finite_loss_names_step_lr_and_checkpoint(tmp_path):
-    with pytest.raises(NonFiniteLoss, match=r"step \d+ \(lr=.*checkpoint.*Lower lr"):
+    with pytest.raises(NonFiniteLoss, match=r"step \d+ \(lr=.*checkpoint.*Lower lr.*new folder"):
         train(tiny("digits-sgd", "lr=1000000", "epochs=5", "checkpoint_minutes=0"), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_roundtrip_ctrl_c_writes_a_checkpoint_and_resume_goes_on(tmp_path, monkeypatch, capsys):
+def test_roundtrip_ctrl_c_writes_a_checkpoint_and_resume_goes_on(tmp_path, monkeypatch, capfd):
     whole = train(tiny(), tmp_path / "whole", quiet=True)
     original = Trainer._train_step
 
@@ -117,7 +117,7 @@ def test_roundtrip_ctrl_c_writes_a_checkpoint_and_resume_goes_on(tmp_path, monke
     resumed = train(tiny(), tmp_path / "stopped", resume=True, quiet=True)
     for key in ("nll", "accuracy_single", "members"):
         assert resumed[key] == whole[key]
-    assert "checkpoint" in capsys.readouterr().err
+    assert "checkpoint" in capfd.readouterr().err
 
 
 def test_error_folder_in_use_or_begun_otherwise(tmp_path):
@@ -132,14 +132,41 @@ def test_error_folder_in_use_or_begun_otherwise(tmp_path):
         train(tiny(), tmp_path / "full", quiet=True)
 
 
-@pytest.mark.parametrize(
-    "settings", [["tensorboard=true"], ["label_smoothing=0.1"], ["channels_last=false"], ["noise=paper"]]
-)
-def test_property_options_run(tmp_path, settings):
-    result = train(tiny("digits-cvadam", *settings), tmp_path / "run", quiet=True)
-    assert 0 <= result["accuracy_single"] <= 1
-    if settings == ["tensorboard=true"]:
-        assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+def test_property_options_change_what_they_name(tmp_path):
+    def nll(setting="epochs=3"):
+        return train(tiny("digits-cvadam", setting), tmp_path / setting, quiet=True)["nll"]
+
+    plain = nll()
+    for setting in (
+        "label_smoothing=0.1",
+        "noise=paper",
+        "temperature=1",
+        "augment=false",
+        "warmup_epochs=1",
+        "lr_floor=0.3",
+    ):
+        assert nll(setting) != plain, setting
+    assert nll("tensorboard=true") == plain
+    assert list(tmp_path.glob("tensorboard=true/tensorboard/events*"))
+
+
+@pytest.mark.parametrize("settings", [["feedback=masked", "every=5"], ["feedback=dense_copy"], ["groups=channel"]])
+def test_property_every_stored_sample_is_sparse(tmp_path, settings):
+    config = tiny("digits-emmcmc", "target_sparsity=0.6", "prune_until=0.4", "width=8", *settings)
+    result = train(config, tmp_path / "run", quiet=True)
+    names = [layer["name"] for layer in result["sparsity"]["per_layer"]]
+    for sample in SampleStore(tmp_path / "run" / "samples"):
+        weights = [sample[name if name in sample else f"{name}.weight"] for name in names]
+        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        assert zeros / sum(weight.numel() for weight in weights) == pytest.approx(0.6, abs=0.03)
+
+
+def test_error_samples_that_cannot_be_taken_and_folders_not_claimed(tmp_path):
+    with pytest.raises(ValueError, match="Lower prune_until"):
+        train(tiny("digits-emmcmc", "prune_until=1"), tmp_path / "run", quiet=True)
+    with pytest.raises(ValueError, match="--data-dir"):
+        train(recipe("cifar10-resnet20"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()  # a command that failed claims nothing
 
 
 @pytest.mark.slow

@@ -78,9 +78,10 @@ def test_roundtrip_killed_runs_equal_the_uninterrupted_one(tmp_path, processes, 
     config = as_dict(recipe(name, [*SMALL, *settings]))
     assert in_process(processes, config, str(tmp_path / "whole"), None, "") == 0
     dice = random.Random(f"{name} {settings}")
-    steps = sorted(dice.randrange(1, STEPS - 2) for _ in range(kills))
-    for number, step in enumerate(steps):
-        place = PLACES[number % len(PLACES)]
+    # kills move forward through the run; the last one hits the evaluation
+    steps = sorted(dice.randrange(1, STEPS - 12) for _ in range(kills))
+    places = [PLACES[number % (len(PLACES) - 1)] for number in range(kills - 1)] + [PLACES[-1]]
+    for step, place in zip(steps, places):
         code = in_process(processes, config, str(tmp_path / "killed"), step, place)
         assert code == -signal.SIGKILL, f"the run did not reach step {step} ({place})"
     assert in_process(processes, config, str(tmp_path / "killed"), None, "") == 0

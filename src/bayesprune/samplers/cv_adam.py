@@ -48,7 +48,7 @@ class CVAdam(torch.optim.Optimizer):
         temperature: T ≥ 0; 1 is the Bayes posterior, below 1 cold, 0 an optimizer.
         noise: "exact" or "paper".
         global_scale: "paper" couples α = k·l^{3/4}; a number fixes α; a callable (lr, step) -> α is a schedule.
-        seed: Seed of the noise.
+        seed: Seed of the noise. Optimizers with the same seed inject the same noise: give every chain its own.
         implementation: "native" is the fused CPU step (float32), "plain" torch operations on any device, "auto"
             chooses.
 
@@ -62,7 +62,7 @@ class CVAdam(torch.optim.Optimizer):
         >>> loss.backward()
         >>> optimizer.step()
         >>> sorted(optimizer.state[model.weight])
-        ['momentum', 'rho', 'step', 'stream']
+        ['injected', 'momentum', 'rho', 'step', 'stream']
 
     Reference:
         Ke & Fan, arXiv 2210.12957, Algorithm 2 and equations 3–5.
@@ -85,15 +85,18 @@ class CVAdam(torch.optim.Optimizer):
     ) -> None:
         check_choice("implementation", implementation, ("auto", "plain", "native"))
         if implementation == "native" and not native.available():
-            raise ValueError(
-                "implementation='native' needs a C compiler (cc, gcc or clang) on the path; use implementation='auto'."
-            )
+            raise ValueError(f"implementation='native' is not available: {native.reason}; use implementation='auto'.")
         self._implementation = implementation
         defaults = dict(
             lr=lr, num_data=num_data, betas=tuple(betas), dual_lr=dual_lr, weight_decay=weight_decay,
             temperature=temperature, noise=noise, global_scale=global_scale, seed=int(seed),
         )  # fmt: skip
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled or copied optimizer (torch keeps defaults, state and groups only)."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("_implementation", "auto")
 
     # ---- what torch.optim expects -----------------------------------------------------------------------------------
 
@@ -120,13 +123,14 @@ class CVAdam(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned; a schedule of `global_scale` stays the one this optimizer was built with."""
         schedules = [group["global_scale"] for group in self.param_groups]
+        for saved, schedule in zip(state_dict["param_groups"], schedules):
+            if saved["global_scale"] == "schedule" and not callable(schedule):
+                raise ValueError(
+                    "state_dict was saved with a global_scale schedule; build this optimizer with the same callable."
+                )
         super().load_state_dict(state_dict)
         for group, schedule in zip(self.param_groups, schedules):
             if group["global_scale"] == "schedule":
-                if not callable(schedule):
-                    raise ValueError(
-                        "state_dict was saved with a global_scale schedule; build this optimizer with the same callable."
-                    )
                 group["global_scale"] = schedule
 
     @overload
@@ -141,6 +145,12 @@ class CVAdam(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         cv_adam(self._collect(), implementation=self._implementation)
+        for group in self.param_groups:
+            injected = bool(group["temperature"] and float(group["lr"]))
+            for param in group["params"]:
+                if param.grad is not None:
+                    self.state[param]["step"] += 1
+                    self.state[param]["injected"] = injected
         return loss
 
     # ---- what a sampler adds ------------------------------------------------------------------------------------------
@@ -200,7 +210,7 @@ class CVAdam(torch.optim.Optimizer):
         group = self._group_of(param)
         state = self.state[param] if param in self.state else {}
         out = torch.zeros_like(param)
-        if not state.get("step") or group["temperature"] == 0:
+        if not state.get("injected"):
             return out
         key = stream_key(group["seed"], state["stream"], state["step"])
         flat = counter_normal(param.numel(), key, dtype=param.dtype, device=param.device)
@@ -249,7 +259,7 @@ class CVAdam(torch.optim.Optimizer):
         Call it after `backward()`. Far below 1, a step is an optimizer's; nan without gradients.
         """
         noise, drift = 0.0, 0.0
-        for item in self._collect(advance=False):
+        for item in self._collect():
             own = item.weight_decay
             decay = own.slice(0, item.weight.numel()) if isinstance(own, DecayLayout) else own
             drift += float((item.gradient + decay * item.weight).mul_(item.beta2 * item.lr).square_().double().sum())
@@ -267,11 +277,11 @@ class CVAdam(torch.optim.Optimizer):
             f"parameter of shape {tuple(param.shape)} is not in this optimizer; pass one of its own parameters."
         )
 
-    def _collect(self, advance: bool = True) -> list[TensorStep]:
-        """Return the work of one step; creates the state of new parameters and advances their step counts."""
+    def _collect(self) -> list[TensorStep]:
+        """Return the work of the next step; creates the state of new parameters."""
         items, stream = [], -1
         for group in self.param_groups:
-            lr, (beta1, beta2) = float(group["lr"]), group["betas"]
+            lr, (beta1, beta2) = check_number("lr", group["lr"], minimum=0), group["betas"]
             k = dynamics.paper_noise_scale(group["temperature"], group["num_data"])
             exact = group["noise"] == "exact"
             if exact:
@@ -289,12 +299,10 @@ class CVAdam(torch.optim.Optimizer):
                     )
                 state = self.state[param]
                 if "momentum" not in state:
-                    state["step"], state["stream"] = 0, stream
+                    state["step"], state["stream"], state["injected"] = 0, stream, False
                     state["momentum"] = torch.zeros_like(param, memory_format=torch.preserve_format)
                     state["rho"] = torch.zeros_like(param, memory_format=torch.preserve_format)
                 step = state["step"] + 1
-                if advance:
-                    state["step"] = step
                 weight, gradient, momentum, rho = _flat_operands(param, state)
                 items.append(
                     TensorStep(
@@ -304,7 +312,9 @@ class CVAdam(torch.optim.Optimizer):
                         rho=rho,
                         weight_decay=_decay_of(state.get("weight_decay"), group["weight_decay"], param),
                         key=stream_key(group["seed"], state["stream"], step),
-                        previous_key=stream_key(group["seed"], state["stream"], step - 1) if step > 1 and k else None,
+                        previous_key=stream_key(group["seed"], state["stream"], step - 1)
+                        if state["injected"]
+                        else None,
                         lr=lr,
                         beta1=beta1,
                         beta2=beta2,

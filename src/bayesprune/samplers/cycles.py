@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -57,7 +58,7 @@ class CycleClock:
             ("warmup_steps", 0),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
         if not 0 <= self.floor < 1:
             raise ValueError(f"floor={self.floor!r} must lie in [0, 1).")

@@ -25,10 +25,8 @@ def flat_view(tensor: Tensor, order: list[int] | None = None) -> Tensor | None:
     """Return a one-dimensional view in memory order, or None where the memory has gaps or overlaps."""
     if tensor.is_contiguous():
         return tensor.view(-1)
-    try:
-        return tensor.permute(order if order is not None else memory_order(tensor)).view(-1)
-    except RuntimeError:
-        return None
+    dense = tensor.permute(order if order is not None else memory_order(tensor))
+    return dense.view(-1) if dense.is_contiguous() else None
 
 
 def like_layout(tensor: Tensor, reference: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,13 +59,6 @@ class VariationalCVAdam(torch.optim.Optimizer):
         weight_decay: float = 5e-4,
         generator: torch.Generator | None = None,
     ) -> None:
-        check_number("lr", lr, minimum=0)
-        check_number("num_data", num_data, minimum=0, strict=True)
-        check_number("global_scale", global_scale, minimum=0, strict=True)
-        check_number("betas[0]", betas[0], minimum=0, below=1)
-        check_number("betas[1]", betas[1], minimum=0, strict=True)
-        check_number("dual_lr", dual_lr, minimum=0)
-        check_number("weight_decay", weight_decay, minimum=0)
         self._generator = generator
         self._sampling = False
         defaults = dict(
@@ -72,11 +66,30 @@ class VariationalCVAdam(torch.optim.Optimizer):
         )
         super().__init__(params, defaults)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled or copied optimizer (torch keeps defaults, state and groups only)."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("_generator", None)
+        self.__dict__.setdefault("_sampling", False)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters with its own hyper-parameters; see `torch.optim.Optimizer.add_param_group`."""
+        group = {**self.defaults, **param_group}
+        for name in ("num_data", "global_scale"):
+            check_number(name, group[name], minimum=0, strict=True)
+        for name in ("lr", "dual_lr", "weight_decay"):
+            check_number(name, group[name], minimum=0)
+        check_number("betas[0]", group["betas"][0], minimum=0, below=1)
+        check_number("betas[1]", group["betas"][1], minimum=0, strict=True)
+        super().add_param_group(param_group)
+
     @contextmanager
     def sampled(self) -> Iterator[None]:
         """Hold w = μ + ατε in the parameters; the gradients taken inside feed the next `step()`. The mean returns in
         `finally`.
         """
+        if self._sampling:
+            raise RuntimeError("sampled() was entered twice; leave the first with block before the next.")
         means: list[tuple[Tensor, Tensor]] = []
         self._sampling = True
         try:
@@ -123,7 +136,11 @@ class VariationalCVAdam(torch.optim.Optimizer):
                 if param.grad is None:
                     continue
                 state = self._state_of(param)
-                weight = param + state.pop("offset", torch.zeros_like(param))
+                if "offset" not in state:
+                    raise RuntimeError(
+                        "step() found no sampled weights; take the gradient inside `with optimizer.sampled():`."
+                    )
+                weight = param + state.pop("offset")
                 state["momentum"].mul_(beta1).add_(param.grad + group["weight_decay"] * weight, alpha=beta2)
                 dynamics.dual_step_(
                     state["rho"], param.grad, state["noise"], group["weight_decay"],

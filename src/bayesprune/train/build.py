@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,7 +61,12 @@ def build_network(config: RunConfig, data: vision.ArrayDataset) -> nn.Module:
         arguments["in_channels"] = data.in_channels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return vision.build(config.network.network, **arguments)
+        try:
+            return vision.build(config.network.network, **arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"network={config.network.network!r} does not take what was set (width?): {error}"
+            ) from None
 
 
 def channels_last_is_safe(model: nn.Module, device: torch.device) -> bool:
@@ -114,12 +120,21 @@ def build_pruner(
     if config.sampler.method != "emmcmc":
         return None
     pruning = config.pruning
-    arguments = dict(
-        groups=pruning.groups, rule=pruning.rule, spike_decay=pruning.spike_decay, soft_threshold=pruning.soft_threshold,
-        target_sparsity=pruning.target_sparsity, warmup_steps=int(pruning.prune_from * total_steps),
-        ramp_end_step=int(pruning.prune_until * total_steps), every=pruning.every, expectation=pruning.expectation,
-        exclude=pruning.exclude, example_input=example,
-    )  # fmt: skip
+    begin, end = int(pruning.prune_from * total_steps), int(pruning.prune_until * total_steps)
+    settings: dict[str, Any] = {
+        "groups": pruning.groups,
+        "rule": pruning.rule,
+        "spike_decay": pruning.spike_decay,
+        "soft_threshold": pruning.soft_threshold,
+        "expectation": pruning.expectation,
+        "exclude": pruning.exclude,
+        "example_input": example,
+        "warmup_steps": begin,
+    }
+    if pruning.hard_threshold:
+        settings["hard_threshold"] = pruning.hard_threshold
+    else:
+        settings |= {"target_sparsity": pruning.target_sparsity, "ramp_end_step": end}
     if pruning.feedback == "none":
-        return ForwardPruning(model, optimizer, **arguments)  # type: ignore[arg-type]
-    return FeedbackPruning(model, optimizer, form=pruning.feedback, **arguments)  # type: ignore[arg-type]
+        return ForwardPruning(model, optimizer, every=pruning.every or 1, **settings)
+    return FeedbackPruning(model, optimizer, form=pruning.feedback, every=pruning.every or None, **settings)

@@ -6,11 +6,10 @@ import dataclasses
 import difflib
 import json
 import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Union
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -107,8 +106,10 @@ class PruningConfig:
     """On a group's mean squared weight: below it, the group is on the spike."""
     expectation: str = "current"
     """E-step over the current sample or a running mean."""
-    every: int = 1
-    """Steps between two EM and pruning steps."""
+    hard_threshold: float = 0.0
+    """Prune groups whose statistic is below it, instead of to a target sparsity; 0 is the target."""
+    every: int = 0
+    """Steps between two EM and pruning steps; 0 is the form's own: 16 for dense_copy, else 1."""
     prune_from: float = 0.1
     """Share of the run at which the ramp begins."""
     prune_until: float = 0.6
@@ -119,10 +120,10 @@ class PruningConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Where and how it runs; none of it changes what is computed on one device, but precision and compile."""
+    """Where and how it runs; precision, compile, channels_last and threads change results, the rest does not."""
 
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """auto (cuda where there is one), cpu or cuda."""
     precision: str = "32-true"
     """Lightning Fabric's names: 32-true, bf16-mixed, 16-mixed."""
     compile: bool = False
@@ -189,7 +190,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "groups": ("weight", "kernel", "input", "output", "channel"),
     "rule": ("magnitude", "l2", "concentration"),
     "expectation": ("current", "running"),
-    "device": ("auto", "cpu", "cuda", "mps"),
+    "device": ("auto", "cpu", "cuda"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
@@ -198,7 +199,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "beta2": (1e-12, 1e6), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
-    "soft_threshold": (0, 1e6), "every": (1, 1e9), "prune_from": (0, 1), "prune_until": (0, 1), "threads": (0, 1024),
+    "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9),
+    "every": (0, 1e9), "prune_from": (0, 1), "prune_until": (0, 1), "threads": (0, 1024),
     "checkpoint_minutes": (0, 1e6), "evaluate_every": (0, 1e6), "trace_every": (0, 1e9), "trace_channels": (0, 64),
     "seed": (0, 2**31 - 1),
 }  # fmt: skip
@@ -283,11 +285,29 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ValueError: A key that this version does not know.
     """
+    unknown = sorted(set(values) - {"recipe", "method", "seed", *_SECTIONS})
+    if unknown:
+        raise ValueError(f"unknown section {unknown[0]!r}: {_nearest(unknown[0], _SECTIONS)}")
     config = RunConfig(recipe=str(values.get("recipe", "custom")))
     flat: dict[str, Any] = {"seed": values.get("seed", 0)}
     for section in _SECTIONS:
         flat.update({f"{section}.{name}": value for name, value in values.get(section, {}).items()})
     return override(config, flat)
+
+
+_IDLE_IN_SGD = ("beta2", "dual_lr", "temperature", "noise", "global_scale")
+
+
+def refuse_idle(config: RunConfig, key: str) -> None:
+    """Raise ValueError if setting `key` changes nothing under the configuration's method.
+
+    Example:
+        >>> refuse_idle(RunConfig(), "lr")
+    """
+    section, name = _locate(key)
+    method = config.sampler.method
+    if (section == "pruning" and method != "emmcmc") or (name in _IDLE_IN_SGD and method == "sgd"):
+        raise ValueError(f"{key} changes nothing with method={method}; take an -emmcmc recipe, or set method too.")
 
 
 def _locate(key: str) -> tuple[str, str]:
@@ -309,8 +329,6 @@ def _nearest(value: str, choices: Iterable[str]) -> str:
 
 def _convert(name: str, value: Any, kind: Any) -> Any:
     """Return a text or JSON value as the field's type."""
-    if typing.get_origin(kind) in (Union, types.UnionType):
-        kind = next(option for option in typing.get_args(kind) if option is not type(None))
     if typing.get_origin(kind) is tuple:
         parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
         return tuple(str(part) for part in parts)

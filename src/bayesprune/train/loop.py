@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesprune.posterior import SampleStore, classification_metrics, predict
+from bayesprune.posterior import SampleStore, classification_metrics, predict, preserved
+from bayesprune.sparsity import FeedbackPruning
 from bayesprune.train import folder as names
 from bayesprune.train.build import (
     build_clock,
@@ -79,31 +79,40 @@ def train(
         1
     """
     out = Path(out)
-    _claim(out, config, resume)
+    _check_folder(out, config, resume)
     if resume and (out / names.RESULT).exists():
         return names.read_json(out / names.RESULT)
-    return Trainer(config, out, data_dir=data_dir, quiet=quiet).run()
+    threads = torch.get_num_threads()
+    try:
+        trainer = Trainer(config, out, data_dir=data_dir, quiet=quiet)
+        names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once everything else was in order
+        with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):
+            return trainer.run()
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _claim(out: Path, config: RunConfig, resume: bool) -> None:
-    """Make the folder the run's own, or refuse it."""
+def _check_folder(out: Path, config: RunConfig, resume: bool) -> None:
+    """Refuse a folder that is not free, or that holds another run."""
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out={str(out)!r} is a file; name a folder.")
     if (out / names.CONFIG).exists():
         if not resume:
             raise FileExistsError(f"{out} holds a run already; add --resume to go on with it, or name another folder.")
         stored = from_dict(names.read_json(out / names.CONFIG))
-        if _without_runtime(stored) != _without_runtime(config):
+        if _computed(stored) != _computed(config):
             raise ValueError(
                 f"{out} was begun with another configuration; resume it with the same recipe and --set values."
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(not path.name.endswith(".partial") for path in out.iterdir()):
         raise FileExistsError(f"{out} is not empty and holds no run; name a new or empty folder.")
-    names.write_json(out / names.CONFIG, as_dict(config))
 
 
-def _without_runtime(config: RunConfig) -> dict[str, Any]:
-    return {key: value for key, value in as_dict(config).items() if key != "runtime"}
+def _computed(config: RunConfig) -> dict[str, Any]:
+    """Return what decides the result: all but where and how often things are shown and saved."""
+    values = as_dict(config)
+    values["runtime"] = {key: values["runtime"][key] for key in ("precision", "compile", "channels_last")}
+    return values
 
 
 class Trainer:
@@ -122,7 +131,7 @@ class Trainer:
         runtime = config.runtime
         if runtime.threads:
             torch.set_num_threads(runtime.threads)
-        self.config, self.out = config, out
+        self.config, self.out, self.quiet = config, out, quiet
         self.fabric = _fabric(runtime.device, runtime.precision)
         device = self.fabric.device
         if device.type == "cpu":
@@ -149,6 +158,7 @@ class Trainer:
         self.optimizer = build_optimizer(config, self.model, num_data=len(data.train_images))
         self.forward = self.fabric.setup_module(torch.compile(self.model) if runtime.compile else self.model)
         self.stepper = self.fabric.setup_optimizers(self.optimizer)
+        self._check_collection()
         images, _ = next(iter(self.test_loader))
         self.example = images[:1]
         self.pruner = build_pruner(config, self.model, self.optimizer, self.clock.total_steps, self.example)
@@ -195,7 +205,7 @@ class Trainer:
                         )
         if self.pruner is not None:
             self.pruner.finish_()
-        self._check_finite()
+        self._check_finite(weights=True)
         self.progress.close()
         return self._finish(record)
 
@@ -215,27 +225,53 @@ class Trainer:
         if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
             self._check_finite()
         self.stepper.step()
-        if self.clock.collect(self.step) and self._at_target():
-            self.samples.collect(self.model, step=self.step, cycle=self.clock.cycle(self.step), lr=lr)
+        if self.clock.collect(self.step) and self._at_target(self.step):
+            with self._sparse():
+                self.samples.collect(self.model, step=self.step, cycle=self.clock.cycle(self.step), lr=lr)
         self.traces.record(self.step, lr)
         self.step += 1
 
-    def _at_target(self) -> bool:
+    def _at_target(self, step: int) -> bool:
         """Return whether the sparsity is final; samples before that would belong to a larger network."""
-        return self.pruner is None or self.step >= int(self.config.pruning.prune_until * self.clock.total_steps)
+        until = int(self.config.pruning.prune_until * self.clock.total_steps)
+        return self.config.sampler.method != "emmcmc" or step >= until
 
-    def _check_finite(self) -> None:
-        if not bool(self.sums[0].isfinite()):
-            lr = self.optimizer.param_groups[0]["lr"]
-            good = (
-                f"the last good checkpoint is of step {self.last_good}"
-                if self.last_good
-                else "no checkpoint was written yet"
+    def _check_collection(self) -> None:
+        """Say how many of the samples asked for can be taken; refuse to take none."""
+        planned = self.clock.num_samples
+        taken = sum(self.clock.collect(step) and self._at_target(step) for step in range(self.clock.total_steps))
+        if planned and not taken:
+            raise ValueError(
+                f"prune_until={self.config.pruning.prune_until} leaves none of the {planned} samples: the target sparsity "
+                "is reached after the last of them. Lower prune_until."
             )
-            raise NonFiniteLoss(
-                f"the loss is not finite at step {self.step} (lr={lr:.4g}); {good} ({self.out / names.CHECKPOINT}). "
-                "Lower lr or temperature, or lengthen warmup_epochs."
-            )
+        if taken < planned and not self.quiet:
+            print(f"{taken} of {planned} samples: the others come before the target sparsity is reached", flush=True)
+
+    @contextmanager
+    def _sparse(self) -> Iterator[None]:
+        """Hold the sparse weights where a feedback pruner lets them move between two masks."""
+        if not (isinstance(self.pruner, FeedbackPruning) and self.pruner.form == "masked" and self.pruner.every > 1):
+            yield
+            return
+        with preserved(self.model):
+            self.pruner.apply_()
+            yield
+
+    def _check_finite(self, weights: bool = False) -> None:
+        """Stop on a loss that is not finite; with `weights`, on such weights too."""
+        fine = bool(self.sums[0].isfinite())
+        if weights:
+            fine = fine and all(bool(p.isfinite().all()) for p in self.model.parameters())
+        if fine:
+            return
+        lr, path = self.optimizer.param_groups[0]["lr"], self.out / names.CHECKPOINT
+        good = f"the last good checkpoint is of step {self.last_good} ({path})"
+        raise NonFiniteLoss(
+            f"the loss or a weight is not finite at step {self.step} (lr={lr:.4g}); "
+            f"{good if self.last_good else 'no checkpoint was written'}. Lower lr or temperature, or lengthen warmup_epochs, "
+            "and begin again in a new folder."
+        )
 
     def _end_epoch(self) -> None:
         self._check_finite()
@@ -248,7 +284,8 @@ class Trainer:
             "target_sparsity": None, "seconds": round(self.seconds, 2),
         }  # fmt: skip
         if every and (epoch % every == 0 or self.step == self.clock.total_steps):
-            prediction = predict(self.model, None, self.watch_loader)
+            with self._sparse():
+                prediction = predict(self.model, None, self.watch_loader)
             assert prediction.labels is not None
             scores = classification_metrics(prediction.probabilities, prediction.labels)
             row.update(split=self.split, accuracy=scores["accuracy"], nll=scores["nll"])
@@ -279,11 +316,12 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Write everything that the rest of the run depends on, atomically."""
-        self._check_finite()
+        self._check_finite(weights=True)
         state = {
             "step": self.step, "seconds": self.seconds, "sums": self.sums, "history": self.history,
             "samples": len(self.samples), "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
+            "precision": self.fabric.strategy.precision.state_dict(),
             "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), "cpu_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None,
         }  # fmt: skip
@@ -302,6 +340,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.loader.load_state_dict(state["loader"])
         self.traces.load_state_dict(state["traces"])
         self.samples.truncate(state["samples"])
@@ -325,6 +364,8 @@ def _fabric(device: str, precision: str) -> Any:
         raise ValueError(
             "device='cuda', but torch sees no CUDA device; use device=cpu, or install a CUDA build of torch."
         )
+    if device == "auto":  # not Fabric's own choice: it would take mps, which has no float64
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
 
 
@@ -339,7 +380,9 @@ def _interruptible() -> Iterator[Any]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        print("\nstopping after this step, with a checkpoint (again to stop at once)", file=sys.stderr)
+        os.write(
+            2, b"\nstopping after this step, with a checkpoint (again to stop at once)\n"
+        )  # print is not reentrant
 
     previous = {}
     try:

@@ -72,10 +72,11 @@ class ChannelTraces:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         tensors = dict(state["tensors"])
+        if tensors.keys() - {"steps", "lr"} != self._views.keys():
+            return  # nothing, or other channels, were traced before: begin anew
         self._lrs = list(state["lrs"])
-        self._steps = tensors.pop("steps").tolist() if tensors else []
-        tensors.pop("lr", None)
-        self._rows = {key: list(tensors[key].unbind()) if key in tensors else [] for key in self._views}
+        self._steps = tensors["steps"].tolist()
+        self._rows = {key: list(tensors[key].unbind()) for key in self._views}
 
     def save(self, folder: Path) -> None:
         """Write the traces into a run folder."""

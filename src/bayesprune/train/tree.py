@@ -71,7 +71,7 @@ def load_tree(path: str | os.PathLike[str]) -> Any:
 
 def _strip(node: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, Tensor):
-        name = where or "root"
+        name = f"{len(tensors)}{where}"  # the number keeps names apart where keys do not
         # A copy in row-major order: safetensors refuses shared or permuted memory. The strides come back on loading into a parameter.
         tensors[name] = node.detach().cpu().contiguous().clone()
         return {"t": name}

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,9 @@ JOB = np.dtype(
 )  # fmt: skip
 """Layout of `Job` in native.c: one tensor's pointers and hyper-parameters."""
 
+reason = ""
+"""Why the native step is not available, if it is not."""
+
 
 def _cache_dir() -> Path:
     base = os.environ.get("BAYESPRUNE_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -49,17 +52,19 @@ def _cache_dir() -> Path:
 
 
 def _build() -> Path | None:
-    """Compile native.c into the cache and return the shared object, or None where that cannot be done."""
+    """Compile native.c into the cache and return the shared object, or None (and the reason) where that cannot be done."""
+    global reason
     compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
     if compiler is None:
+        reason = "no C compiler (cc, gcc or clang) is on the path"
         return None
-    source = Path(__file__).with_name("native.c")
-    processor = platform.machine() + _cpu_flags()
-    digest = hashlib.sha256(source.read_bytes() + repr((_FLAGS, compiler, processor)).encode()).hexdigest()[:16]
-    target = _cache_dir() / f"native-{digest}.so"
-    if target.exists():
-        return target
     try:
+        source = Path(__file__).with_name("native.c")
+        processor = platform.machine() + _cpu_flags()
+        digest = hashlib.sha256(source.read_bytes() + repr((_FLAGS, compiler, processor)).encode()).hexdigest()[:16]
+        target = _cache_dir() / f"native-{digest}.so"
+        if target.exists():
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / "native.so"
@@ -67,7 +72,9 @@ def _build() -> Path | None:
                 [compiler, *_FLAGS, "-o", str(built), str(source), "-lm"], check=True, capture_output=True, timeout=120
             )
             os.replace(built, target)
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        details = getattr(error, "stderr", None)
+        reason = f"{compiler} could not build native.c: {details.decode(errors='replace') if details else error}"
         return None
     return target
 
@@ -84,14 +91,17 @@ def _cpu_flags() -> str:
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Return the loaded library, or None where it cannot be built or loaded."""
+    global reason
     if os.environ.get("BAYESPRUNE_NATIVE", "1") == "0":
+        reason = "BAYESPRUNE_NATIVE=0 switches it off"
         return None
     path = _build()
     if path is None:
         return None
     try:
         lib = ctypes.CDLL(str(path))
-    except OSError:
+    except OSError as error:
+        reason = f"{path} cannot be loaded: {error}"
         return None
     lib.bayesprune_cv_adam.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
     lib.bayesprune_cv_adam.restype = None
@@ -160,12 +170,13 @@ def _run(jobs: np.ndarray) -> None:
         lib.bayesprune_cv_adam(address, count, 0, blocks)
         return
     pool = _pool(os.getpid(), workers - 1)
-    futures = [
-        pool.submit(lib.bayesprune_cv_adam, address, count, begin, end) for begin, end in zip(bounds[1:-1], bounds[2:])
-    ]
-    lib.bayesprune_cv_adam(address, count, bounds[0], bounds[1])
-    for future in futures:
-        future.result()
+    futures: list[Future[None]] = []
+    try:
+        for begin, end in zip(bounds[1:-1], bounds[2:]):
+            futures.append(pool.submit(lib.bayesprune_cv_adam, address, count, begin, end))
+        lib.bayesprune_cv_adam(address, count, bounds[0], bounds[1])
+    finally:  # an interrupt must not free memory that a worker still writes
+        wait(futures)
 
 
 def normal_(out: torch.Tensor, key: Sequence[int]) -> torch.Tensor:

@@ -1,0 +1,36 @@
+"""Simulated designs of variable selection, with known true inputs and known noise floors."""
+
+from bayesprune.tabular.dataset import Drawing, SimulatedData, simulate
+from bayesprune.tabular.further import b1, c1, d1, k1, n0
+from bayesprune.tabular.inputs import block_correlated, equicorrelated, truncated_normal
+from bayesprune.tabular.responses import (
+    example1_response,
+    example2_response,
+    example3_response,
+    repeated_response,
+)
+from bayesprune.tabular.simulated import design, designs, example1, example2, example3, small_n
+
+__all__ = [
+    "SimulatedData",
+    "Drawing",
+    "design",
+    "designs",
+    "example1",
+    "example2",
+    "example3",
+    "small_n",
+    "n0",
+    "k1",
+    "c1",
+    "b1",
+    "d1",
+    "simulate",
+    "truncated_normal",
+    "equicorrelated",
+    "block_correlated",
+    "example1_response",
+    "example2_response",
+    "example3_response",
+    "repeated_response",
+]

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,8 @@ STEPS = 60
 
 @pytest.fixture(scope="module")
 def processes():
+    # the fork server imports torch once for all runs; it is a process of its own and finds killed_run by PYTHONPATH
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed_run"])
     return context

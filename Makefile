@@ -27,9 +27,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-bench: $(STAMP)
+bench: demo
 	$(BIN)/python -m benchmarks.stationary_law
 	$(BIN)/python -m benchmarks.optimizer_step
+	cp demo/metrics.json benchmarks/results/demo.json
+	$(BIN)/python -m benchmarks.tables
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -65,7 +65,7 @@ def digits_sgd() -> RunConfig:
         data=DataConfig("digits", batch_size=32, padding=1, flip=False),
         network=NetworkConfig("digits_resnet"),
         sampler=SamplerConfig("sgd", lr=0.1, beta1=0.9),
-        schedule=ScheduleConfig(epochs=24),
+        schedule=ScheduleConfig(epochs=45),
     )
 
 
@@ -75,18 +75,18 @@ def digits_cvadam() -> RunConfig:
     return replace(
         digits_sgd(),
         sampler=SamplerConfig("cvadam", lr=1.0, temperature=1e-2),
-        schedule=ScheduleConfig(epochs=24, cycles=3, samples_per_cycle=4, sample_every=0.5),
+        schedule=ScheduleConfig(epochs=45, cycles=3, samples_per_cycle=4, sample_every=0.5),
     )
 
 
 @_register
 def digits_emmcmc() -> RunConfig:
-    """Residual CNN on scikit-learn's digits, CV-Adam + EM-MCMC to 90 % of the prunable weights."""
+    """Residual CNN on scikit-learn's digits, CV-Adam + EM-MCMC with feedback to 90 % of the prunable weights."""
     return replace(
         digits_cvadam(),
         sampler=SamplerConfig("emmcmc", lr=1.0, temperature=1e-2),
-        schedule=ScheduleConfig(epochs=24, cycles=3, samples_per_cycle=12, sample_every=0.25),
-        pruning=PruningConfig(target_sparsity=0.9, groups="weight", prune_from=0.1, prune_until=0.65),
+        schedule=ScheduleConfig(epochs=45, cycles=3, samples_per_cycle=12, sample_every=0.25),
+        pruning=PruningConfig(0.9, feedback="masked", groups="weight", prune_from=0.1, prune_until=0.67),
     )
 
 

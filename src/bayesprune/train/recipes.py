@@ -63,7 +63,7 @@ def digits_sgd() -> RunConfig:
     """Residual CNN on scikit-learn's digits, Nesterov SGD."""
     return RunConfig(
         data=DataConfig("digits", batch_size=32, padding=1, flip=False),
-        network=NetworkConfig("digits_resnet"),
+        network=NetworkConfig("digits_resnet", width=24),
         sampler=SamplerConfig("sgd", lr=0.1, beta1=0.9),
         schedule=ScheduleConfig(epochs=45),
     )
@@ -84,7 +84,7 @@ def digits_emmcmc() -> RunConfig:
     """Residual CNN on scikit-learn's digits, CV-Adam + EM-MCMC with feedback to 90 % of the prunable weights."""
     return replace(
         digits_cvadam(),
-        sampler=SamplerConfig("emmcmc", lr=1.0, temperature=1e-2),
+        sampler=SamplerConfig("emmcmc", lr=1.0, temperature=1e-3),
         schedule=ScheduleConfig(epochs=45, cycles=3, samples_per_cycle=12, sample_every=0.25),
         pruning=PruningConfig(0.9, feedback="masked", groups="weight", prune_from=0.1, prune_until=0.67),
     )

@@ -26,7 +26,7 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
         TypeError: Anything else in the tree; the message says where.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> file = Path(tempfile.mkdtemp()) / "state.safetensors"
         >>> save_tree(file, {"step": 3, "weights": [torch.ones(2)]})
         >>> load_tree(file)

@@ -36,6 +36,9 @@ SMALL_BUILDS = [
     ("small_cnn", {"num_classes": 7, "in_channels": 1}, (2, 1, 8, 8)),
     ("digits_resnet", {"num_classes": 7}, (2, 1, 8, 8)),
     ("mlp", {"sizes": [12, 5, 7]}, (2, 3, 2, 2)),
+    ("vgg16", {"num_classes": 7, "width": 8}, (2, 3, 32, 32)),
+    ("densenet", {"num_classes": 7, "growth": 4, "depths": (2, 2)}, (2, 3, 16, 16)),
+    ("vit", {"num_classes": 7, "width": 24, "depth": 2, "heads": 3}, (2, 3, 32, 32)),
 ]
 
 

@@ -1,6 +1,15 @@
 """Which weights stay: groups, the spike-and-slab prior, criteria, pruners, and the report."""
 
 from bayesprune.sparsity.base import Pruner
+from bayesprune.sparsity.compaction import (
+    REASONS,
+    Compaction,
+    CompactionError,
+    CompactionReport,
+    LayerRecord,
+    SlimAttention,
+    compact,
+)
 from bayesprune.sparsity.criteria import (
     SparsityCut,
     concentration,
@@ -20,6 +29,7 @@ from bayesprune.sparsity.groups import (
     partition,
     prunable_modules,
 )
+from bayesprune.sparsity.packing import common_mask, pack_mask, pack_masks, pack_state, unpack_mask, unpack_state
 from bayesprune.sparsity.pruner import ForwardPruning
 from bayesprune.sparsity.report import LayerSparsity, SparsityReport, sparsity_report
 from bayesprune.sparsity.spike_slab import (
@@ -61,4 +71,17 @@ __all__ = [
     "sparsity_report",
     "SparsityReport",
     "LayerSparsity",
+    "compact",
+    "Compaction",
+    "CompactionReport",
+    "CompactionError",
+    "LayerRecord",
+    "REASONS",
+    "SlimAttention",
+    "pack_mask",
+    "unpack_mask",
+    "common_mask",
+    "pack_masks",
+    "pack_state",
+    "unpack_state",
 ]

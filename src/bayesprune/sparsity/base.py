@@ -54,10 +54,12 @@ class Pruner:
         _check(expectation in ("current", "running"), f"expectation={expectation!r} must be 'current' or 'running'")
         _check(0 <= momentum < 1, f"momentum={momentum} must lie in [0, 1)")
         _check(reading in ("signed", "absolute"), f"reading={reading!r} must be 'signed' or 'absolute'")
-        _check(scope in ("global", "layer"), f"scope={scope!r} must be 'global' or 'layer'")
+        _check(scope in ("global", "layer", "chain"), f"scope={scope!r} must be 'global', 'layer' or 'chain'")
         _check(
-            scope == "global" or groups != "channel", "scope='layer' has no meaning for groups='channel'; use 'global'"
+            scope == "global" or groups != "channel",
+            f"scope={scope!r} has no meaning for groups='channel'; use 'global'",
         )
+        _check(scope != "chain" or groups == "input", f"scope='chain' ranks inputs, not groups={groups!r}; use 'input'")
         _check(every >= 1, f"every={every} must be at least 1 (optimizer steps between updates)")
         _check(warmup_steps >= 0, f"warmup_steps={warmup_steps} must not be negative")
         _check(min_groups >= 0, f"min_groups={min_groups} must not be negative")

@@ -43,8 +43,8 @@ class ForwardPruning(Pruner):
         exclude: Patterns on module names, module types or modules to leave dense.
         coupling: Of channel groups: ``"group"`` or ``"none"``.
         example_input: For channel groups: an input on which the graph is traced.
-        scope: The target holds ``"global"``-ly over all prunable weights, ranked together, or in each ``"layer"``
-            alone.
+        scope: The target holds ``"global"``-ly over all prunable weights, ranked together, in each ``"layer"``
+            alone, or (``groups="input"``) in each ``"chain"``, that is channel group of a grouped convolution.
         min_groups: Every tensor (set of channels) keeps at least this many groups.
         num_data: Number N of training examples; None: the optimizer's ``num_data``, if it has one.
 

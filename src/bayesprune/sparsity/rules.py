@@ -24,7 +24,7 @@ class HardRule:
         rule: ``"magnitude"`` or ``"l2"`` (mean squared weight) or ``"concentration"`` (max − min over a channel).
         permanent: Whether pruned groups stay pruned.
         reading: Of the concentration rule.
-        scope: ``"global"`` or ``"layer"``, of a target.
+        scope: ``"global"``, ``"layer"`` or ``"chain"``, of a target.
         min_groups: Every tensor keeps at least this many groups.
     """
 
@@ -73,6 +73,11 @@ class HardRule:
         statistics = means if self.rule != "concentration" else [self._range(each) for each in self.groups]
         kept = old if self.permanent else None
         sizes = [each.size for each in self.groups]
+        if self.scope == "chain":
+            return [
+                self._chain_mask(each, statistic, before if self.permanent else None, target)
+                for each, statistic, before in zip(self.groups, statistics, old)
+            ]
         if self.scope == "layer":
             masks = []
             for index, (statistic, size) in enumerate(zip(statistics, sizes)):
@@ -95,6 +100,16 @@ class HardRule:
             total=self.groups.total,
         )
         return [mask.to(each.device) for mask, each in zip(cut.keep, self.groups)]
+
+    def _chain_mask(self, each: Groups, statistic: Tensor, before: Tensor | None, target: float) -> Tensor:
+        """Keep the largest of each channel group of a grouped convolution, the same number in each."""
+        chains = getattr(each, "conv_groups", 1)
+        ranked = (statistic if before is None else statistic.masked_fill(~before, -torch.inf)).reshape(chains, -1)
+        count = ranked.shape[1]
+        keep = torch.zeros_like(ranked, dtype=torch.bool)
+        best = ranked.topk(max(count - round(target * count), min(self.min_groups, count)), dim=1).indices
+        keep = keep.scatter_(1, best, True).view(statistic.shape)
+        return keep if before is None else keep & before
 
     def _concentrated(self, each: Groups, threshold: float) -> Tensor:
         """Equation 9; a kernel stays if both the input and the output channel that it belongs to do."""

@@ -4,6 +4,15 @@ from bayesprune.vision.augment import Augmentation, crop_and_flip, draw, pad_ima
 from bayesprune.vision.cifar import load_cifar
 from bayesprune.vision.data import ArrayDataset, channel_statistics, split_validation, stratified_indices, subset
 from bayesprune.vision.digits import load_digits
+from bayesprune.vision.families import (
+    VGG,
+    DenseNet,
+    TransformerBlock,
+    VisionTransformer,
+    densenet,
+    vgg16,
+    vit,
+)
 from bayesprune.vision.folders import load_image_folder
 from bayesprune.vision.loader import BatchLoader
 from bayesprune.vision.networks import build, names
@@ -24,9 +33,16 @@ __all__ = [
     "small_cnn",
     "digits_resnet",
     "mlp",
+    "vgg16",
+    "densenet",
+    "vit",
     "ResNet",
     "WideResNet",
     "SmallCNN",
+    "VGG",
+    "DenseNet",
+    "VisionTransformer",
+    "TransformerBlock",
     "BasicBlock",
     "Bottleneck",
     # Data sets

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from bayesprune.vision.families import densenet, vgg16, vit
 from bayesprune.vision.resnet import resnet18, resnet20, resnet34, resnet50
 from bayesprune.vision.small import digits_resnet, mlp, small_cnn
 from bayesprune.vision.wide_resnet import wide_resnet, wrn28_10
@@ -23,6 +24,9 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "digits_resnet": digits_resnet,
     "mlp": mlp,
+    "vgg16": vgg16,
+    "densenet": densenet,
+    "vit": vit,
 }
 
 

@@ -1,0 +1,305 @@
+"""One pass over the graph: which channels are tied, which layers mix them, what is constant.
+
+The rules for each kind of operation stand in ``rules_layers``, ``rules_shapes`` and ``rules_joins``; whatever has no
+rule keeps all channels it touches, with a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.sparsity.compaction.values import NAN, Atoms, Value
+from bayesprune.sparsity.compaction.zeros import Zeros
+
+Rule = Callable[["Analysis", fx.Node, "nn.Module | None"], Any]
+
+
+@dataclass(eq=False)
+class Mixer:
+    """A layer whose rows read its columns.
+
+    Attributes:
+        name: Name of the module.
+        node: Where it is called.
+        source: The atoms of its columns.
+        target: The atoms of its rows.
+        uses: (rows, columns): where a weight is not zero for good.
+        const: What each column holds at this call, NaN where it varies.
+        folds: Whether a constant column can go into the bias exactly.
+    """
+
+    name: str
+    node: fx.Node
+    source: Tensor
+    target: Tensor
+    uses: Tensor
+    const: Tensor
+    folds: bool
+
+
+@dataclass(eq=False)
+class Call:
+    """A module that has channels of its own, and where they lie.
+
+    Attributes:
+        name: Name of the module.
+        module: The module.
+        node: Where it is called (first).
+        source: The atoms that it reads, in the order of its columns; None if it acts on each channel alone.
+        target: The atoms that it writes.
+        heads: Of an attention: one atom a head.
+    """
+
+    name: str
+    module: nn.Module
+    node: fx.Node
+    source: Tensor | None
+    target: Tensor
+    heads: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Pin:
+    """Atoms that stay, and why."""
+
+    node: fx.Node
+    atoms: Tensor
+    reason: str
+
+
+@dataclass(eq=False)
+class Grid:
+    """Atoms of which the kept ones must form a grid; along ``full`` axes all stay or none."""
+
+    node: fx.Node
+    atoms: Tensor
+    full: tuple[int, ...]
+    reason: str
+
+
+@dataclass(eq=False)
+class Implication:
+    """Where ``cause`` is kept (and ``where`` holds), ``effect`` is kept."""
+
+    node: fx.Node
+    cause: Tensor
+    effect: Tensor
+    where: Tensor | None
+    reason: str
+
+
+@dataclass(eq=False)
+class Gather:
+    """An edge of the graph on which only some channels need travel on."""
+
+    node: fx.Node
+    source: fx.Node
+    axis: int
+    full: Tensor
+    part: Tensor
+
+
+@dataclass(eq=False)
+class Scatter:
+    """A sum whose second term may have fewer channels than the first."""
+
+    node: fx.Node
+    base: fx.Node
+    branch: fx.Node
+    axis: int
+    full: Tensor
+    part: Tensor
+
+
+@dataclass(eq=False)
+class Sizes:
+    """A literal size in the arguments of an operation that counts channels: ``put(node, sizes)`` writes new ones."""
+
+    node: fx.Node
+    old: tuple[int, ...]
+    new: Callable[[Callable[[Tensor], Tensor]], tuple[int, ...]]
+    put: Callable[[fx.Node, tuple[int, ...]], None]
+
+
+@dataclass
+class Analysis:
+    """What one pass over the graph found; see the module's docstring.
+
+    Args:
+        model: The model whose weights count.
+        graph: Its graph, with shapes.
+        zeros: Which entries are zero for good.
+        fold: Whether constants other than zero count.
+        indexed: Whether branches may have fewer channels than the stream they join.
+        drop: Whether a sum's term that is zero everywhere (or a constant) is left out.
+        dropped: The sums that lost a term in an earlier pass, with the term's place: the same ones lose it now.
+    """
+
+    model: nn.Module
+    graph: fx.Graph
+    zeros: Zeros
+    fold: bool
+    indexed: bool = False
+    drop: bool = True
+    dropped: dict[str, int] | None = None
+    atoms: Atoms = field(default_factory=Atoms)
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    mixers: list[Mixer] = field(default_factory=list)
+    calls: dict[str, Call] = field(default_factory=dict)
+    pins: list[Pin] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
+    implications: list[Implication] = field(default_factory=list)
+    gathers: list[Gather] = field(default_factory=list)
+    scatters: list[Scatter] = field(default_factory=list)
+    sizes: list[Sizes] = field(default_factory=list)
+    drops: dict[fx.Node, int] = field(default_factory=dict)
+    offsets: dict[fx.Node, Value] = field(default_factory=dict)
+    sums: list[tuple[fx.Node, Value, Value]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    alive: set[fx.Node] = field(default_factory=set)
+    repeated: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        from bayesprune.sparsity.compaction.rules import rule_for
+
+        self.modules = dict(self.model.named_modules(remove_duplicate=False))
+        self.owners: dict[int, str] = {}
+        self.names: dict[int, str] = {}
+        self._edges: dict[tuple[fx.Node, fx.Node], Value] = {}
+        for node in self.graph.nodes:
+            if node.op in ("placeholder", "get_attr"):
+                what = (
+                    "model input" if node.op == "placeholder" else f"parameter or buffer {node.target} outside a layer"
+                )
+                self.values[node] = self.opaque(node, what)
+            elif node.op == "output":
+                for arg in node.all_input_nodes:
+                    self.pin(node, self.values.get(arg), "model output")
+            else:
+                module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+                if node.op == "call_module" and module is not None:
+                    name = self.names.setdefault(id(module), str(node.target))
+                    node.meta["name"] = name
+                self.values[node] = rule_for(node, module)(self, node, module)
+        self._find_alive()
+
+    # -- values ------------------------------------------------------------------------------------------------------
+
+    def opaque(self, node: fx.Node, why: str) -> Any:
+        """Values of which nothing is known, in the structure of the node's result."""
+
+        def build(shape: Any) -> Any:
+            if isinstance(shape, torch.Size):
+                return Value(shape, why=why)
+            return tuple(build(entry) for entry in shape) if isinstance(shape, tuple) else None
+
+        return build(node.meta.get("shape"))
+
+    def unknown(self, node: fx.Node, label: str) -> Any:
+        """Keep all channels that a node reads; nothing is known of what it returns."""
+        reason = f"{label} is not known to act on each channel alone"
+        for arg in node.all_input_nodes:
+            self.pin(node, self.values.get(arg), reason)
+        return self.opaque(node, reason)
+
+    def pin(self, node: fx.Node, value: Any, reason: str) -> None:
+        """Keep all channels of a value (or of a structure of values)."""
+        if isinstance(value, Value):
+            if value.axes:
+                self.pins.append(Pin(node, value.atoms, reason))
+        elif isinstance(value, (tuple, list)):
+            for entry in value:
+                self.pin(node, entry, reason)
+
+    def channels(self, node: fx.Node, value: Value, axis: int) -> Value:
+        """An opaque value, with channels along ``axis`` that stay."""
+        if value.axes:
+            return value
+        atoms = self.atoms.fresh(value.shape[axis])
+        self.pins.append(Pin(node, atoms, value.why))
+        return Value(value.shape, (axis % len(value.shape),), atoms, torch.full(atoms.shape, NAN, dtype=torch.float64))
+
+    def read(self, node: fx.Node, arg: Any) -> Any:
+        """What a node reads; on an edge on which channels may be left behind, atoms of its own."""
+        value = self.values.get(arg) if isinstance(arg, fx.Node) else None
+        if not (self.indexed and isinstance(value, Value) and value.single):
+            return value
+        if sum(user.op == "output" or user.meta.get("shape") is not None for user in arg.users) < 2:
+            return value
+        if (node, arg) not in self._edges:
+            axis = value.axes[0]
+            part = self.atoms.fresh(*value.atoms.shape)
+            self.gathers.append(Gather(node, arg, axis, value.atoms, part))
+            self.implications.append(Implication(node, part, value.atoms, None, f"read by {label(node)}"))
+            self._edges[node, arg] = Value(value.shape, value.axes, part, value.const)
+        return self._edges[node, arg]
+
+    def settled(self, const: Tensor) -> Tensor:
+        """The constants that count: all of them, or the zeros only."""
+        return const if self.fold else torch.where(const == 0, const, NAN)
+
+    # -- layers ------------------------------------------------------------------------------------------------------
+
+    def call(self, node: fx.Node, module: nn.Module, source: Tensor | None, target: Tensor, heads: Any = None) -> None:
+        """Remember where a module's channels lie; a second call ties them to the first's."""
+        name = node.meta["name"]
+        before = self.calls.get(name)
+        if before is None:
+            self.calls[name] = Call(name, module, node, source, target, heads)
+            return
+        self.repeated.add(name)
+        if source is not None and before.source is not None:
+            self.atoms.tie(before.source, source)
+        self.atoms.tie(before.target, target)
+        if heads is not None and before.heads is not None:
+            self.atoms.tie(before.heads, heads)
+
+    def shared(self, node: fx.Node, *tensors: Tensor | None) -> str | None:
+        """Why a layer must stay whole because another one has the same tensor, if so."""
+        name = node.meta["name"]
+        for tensor in tensors:
+            if tensor is not None:
+                owner = self.owners.setdefault(id(tensor), name)
+                if owner != name:
+                    return f"layers {owner} and {name} share their weight"
+        return None
+
+    def _find_alive(self) -> None:
+        """The nodes whose results still reach the output."""
+        output = next(node for node in reversed(self.graph.nodes) if node.op == "output")
+        waiting = [output]
+        while waiting:
+            node = waiting.pop()
+            if node in self.alive:
+                continue
+            self.alive.add(node)
+            args = node.all_input_nodes
+            if node in self.drops:
+                args = [node.args[1 - self.drops[node]]]  # type: ignore[list-item]
+            waiting.extend(args)
+        # What is done to a tensor in place, with its result thrown away, is still done.
+        for node in self.graph.nodes:
+            in_place = label(node).endswith("_") or label(node) in ("iadd", "imul", "isub")
+            if in_place and not node.users and node not in self.alive:
+                for arg in node.all_input_nodes:
+                    if arg in self.alive:
+                        self.pin(node, self.values.get(arg), f"{label(node)} returns nothing that is used")
+
+
+def label(node: fx.Node) -> str:
+    """A node's name in a report.
+
+    Example:
+        >>> label(next(iter(fx.symbolic_trace(nn.ReLU()).graph.nodes)))
+        'input_1'
+    """
+    if node.op == "call_module":
+        return str(node.meta.get("name", node.target))
+    if node.op == "placeholder":
+        return node.name
+    return str(getattr(node.target, "__name__", node.target))

@@ -1,0 +1,341 @@
+"""Exact physical removal: the masked model made small, with the proof that its outputs are the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bayesprune.sparsity.base import Pruner
+from bayesprune.sparsity.compaction.analysis import Analysis
+from bayesprune.sparsity.compaction.errors import CompactionError
+from bayesprune.sparsity.compaction.graph import depends_on_mode, trace
+from bayesprune.sparsity.compaction.graph_edits import graph_module, graph_reasons
+from bayesprune.sparsity.compaction.optimizer_state import transfer_optimizer
+from bayesprune.sparsity.compaction.pruner_state import transfer_pruner
+from bayesprune.sparsity.compaction.report import CompactionReport, count_parameters, layer_records
+from bayesprune.sparsity.compaction.rewrite import rewrite_
+from bayesprune.sparsity.compaction.slices import Cut, cut_state, cuts_of
+from bayesprune.sparsity.compaction.solve import Solution, check_agreement, solve, violations
+from bayesprune.sparsity.compaction.verify import silent_copy, verify
+from bayesprune.sparsity.compaction.zeros import Zeros
+
+COUPLINGS = ("group", "intersection", "indexed")
+
+
+@dataclass
+class Compaction:
+    """What :func:`compact` returns.
+
+    Attributes:
+        model: The compact model.
+        report: What was removed, and why each channel stayed or went.
+        optimizer: The optimizer of the compact model, with its state; None if none was given.
+        pruner: The pruner on both, with its masks; None if none was given.
+        slices: What was cut from each tensor: name -> pairs of a dimension and the indices that are left.
+    """
+
+    model: nn.Module
+    report: CompactionReport
+    optimizer: Optimizer | None
+    pruner: Pruner | None
+    slices: dict[str, Cut]
+    _plan: _Plan = field(repr=False)
+
+    @property
+    def kind(self) -> str:
+        """``"modules"``: the model's own class; ``"graph"``: a ``torch.fx.GraphModule``."""
+        return self.report.kind
+
+    def convert(self, state: Mapping[str, Tensor], *, check: bool = True) -> dict[str, Tensor]:
+        """Bring a state dict of the old architecture onto the compact model's names and shapes.
+
+        For posterior samples of the masked model, each with its own weights and statistics; constants are folded anew
+        for each. For a running average whose pruned entries decay towards zero without reaching it, ``check=False``
+        leaves those entries out.
+
+        Args:
+            state: All tensors of the old model's state dict.
+            check: Refuse a state whose removed channels are not zero, unread or constant.
+
+        Returns:
+            A state dict that ``model.load_state_dict`` takes.
+
+        Raises:
+            CompactionError: ``sample-differs``.
+        """
+        return self._plan.convert(state, self.model, check)
+
+
+@dataclass
+class _Plan:
+    """All that is needed to treat further weights of the same architecture alike."""
+
+    masked: nn.Module
+    analysis: Analysis
+    solution: Solution
+    masks: dict[str, Tensor] | None
+    trained: set[str]
+    as_graph: bool
+
+    def analyse(self, model: nn.Module) -> Analysis:
+        a = self.analysis
+        return Analysis(
+            model, a.graph, Zeros(model, self.masks, self.trained), a.fold, indexed=a.indexed, drop=a.drop,
+            dropped={node.name: place for node, place in a.drops.items()},
+        )  # fmt: skip
+
+    def small(self, model: nn.Module, analysis: Analysis) -> tuple[nn.Module, list[str]]:
+        """A compact copy of a model of the old architecture."""
+        result = copy.deepcopy(model)
+        notes = rewrite_(result, analysis, self.solution)
+        return (graph_module(result, analysis, self.solution) if self.as_graph else result), notes
+
+    def in_double(self, model: nn.Module) -> nn.Module:
+        return self.small(model, self.analyse(model))[0]
+
+    def convert(self, state: Mapping[str, Tensor], compact: nn.Module, check: bool) -> dict[str, Tensor]:
+        cuts = cuts_of(self.analysis, self.solution)
+        own = compact.state_dict()
+        before = self.masked.state_dict()
+        odd = [n for n in before if n not in state] or [n for n in state if n not in before]
+        wrong = [n for n in before if n in state and state[n].shape != before[n].shape]
+        if odd or wrong:
+            name = (odd + wrong)[0]
+            raise CompactionError(
+                "sample-differs", f"state[{name!r}] is missing, unknown or of another shape than the old model's"
+            )
+        if not check and not self.analysis.fold:
+            return {n: cut_state({n: state[n]}, cuts)[n] if n in before else own[n].clone() for n in own}
+        model = copy.deepcopy(self.masked)
+        model.load_state_dict(dict(state))
+        analysis = self.analyse(model)
+        if check and (found := violations(analysis, self.solution)):
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise CompactionError(
+                "sample-differs",
+                f"{found[0]}{more}; mask the sample as the model was, or convert(state, check=False) to leave them out",
+            )
+        small = self.small(model, analysis)[0].state_dict()
+        return {name: small[name].to(state[name].device if name in state else small[name].device) for name in own}
+
+
+def compact(
+    model: nn.Module,
+    pruner: Pruner | None = None,
+    optimizer: Optimizer | None = None,
+    example_input: Any = None,
+    *,
+    coupling: str = "intersection",
+    constants: str = "auto",
+    round_to: int = 1,
+    dead_branches: str = "drop",
+    check_inputs: Sequence[Any] = (),
+    tolerance: float = 1e-5,
+) -> Compaction:
+    """Remove physically what a pruned model does not use, and prove that its outputs stay the same.
+
+    A channel goes iff every reader ignores it (all columns zero), or its value is exactly 0 at every reader, or it is a
+    constant c_j that every reader can do without: y_o = b_o + Σ_j W_oj x_j with x_j = c_j becomes b_o + W_oj c_j. A
+    padded convolution does not fold (the border differs); one constant channel k with the kernel Σ_j (c_j/c_k) W_j
+    carries them all, exactly. Zeros, constants and unused channels are followed through the graph, forwards and
+    backwards, to a fixed point. The model, the pruner and the optimizer given are not changed.
+
+    The result is the model's own class with smaller modules wherever its code does not depend on the numbers of
+    channels; where the graph must change it is a ``torch.fx.GraphModule``, and the report says why.
+
+    Args:
+        model: The model; convolution (grouped: whole groups), linear, normalisation, pooling, attention (whole heads)
+            layers of torch, and whatever torch.fx can trace around them. What it does not know stays, with a reason.
+        pruner: The pruner of the model; its masks are applied first, and it comes along.
+        optimizer: The optimizer of the model, which comes along; None: the pruner's, if there is one.
+        example_input: An input tensor (or tuple of the inputs).
+        coupling: Of sums: ``"intersection"`` removes what all terms and readers agree on; ``"group"`` does too and
+            refuses if a stream's terms do not agree; ``"indexed"`` cuts each branch by itself, reads some channels of
+            the stream by index and adds into some by index.
+        constants: ``"fold"`` moves constants into biases, for evaluation; ``"keep"`` removes only what is zero or
+            unread for good, so that training goes on exactly as the masked model's; ``"auto"``: ``"keep"`` if there is
+            a pruner or an optimizer, else ``"fold"``.
+        round_to: Every layer keeps a multiple of this many channels, or all.
+        dead_branches: ``"drop"``: a term of a sum that is zero is left out; ``"keep"``: it keeps one channel.
+        check_inputs: Further inputs on which the outputs must agree.
+        tolerance: Largest difference of float32 outputs, relative to the largest output where that exceeds 1.
+
+    Returns:
+        The compact model with its optimizer, pruner and report, and a ``convert`` for posterior samples.
+
+    Raises:
+        CompactionError: With a named ``reason``; nothing is returned whose outputs differ.
+        ValueError: If a setting is unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> with torch.no_grad():
+        ...     _ = model[2].weight[:, 2:].zero_()
+        >>> small = compact(model, example_input=torch.zeros(1, 4))
+        >>> small.model[0], small.report.parameters
+        (Linear(in_features=4, out_features=2, bias=True), (58, 16))
+
+    Reference: method, section 7.
+    """
+    model = getattr(model, "_orig_mod", model)
+    _check_settings(coupling, constants, round_to, dead_branches, tolerance, example_input)
+    optimizer = _check_owners(model, pruner, optimizer)
+    fold = constants == "fold" or (constants == "auto" and optimizer is None)
+    example = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
+
+    masked, notes = _masked_copy(model, pruner)
+    masks = None if pruner is None else pruner.weight_masks()
+    held = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = {n for n, p in model.named_parameters() if p.requires_grad and (held is None or id(p) in held)}
+    zeros_masks = None if fold else masks
+    # Traced without hooks: what a hook records is no part of the graph.
+    bare = silent_copy(masked)
+    graph = trace(bare, _small_batch(example))
+    zeros = Zeros(bare, zeros_masks, trained)
+    analysis = Analysis(
+        bare, graph, zeros, fold, indexed=coupling == "indexed",
+        drop=dead_branches == "drop",
+    )  # fmt: skip
+    solution = solve(analysis, round_to=round_to, floors=_floors(masked, analysis))
+    if coupling == "group":
+        check_agreement(analysis, solution)
+    reasons = graph_reasons(analysis, solution)
+    if reasons and depends_on_mode(bare):
+        raise CompactionError(
+            "training-dependent-graph",
+            f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, or "
+            "dead_branches='keep' and coupling='intersection'",
+        )
+    plan = _Plan(bare, analysis, solution, zeros_masks, trained, bool(reasons))
+    cuts = cuts_of(analysis, solution)
+    small = copy.deepcopy(masked)
+    moved = rewrite_(small, analysis, solution)
+    if reasons:
+        if any(module._forward_hooks or module._forward_pre_hooks for module in _containers(small)):
+            notes.append("hooks on modules that are not layers are not part of the new graph")
+        small = graph_module(small, analysis, solution)
+    check = verify(
+        bare, small, example, check_inputs, in_double=plan.in_double, cuts=cuts,
+        frozen={name: zeros.of(param) for name, param in bare.named_parameters()}, train_alike=not fold,
+        tolerance=tolerance,
+    )  # fmt: skip
+    new_optimizer: Optimizer | None = None
+    new_pruner: Pruner | None = None
+    if optimizer is not None:
+        new_optimizer, said = transfer_optimizer(optimizer, model, small, cuts)
+        notes += said
+    if pruner is not None:
+        assert new_optimizer is not None
+        new_pruner, said = transfer_pruner(pruner, small, new_optimizer, cuts)
+        notes += said
+    report = CompactionReport(
+        kind="graph" if reasons else "modules",
+        graph_reasons=reasons,
+        layers=layer_records(analysis, solution),
+        parameters=(count_parameters(model), count_parameters(small)),
+        constants=moved,
+        training="evaluation only" if fold else "exact",
+        evaluated=check.evaluated,
+        exact=check.exact,
+        gradients=check.gradients,
+        notes=[*notes, *check.notes],
+    )
+    return Compaction(small, report, new_optimizer, new_pruner, cuts, plan)
+
+
+def _check_settings(
+    coupling: str, constants: str, round_to: int, dead_branches: str, tolerance: float, example_input: Any
+) -> None:
+    if coupling not in COUPLINGS:
+        raise ValueError(f"coupling={coupling!r} is unknown; choose one of {', '.join(map(repr, COUPLINGS))}")
+    if constants not in ("auto", "fold", "keep"):
+        raise ValueError(f"constants={constants!r} is unknown; choose 'auto', 'fold' or 'keep'")
+    if dead_branches not in ("drop", "keep"):
+        raise ValueError(f"dead_branches={dead_branches!r} is unknown; choose 'drop' or 'keep'")
+    if round_to < 1:
+        raise ValueError(f"round_to={round_to} must be at least 1")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance={tolerance} must be positive")
+    if example_input is None:
+        raise ValueError(
+            "example_input is needed: an input tensor on which the graph is traced and the result verified"
+        )
+
+
+def _check_owners(model: nn.Module, pruner: Pruner | None, optimizer: Optimizer | None) -> Optimizer | None:
+    if pruner is None:
+        return optimizer
+    if getattr(pruner.model, "_orig_mod", pruner.model) is not model:
+        raise CompactionError("pruner-mismatch", "the pruner was built on another model; give the model it prunes")
+    if optimizer is not None and pruner.optimizer is not optimizer:
+        raise CompactionError("pruner-mismatch", "the pruner is attached to another optimizer; give that one")
+    return pruner.optimizer
+
+
+@torch.no_grad()
+def _masked_copy(model: nn.Module, pruner: Pruner | None) -> tuple[nn.Module, list[str]]:
+    """A deep copy with the pruner's masks applied."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
+            raise CompactionError("uninitialised", f"{name} has no shape yet; run the lazy model once")
+    try:
+        masked = copy.deepcopy(model)
+    except Exception as error:
+        raise CompactionError(
+            "not-copyable", f"copy.deepcopy(model) fails ({type(error).__name__}: {error}); see torch.nn.Module"
+        ) from error
+    if pruner is None:
+        return masked, []
+    params, changed = dict(masked.named_parameters()), 0
+    for name, mask in pruner.weight_masks().items():
+        param = params[name]
+        changed += bool((param.masked_select(~mask.expand_as(param)) != 0).any())
+        param.masked_fill_(~mask, 0)
+    modules: dict[str, Any] = dict(masked.named_modules())
+    for each in pruner.groups:
+        for name, _ in each.norms:
+            drop = ~pruner.keep_masks[each.name]
+            if modules[name].running_mean is not None:
+                modules[name].running_mean.masked_fill_(drop, 0)
+                modules[name].running_var.masked_fill_(drop, 1)
+    return masked, [f"the pruner's masks were applied to {changed} tensors first"] if changed else []
+
+
+def _small_batch(example: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Two examples: enough to tell the batch from a dimension of size 1."""
+    batches = {int(t.shape[0]) for t in example if isinstance(t, Tensor) and t.dim() > 1}
+    if len(batches) != 1:
+        return example
+    return tuple(
+        (torch.cat([t, t]) if t.shape[0] == 1 else t[:2]) if isinstance(t, Tensor) and t.dim() > 1 else t
+        for t in example
+    )
+
+
+def _floors(model: nn.Module, a: Analysis) -> list[tuple[Tensor, int, str]]:
+    """Torch's CPU kernels write past their buffers in channels_last, for strided 1×1 convolutions of less than eight
+    input channels: such a layer keeps eight.
+    """
+    found = []
+    for call in a.calls.values():
+        module: Any = call.module
+        if not isinstance(module, nn.Conv2d) or call.source is None or call.node not in a.alive:
+            continue
+        risky = max(module.kernel_size) == 1 and max(module.stride) > 1
+        last = any(
+            p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+            for p in model.parameters()
+        )
+        if risky and last and module.weight.device.type == "cpu":
+            found.append((call.source, 8, "torch needs eight channels here in channels_last"))
+    return found
+
+
+def _containers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if any(True for _ in module.children())]

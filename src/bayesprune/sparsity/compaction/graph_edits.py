@@ -1,0 +1,137 @@
+"""Where smaller modules are not enough: branches that end, sums by index, literal sizes in the forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from bayesprune.sparsity.compaction.analysis import Analysis, Gather, Scatter, label
+from bayesprune.sparsity.compaction.solve import Solution
+
+
+def graph_reasons(a: Analysis, solution: Solution) -> list[str]:
+    """Why the graph itself must change; empty if smaller modules under the same code do.
+
+    Args:
+        a: The analysis.
+        solution: What is kept.
+
+    Returns:
+        One line a change.
+    """
+    lines = [
+        f"{label(node)} ({node.name}) lost a branch that is zero or constant" for node in a.drops if node in a.alive
+    ]
+    edges: list[Gather | Scatter] = [*a.gathers, *a.scatters]
+    for edge in edges:
+        if edge.node in a.alive and _places(edge, solution) is not None:
+            what = "reads" if isinstance(edge, Gather) else "adds to"
+            lines.append(f"{label(edge.node)} ({edge.node.name}) {what} some channels by index")
+    for size in a.sizes:
+        if size.node in a.alive and size.new(solution.kept) != size.old:
+            lines.append(f"{label(size.node)} ({size.node.name}) names a number of channels in the code")
+    return lines
+
+
+def _places(edge: Gather | Scatter, solution: Solution) -> Tensor | None:
+    """Where among the full channels that are kept the part's lie; None if there is no difference."""
+    full, part = solution.kept(edge.full), solution.kept(edge.part)
+    return None if torch.equal(full, part) else part[full].nonzero().flatten()
+
+
+def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphModule:
+    """The rewritten model under a graph of its own.
+
+    Args:
+        model: The rewritten model; it gives its modules.
+        a: The analysis.
+        solution: What is kept.
+
+    Returns:
+        The module, named as the model's class.
+    """
+    graph, env = fx.Graph(), {}  # type: ignore[var-annotated]
+    graph.output(graph.graph_copy(a.graph, env))
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    count = 0
+
+    def index_node(before: fx.Node, places: Tensor) -> fx.Node:
+        nonlocal count
+        while hasattr(model, f"index_{count}"):
+            count += 1
+        model.register_buffer(f"index_{count}", places.to(device))
+        with graph.inserting_before(before):
+            return graph.get_attr(f"index_{count}")
+
+    for size in a.sizes:
+        new = size.new(solution.kept)
+        if size.node in a.alive and new != size.old:
+            size.put(env[size.node], new)
+    for gather in a.gathers:
+        places = _places(gather, solution) if gather.node in a.alive else None
+        if places is not None:
+            node = env[gather.node]
+            index = index_node(node, places)
+            with graph.inserting_before(node):
+                part = graph.call_function(torch.index_select, (env[gather.source], gather.axis, index))
+            node.replace_input_with(env[gather.source], part)
+    for scatter in a.scatters:
+        places = _places(scatter, solution) if scatter.node in a.alive else None
+        if places is not None:
+            node = env[scatter.node]
+            base, branch = (node.args[n] for n in _order(scatter))
+            index = index_node(node, places)
+            with graph.inserting_before(node):
+                total = graph.call_function(torch.index_add, (base, scatter.axis, index, branch))
+            node.replace_all_uses_with(total)
+    for old, place in a.drops.items():
+        if old in a.alive:
+            node = env[old]
+            rest = node.args[1 - place]
+            constant = _offset(a, solution, old)
+            if constant is None:
+                _spare_the_stream(model, node)
+            else:
+                count += 1
+                while hasattr(model, f"constant_{count}"):
+                    count += 1
+                model.register_buffer(f"constant_{count}", constant.to(device, next(model.parameters()).dtype))
+                with graph.inserting_before(node):
+                    rest = graph.call_function(torch.add, (rest, graph.get_attr(f"constant_{count}")))
+            node.replace_all_uses_with(rest)
+    for old in reversed(list(a.graph.nodes)):
+        node = env.get(old)
+        if node is not None and old.users and not node.users and node.op not in ("output", "placeholder"):
+            graph.erase_node(node)
+    graph.lint()
+    result = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in result.named_modules():
+        module.training = modes.get(name, model.training)
+    return result
+
+
+def _offset(a: Analysis, solution: Solution, node: fx.Node) -> Tensor | None:
+    """What a term that was left out added to each channel that is left, shaped to be added; None if nothing."""
+    rest, value = a.values[node], a.offsets[node]
+    constant = value.const[solution.kept(rest.atoms)] if rest.axes else value.const
+    if not (constant != 0).any():
+        return None
+    return constant.view(-1, *[1] * (len(value.shape) - value.axes[0] - 1))
+
+
+def _order(scatter: Scatter) -> tuple[int, int]:
+    return (0, 1) if scatter.node.args[0] is scatter.base else (1, 0)
+
+
+def _spare_the_stream(model: nn.Module, node: fx.Node) -> None:
+    """What worked in place on a fresh sum must not work in place on the stream that takes its place."""
+    modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
+    for user in node.users:
+        module = modules.get(str(user.target)) if user.op == "call_module" else None
+        if module is not None and getattr(module, "inplace", False):
+            module.inplace = False
+        if user.kwargs.get("inplace"):
+            user.update_kwarg("inplace", False)

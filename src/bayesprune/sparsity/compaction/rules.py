@@ -1,0 +1,149 @@
+"""Which rule an operation has."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from bayesprune.sparsity.compaction import rules_joins as joins
+from bayesprune.sparsity.compaction import rules_layers as layers
+from bayesprune.sparsity.compaction import rules_shapes as shapes
+from bayesprune.sparsity.compaction.analysis import Analysis, Rule, label
+from bayesprune.sparsity.compaction.attention import SlimAttention
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_ACTIVATIONS: tuple[type[nn.Module], ...] = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh,
+    nn.Softsign, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Softplus, nn.Hardtanh, nn.Tanhshrink, nn.Softshrink,
+    nn.Hardshrink,
+)  # fmt: skip
+_UNCHANGED: tuple[type[nn.Module], ...] = (
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
+)  # fmt: skip
+_POOLS: tuple[type[nn.Module], ...] = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.Upsample, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d,
+    nn.ReplicationPad1d, nn.ReplicationPad2d,
+)  # fmt: skip
+
+_MODULES: dict[type[nn.Module], Rule] = {
+    nn.Linear: layers.linear,
+    nn.LayerNorm: layers.layer_norm,
+    nn.GroupNorm: layers.group_norm,
+    nn.PReLU: layers.prelu,
+    nn.MultiheadAttention: layers.attention,
+    SlimAttention: layers.attention,
+    nn.Flatten: shapes.reshape,
+    **dict.fromkeys(_CONVOLUTIONS, layers.convolution),
+    **dict.fromkeys(_BATCH_NORMS, layers.batch_norm),
+    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), layers.instance_norm),
+    **dict.fromkeys(_ACTIVATIONS, shapes.elementwise),
+    **dict.fromkeys(_UNCHANGED, shapes.same),
+    **dict.fromkeys(_POOLS, shapes.pool),
+}
+
+_FUNCTIONS: dict[Any, Rule] = {
+    **dict.fromkeys(
+        (
+            F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.hardswish,
+            F.tanh, F.sigmoid, F.hardsigmoid, F.softplus, F.hardtanh, F.softsign, torch.relu, torch.relu_, torch.tanh,
+            torch.sigmoid, torch.neg, operator.neg, torch.abs, torch.square, torch.clamp,
+        ),
+        shapes.elementwise,
+    ),
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.clone), shapes.same),
+    **dict.fromkeys(
+        (
+            F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d,
+            F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d,
+            F.adaptive_max_pool3d, F.interpolate,
+        ),
+        shapes.pool,
+    ),
+    **dict.fromkeys((torch.mean, torch.sum, torch.amax), shapes.reduce),
+    **dict.fromkeys((torch.transpose, torch.permute, torch.movedim, torch.swapaxes), shapes.permute),
+    **dict.fromkeys(
+        (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, torch.unflatten), shapes.reshape
+    ),
+    **dict.fromkeys((torch.chunk, torch.split), shapes.chunk),
+    torch.unbind: shapes.unbind,
+    operator.getitem: shapes.getitem,
+    F.pad: shapes.padding,
+    **dict.fromkeys(
+        (
+            operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
+            torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum,
+        ),
+        joins.binary,
+    ),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), joins.concatenate),
+    F.scaled_dot_product_attention: joins.attention_scores,
+}  # fmt: skip
+
+_METHODS: dict[str, Rule] = {
+    **dict.fromkeys(("relu", "relu_", "tanh", "tanh_", "sigmoid", "neg", "abs", "square", "clamp"), shapes.elementwise),
+    **dict.fromkeys(("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16"), shapes.same),
+    **dict.fromkeys(("mean", "sum", "amax"), shapes.reduce),
+    **dict.fromkeys(("transpose", "permute", "movedim", "swapaxes"), shapes.permute),
+    **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), shapes.reshape),
+    **dict.fromkeys(("chunk", "split"), shapes.chunk),
+    "unbind": shapes.unbind,
+    **dict.fromkeys(("add", "add_", "sub", "sub_", "mul", "mul_", "div"), joins.binary),
+}
+
+# An operation on the shape or the type of a tensor reads none of its channels.
+_SILENT = ("size", "dim", "numel", "type", "is_floating_point")
+
+
+def rule_for(node: fx.Node, module: nn.Module | None) -> Rule:
+    """The rule of a node; one that keeps everything where none is known.
+
+    Args:
+        node: The node.
+        module: The module that it calls, if it calls one.
+
+    Returns:
+        A function of the analysis, the node and the module that returns what the node's result holds.
+
+    Example:
+        >>> graph = fx.symbolic_trace(nn.Sequential(nn.ReLU())).graph
+        >>> [rule_for(node, nn.ReLU()).__name__ for node in graph.nodes if node.op == "call_module"]
+        ['elementwise']
+    """
+    rule = _rule(node, module)
+    by_name = (layers.attention, joins.attention_scores, joins.concatenate, _unknown, _nothing)
+    return rule if node.args or rule in by_name else _unknown
+
+
+def _rule(node: fx.Node, module: nn.Module | None) -> Rule:
+    if module is not None:
+        kind = next((each for each in type(module).__mro__ if each in _MODULES), None)
+        # A subclass that computes something else under the same name is not known.
+        if kind is not None and type(module).forward is kind.forward:
+            return _MODULES[kind]
+        return _unknown
+    if node.op == "call_method":
+        return _nothing if node.target in _SILENT else _METHODS.get(str(node.target), _unknown)
+    if node.target is getattr:
+        return _nothing
+    try:
+        return _FUNCTIONS.get(node.target, _unknown)
+    except TypeError:
+        return _unknown
+
+
+def _nothing(a: Analysis, node: fx.Node, module: nn.Module | None) -> Any:
+    if node.op != "call_method" and node.args[1] not in ("shape", "dtype", "device", "ndim"):
+        return a.unknown(node, f"attribute {node.args[1]}")
+    return None
+
+
+def _unknown(a: Analysis, node: fx.Node, module: nn.Module | None) -> Any:
+    what = f"module {label(node)} ({type(module).__name__})" if module is not None else f"operation {label(node)}"
+    return a.unknown(node, what)

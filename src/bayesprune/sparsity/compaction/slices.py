@@ -1,0 +1,142 @@
+"""What is cut from each tensor of the model, and how any tensor that follows it is cut alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.sparsity.compaction.analysis import Analysis, Call
+from bayesprune.sparsity.compaction.solve import Solution
+
+Cut = list[tuple[int, Tensor]]
+
+
+def take(tensor: Tensor, cut: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """The entries of a tensor at the given places of some dimensions, in the tensor's own memory format.
+
+    Args:
+        tensor: Any tensor.
+        cut: Pairs of a dimension and the indices to take.
+
+    Returns:
+        A new tensor.
+
+    Example:
+        >>> take(torch.arange(6).view(2, 3), [(1, torch.tensor([0, 2]))]).tolist()
+        [[0, 2], [3, 5]]
+    """
+    out = tensor.detach()
+    for dim, index in cut:
+        out = out.index_select(dim, index.to(out.device))
+    for rank, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        is_last = tensor.dim() == rank and tensor.is_contiguous(memory_format=layout) and not tensor.is_contiguous()
+        if is_last:
+            return out.contiguous(memory_format=layout).clone(memory_format=torch.preserve_format)
+    return out.contiguous() if cut else out.clone()
+
+
+def take_like(tensor: Tensor, shape: Sequence[int], cut: Sequence[tuple[int, Tensor]]) -> Tensor | None:
+    """Cut a tensor that broadcasts to a parameter of the given (old) shape as the parameter is cut.
+
+    Args:
+        tensor: A tensor that follows the parameter, such as a momentum, a mask or a decay.
+        shape: The parameter's shape before the cut.
+        cut: What is cut from the parameter.
+
+    Returns:
+        The tensor's part; None if it does not follow the shape.
+
+    Example:
+        >>> take_like(torch.ones(4, 1), (4, 3), [(0, torch.tensor([1])), (1, torch.tensor([0, 2]))]).shape
+        torch.Size([1, 1])
+    """
+    if tensor.numel() == 1 and tensor.dim() == 0:
+        return tensor.detach().clone()
+    if tensor.dim() != len(shape) or any(size not in (1, full) for size, full in zip(tensor.shape, shape)):
+        return None
+    return take(tensor, [(dim, index) for dim, index in cut if tensor.shape[dim] == shape[dim]])
+
+
+def cut_of(call: Call, solution: Solution, module: Any = None) -> dict[str, Cut]:
+    """What is cut from a module's own tensors, by their names in the module.
+
+    Args:
+        call: The module and its channels.
+        solution: What is kept.
+        module: The module itself, where it is a copy of the call's; None: the call's.
+
+    Returns:
+        The cuts; a tensor without one is whole.
+    """
+    module = call.module if module is None else module
+    rows = solution.index(call.target)
+    cuts: dict[str, Cut] = {}
+
+    def add(name: str, dim: int, index: Tensor, size: int) -> None:
+        tensor = _tensor(module, name)
+        if tensor is not None and index.numel() < size:
+            cuts.setdefault(name, []).append((dim, index))
+
+    if call.heads is not None:
+        heads, width = solution.index(call.heads), int(module.head_dim)
+        inner = call.heads.numel() * width
+        columns = (heads[:, None] * width + torch.arange(width)).flatten()
+        packed = torch.cat([columns + part * inner for part in range(3)])
+        assert call.source is not None
+        for name in ("in_proj_weight", "in_proj_bias"):
+            add(name, 0, packed, 3 * inner)
+        add("in_proj_weight", 1, solution.index(call.source), call.source.numel())
+        add("out_proj.weight", 0, rows, call.target.numel())
+        add("out_proj.bias", 0, rows, call.target.numel())
+        add("out_proj.weight", 1, columns, inner)
+        return cuts
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        add(name, 0, rows, call.target.numel())
+    if call.source is not None and int(getattr(module, "groups", 1)) == 1:
+        add("weight", 1, solution.index(call.source), call.source.numel())
+    return cuts
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor | None:
+    for part in name.split("."):
+        module = getattr(module, part, None)  # type: ignore[assignment]
+    return module if isinstance(module, Tensor) else None
+
+
+def cuts_of(a: Analysis, solution: Solution) -> dict[str, Cut]:
+    """What is cut from every tensor of the model, by its name in the state dict (every name of a shared module).
+
+    Args:
+        a: The analysis.
+        solution: What is kept.
+
+    Returns:
+        The cuts; tensors that are whole are left out.
+    """
+    names: dict[int, list[str]] = {}
+    for name, module in a.model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    found: dict[str, Cut] = {}
+    for call in a.calls.values():
+        if call.node not in a.alive:
+            continue
+        for suffix, cut in cut_of(call, solution).items():
+            for name in names[id(a.modules[call.name])]:
+                found[f"{name}.{suffix}" if name else suffix] = cut
+    return found
+
+
+def cut_state(state: Mapping[str, Tensor], cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
+    """A state dict of the old architecture with its tensors cut.
+
+    Args:
+        state: Tensors by name.
+        cuts: What :func:`cuts_of` returned.
+
+    Returns:
+        New tensors by the same names.
+    """
+    return {name: take(tensor, cuts.get(name, [])) for name, tensor in state.items()}

@@ -1,0 +1,104 @@
+"""What the analysis knows of a tensor: where its channels lie, which of them are tied, which are constant.
+
+An *atom* is one channel at one place of the graph. Atoms that can only stay or go together are tied; a set of tied
+atoms is a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+NAN = float("nan")
+
+
+class Atoms:
+    """Union-find over channels.
+
+    Example:
+        >>> atoms = Atoms()
+        >>> a, b = atoms.fresh(2), atoms.fresh(2)
+        >>> atoms.tie(a, b)
+        >>> atoms.classes().tolist()
+        [0, 1, 0, 1]
+    """
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+
+    def fresh(self, *shape: int) -> Tensor:
+        """New atoms, tied to none."""
+        start, count = len(self._parent), int(torch.Size(shape).numel())
+        self._parent.extend(range(start, start + count))
+        return torch.arange(start, start + count).view(shape)
+
+    def _find(self, atom: int) -> int:
+        parent = self._parent
+        while parent[atom] != atom:
+            parent[atom] = parent[parent[atom]]
+            atom = parent[atom]
+        return atom
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """Tie the atoms of two arrays of one shape, entry by entry."""
+        if a is b:
+            return
+        for one, two in zip(a.reshape(-1).tolist(), b.reshape(-1).tolist()):
+            one, two = self._find(one), self._find(two)
+            if one != two:
+                self._parent[max(one, two)] = min(one, two)
+
+    def tie_all(self, atoms: Tensor) -> None:
+        """Tie all atoms of an array to each other."""
+        flat = atoms.reshape(-1)
+        if flat.numel() > 1:
+            self.tie(flat[1:], flat[:1].expand(flat.numel() - 1))
+
+    def classes(self) -> Tensor:
+        """The class of every atom, numbered from 0 in order of appearance."""
+        roots = torch.tensor([self._find(atom) for atom in range(len(self._parent))], dtype=torch.long)
+        return torch.unique(roots, return_inverse=True)[1] if roots.numel() else roots
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of the graph.
+
+    Attributes:
+        shape: Its shape on the example.
+        axes: The dimensions along which its channels lie, ascending; empty: opaque, nothing is known.
+        atoms: The atoms, of the sizes of ``axes``.
+        const: What each channel holds everywhere (over batch and space), NaN where it varies.
+        why: For an opaque value, what stands behind it.
+    """
+
+    shape: torch.Size
+    axes: tuple[int, ...] = ()
+    atoms: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
+    const: Tensor = field(default_factory=lambda: torch.full((), NAN, dtype=torch.float64))
+    why: str = ""
+
+    @property
+    def single(self) -> bool:
+        """Whether the channels lie along one dimension."""
+        return len(self.axes) == 1
+
+    def on(self, axis: int) -> bool:
+        """Whether the channels lie along this dimension (negative from the end) and no other."""
+        return self.axes == (axis % max(len(self.shape), 1),)
+
+    def with_const(self, const: Tensor) -> Value:
+        """The same channels holding something else."""
+        return Value(self.shape, self.axes, self.atoms, const, self.why)
+
+    def shaped(self, shape: Sequence[int], const: Tensor | None = None) -> Value:
+        """The same channels in a tensor of other sizes elsewhere."""
+        return Value(torch.Size(shape), self.axes, self.atoms, self.const if const is None else const, self.why)
+
+
+def unknown_like(const: Tensor) -> Tensor:
+    """A constant of the same shape that is nowhere known."""
+    return torch.full_like(const, NAN)

@@ -1,0 +1,342 @@
+"""The proof that nothing changed: outputs at several sizes, and one training step, against the masked model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.sparsity.compaction.attention import SlimAttention
+from bayesprune.sparsity.compaction.errors import CompactionError
+from bayesprune.sparsity.compaction.slices import Cut, take
+
+MOST = 8  # examples compared
+EXACT = 1e-9  # of float64 outputs, relative to the largest
+EXACT_GRADIENT = 1e-7  # of float64 gradients: BatchNorm over a few values divides by small spreads
+WORST_NOISE = 1e-2
+_STEPS = {torch.float64: 1e-4, torch.float32: 1.0, torch.bfloat16: 2.0**16, torch.float16: 2.0**13}
+
+
+@dataclass
+class Verification:
+    """What was compared.
+
+    Attributes:
+        evaluated: Shape of each input and the largest absolute difference of the outputs in evaluation mode.
+        exact: Largest difference of the outputs in float64, relative to the largest output; None if not computed.
+        gradients: Largest relative difference of a gradient or running statistic after one step; None if not compared.
+        notes: What was not compared, and why.
+    """
+
+    evaluated: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
+    exact: float | None = None
+    gradients: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def flat(outputs: Any) -> list[Tensor]:
+    """All tensors of a model's output, in order.
+
+    Args:
+        outputs: A tensor, or tuples, lists and dicts of them.
+
+    Returns:
+        The tensors.
+
+    Example:
+        >>> len(flat({"a": torch.zeros(1), "b": (torch.zeros(2), None)}))
+        2
+    """
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    entries = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return (
+        [t for entry in entries for t in flat(entry)] if isinstance(entries, (tuple, list, type({}.values()))) else []
+    )
+
+
+def check_inputs(model: nn.Module, example: tuple[Any, ...], further: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Inputs to compare on: random ones of the example's size, then of an odd and of a smaller size, where the model
+    takes them, and the further ones given.
+
+    Args:
+        model: The masked model, in evaluation mode.
+        example: The example input.
+        further: Further inputs that must be compared too.
+
+    Returns:
+        The inputs.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(like: Any, shape: Sequence[int]) -> Any:
+        if not isinstance(like, Tensor) or not like.is_floating_point():
+            return like
+        made = torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
+        last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+        return made.contiguous(memory_format=torch.channels_last) if last else made
+
+    tensors = [t for t in example if isinstance(t, Tensor)]
+    if len(tensors) == 1 and tensors[0].dim() > 1:  # a few examples tell as much as many
+        example = tuple(t[:MOST] if t is tensors[0] else t for t in example)
+    first = tuple(noise(t, t.shape) if isinstance(t, Tensor) else t for t in example)
+    found = [first, *[tuple(f) if isinstance(f, (tuple, list)) else (f,) for f in further]]
+    tensors = [t for t in example if isinstance(t, Tensor)]
+    if len(tensors) != 1 or not tensors[0].is_floating_point():
+        return found
+    shape = list(tensors[0].shape)
+    spatial = [n for n in range(2, len(shape))] if len(shape) != 3 else [2, 1]
+    tries: list[list[int]] = []
+    for grow in (lambda n: n + 1 + n % 2, lambda n: max(n - 1 - n % 2, 1)):
+        if len(shape) == 3:  # length first or last: whichever the model takes
+            for n in spatial:
+                tries.append([grow(s) if m == n else s for m, s in enumerate(shape)])
+        elif spatial:
+            tries.append([grow(s) + 2 * (n == 3 and grow(s) > s) if n in spatial else s for n, s in enumerate(shape)])
+    tries.append([shape[0] + 1, *shape[1:]])
+    for sizes in tries:
+        attempt = tuple(noise(t, [max(sizes[0], 1), *sizes[1:]]) if isinstance(t, Tensor) else t for t in example)
+        try:
+            with torch.no_grad():
+                model(*attempt)
+        except Exception:  # the model takes no such size
+            continue
+        found.append(attempt)
+    return found
+
+
+def silent_copy(model: nn.Module) -> nn.Module:
+    """A copy without the hooks that only look on: the comparison is not to be recorded by them.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        A deep copy.
+    """
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        computed = "weight" not in module._parameters and hasattr(module, "weight")
+        names = ["_forward_hooks", "_backward_hooks", "_backward_pre_hooks"]
+        for name in names if computed else [*names, "_forward_pre_hooks"]:
+            getattr(module, name).clear()
+    return model
+
+
+def verify(
+    masked: nn.Module,
+    compact: nn.Module,
+    example: tuple[Any, ...],
+    further: Sequence[Any],
+    *,
+    in_double: Callable[[nn.Module], nn.Module],
+    cuts: Mapping[str, Cut],
+    frozen: Mapping[str, Tensor],
+    train_alike: bool,
+    tolerance: float,
+) -> Verification:
+    """Compare the compact model with the masked one.
+
+    In the model's own precision, evaluation mode, the outputs y and y' at every size must satisfy
+    max|y − y'| ≤ ``tolerance`` · max(1, max|y|). The same transformation of the float64 copy must agree to rounding, in
+    evaluation and, where ``train_alike``, in the outputs, gradients and running statistics of a training step.
+
+    Args:
+        masked: The masked model, without hooks; it is left in evaluation mode.
+        compact: The compact model.
+        example: The example input.
+        further: Further inputs.
+        in_double: From a float64 copy of the masked model to its compact form.
+        cuts: What was cut from each tensor, by name.
+        frozen: Where a parameter is held at zero, by name.
+        train_alike: Whether training must go on as the masked model's would.
+        tolerance: See above, for float32.
+
+    Returns:
+        What was compared.
+
+    Raises:
+        CompactionError: ``not-finite``, ``outputs-differ`` or ``training-differs``.
+    """
+    report = Verification()
+    left, right = masked.eval(), silent_copy(compact).eval()
+    inputs = check_inputs(left, example, further)
+    if len({tuple(t.shape[1:]) for case in inputs for t in case[:1] if isinstance(t, Tensor)}) < 2:
+        report.notes.append(
+            "compared at one size of input, which is all that the model takes: give check_inputs for more"
+        )
+    with torch.no_grad():
+        for case in inputs:
+            wanted = flat(left(*case))
+            shape = next((tuple(t.shape) for t in case if isinstance(t, Tensor)), ())
+            if not all(bool(t.isfinite().all()) for t in wanted):
+                raise CompactionError(
+                    "not-finite", f"the masked model's outputs on an input of shape {shape} are not finite"
+                )
+            try:
+                got = flat(right(*case))
+            except Exception as error:
+                raise CompactionError(
+                    "outputs-differ",
+                    f"the compact model fails on an input of shape {shape} ({type(error).__name__}: {error}); the "
+                    "forward depends on a number of channels in a way that was not seen",
+                ) from error
+            report.evaluated.append((shape, _difference(wanted, got, tolerance, shape)))
+    try:
+        exact = copy.deepcopy(left).double()
+        doubles = [
+            tuple(t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in c) for c in inputs
+        ]
+        with torch.no_grad():
+            truth = [flat(exact(*case)) for case in doubles]
+    except Exception as error:
+        report.notes.append(f"float64 was not compared: the model does not run in it ({type(error).__name__})")
+        return report
+    small = in_double(exact)
+    with torch.no_grad():
+        report.exact = 0.0
+        for outputs, case in zip(truth, doubles):
+            report.exact = max(report.exact, _relative(outputs, flat(small(*case))))
+    if report.exact > EXACT:
+        raise CompactionError(
+            "outputs-differ",
+            f"in float64 the compact model's outputs differ by {report.exact:.1e} of the largest output; the forward "
+            "depends on something that torch.fx does not show",
+        )
+    _compare_step(exact, small, doubles[0], cuts, frozen, train_alike, report)
+    return report
+
+
+def _difference(wanted: list[Tensor], got: list[Tensor], tolerance: float, shape: tuple[int, ...]) -> float:
+    if [t.shape for t in wanted] != [t.shape for t in got]:
+        raise CompactionError("outputs-differ", f"the outputs' shapes differ on an input of shape {shape}")
+    worst = 0.0
+    for one, two in zip(wanted, got):
+        if not one.numel():
+            continue
+        off = float((one.double() - two.double()).abs().max())
+        allowed = tolerance * _STEPS.get(one.dtype, 1.0) * max(1.0, float(one.double().abs().max()))
+        if not off <= allowed:
+            raise CompactionError(
+                "outputs-differ",
+                f"on an input of shape {shape} the outputs differ by {off:.1e}, more than {allowed:.1e}; see the report's "
+                "graph reasons, or raise tolerance if the model's outputs are ill-conditioned",
+            )
+        worst = max(worst, off)
+    return worst
+
+
+def _relative(wanted: list[Tensor], got: list[Tensor]) -> float:
+    pairs = [(one, two) for one, two in zip(wanted, got) if one.numel()]
+    return max([float((a - b).abs().max() / a.abs().max().clamp(min=1.0)) for a, b in pairs], default=0.0)
+
+
+def _compare_step(
+    masked: nn.Module,
+    compact: nn.Module,
+    case: tuple[Any, ...],
+    cuts: Mapping[str, Cut],
+    frozen: Mapping[str, Tensor],
+    alike: bool,
+    report: Verification,
+) -> None:
+    """Outputs, gradients and running statistics of one training step, entry by entry of what is left."""
+    case = _larger_batch(case)
+    try:
+        first, gradients, statistics = _step(masked, case)
+        with torch.no_grad():
+            again = flat(masked(*case))
+    except Exception as error:
+        report.notes.append(f"training was not compared: the masked model does not train on this input ({error})")
+        return
+    try:
+        got, own, moved = _step(compact, case)
+    except Exception as error:
+        raise CompactionError(
+            "training-differs", f"the compact model does not train: {type(error).__name__}: {error}"
+        ) from error
+    if not all(bool(t.isfinite().all()) for t in got) and all(bool(t.isfinite().all()) for t in first):
+        raise CompactionError("training-differs", "the compact model's outputs in training mode are not finite")
+    if _relative(first, again) > EXACT:
+        report.notes.append("training was not compared: the model draws random numbers outside nn.Dropout")
+        return
+    worst = _relative(first, got)
+    scale = max([float(g.abs().max()) for g in gradients.values() if g.numel()], default=1.0) or 1.0
+    for name, value in own.items():
+        if name in gradients:
+            cut = cuts.get(name, [])
+            wanted = take(gradients[name], cut)
+            if name in frozen:  # what is held at zero does not move, whatever its gradient
+                held = take(frozen[name], cut).to(value.device)
+                wanted, value = wanted.masked_fill(held, 0.0), value.masked_fill(held, 0.0)
+            worst = max(worst, float((wanted - value).abs().max()) / scale if value.numel() else 0.0)
+    for name, value in moved.items():
+        if name in statistics and value.is_floating_point():
+            worst = max(worst, _relative([take(statistics[name], cuts.get(name, []))], [value]))
+    report.gradients = worst
+    if not alike or worst <= EXACT_GRADIENT:
+        return
+    # Where ReLU's argument is a rounding error, a gradient is a matter of chance: how much does the masked model's own
+    # change when its weights do in the last digits?
+    own_noise = min(_sensitivity(masked, case, first, gradients, scale), WORST_NOISE)
+    report.notes.append(
+        f"the masked model's own gradients change by {own_noise:.0e} with the last digits of its weights"
+    )
+    if not worst <= 10 * own_noise:
+        raise CompactionError(
+            "training-differs",
+            f"after one training step outputs, gradients or running statistics differ by {worst:.1e} in float64; compact "
+            "with constants='fold' if the result is only to be evaluated",
+        )
+
+
+@torch.no_grad()
+def _sensitivity(
+    masked: nn.Module, case: tuple[Any, ...], outputs: list[Tensor], gradients: dict[str, Tensor], scale: float
+) -> float:
+    generator = torch.Generator().manual_seed(3)
+    for param in masked.parameters():
+        noise = torch.randn(param.shape, generator=generator, dtype=torch.float64).to(param.device)
+        param.mul_(1 + 1e-15 * noise)
+    with torch.enable_grad():
+        again, moved, _ = _step(masked, case)
+    off = [float((gradients[name] - value).abs().max()) / scale for name, value in moved.items() if value.numel()]
+    return max([_relative(outputs, again), *off])
+
+
+def _larger_batch(case: tuple[Any, ...]) -> tuple[Any, ...]:
+    """At least four examples: normalisation over two of them passes no gradient on."""
+    tensors = [t for t in case if isinstance(t, Tensor)]
+    if len(tensors) != 1 or not tensors[0].is_floating_point() or tensors[0].shape[0] >= 4:
+        return case
+    first = tensors[0]
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn((4, *first.shape[1:]), generator=generator, dtype=torch.float64).to(first.device, first.dtype)
+    noise[: first.shape[0]] = first
+    return tuple(noise if t is first else t for t in case)
+
+
+def _step(model: nn.Module, case: tuple[Any, ...]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    model.train()
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):
+            module.p = 0.0
+        elif isinstance(module, (nn.MultiheadAttention, SlimAttention)):
+            module.dropout = 0.0
+    for param in model.parameters():
+        param.grad = None
+    outputs = flat(model(*case))
+    generator = torch.Generator().manual_seed(1)
+    loss = sum(
+        (t * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device, t.dtype)).sum()
+        for t in outputs
+        if t.is_floating_point()
+    )
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return [t.detach() for t in outputs], gradients, {name: b.clone() for name, b in model.named_buffers()}

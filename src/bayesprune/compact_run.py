@@ -1,0 +1,287 @@
+"""The command `bayesprune compact RUN`: a run's network and samples, made small, in a folder that loads anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bayesprune import deploy, vision
+from bayesprune.deploy.folder import EXPORTED, ONNX
+from bayesprune.deploy.verify import evaluating
+from bayesprune.posterior import Samples, SampleStore, preserved
+from bayesprune.train import folder as names
+from bayesprune.train.build import build_data, build_network
+from bayesprune.train.config import RunConfig, as_dict, from_dict
+
+# Channels, side, scale, mean and standard deviation of the images that need no folder to be known.
+_CIFAR = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+
+@dataclass(frozen=True)
+class CompactRun:
+    """What `compact_run` did.
+
+    Attributes:
+        folder: Where the compact model is.
+        members: Number of members; 0 if the last iterate alone was written.
+        left_out: Samples that were left out, by their index.
+        parameters: Parameters of one model before and after.
+        difference: Largest difference between the compact members' outputs and the originals', relative to the
+            largest output where that exceeds 1.
+        exported: Largest difference of each further format from torch, on the same scale.
+        report: The compaction's own report.
+    """
+
+    folder: Path
+    members: int
+    left_out: list[int]
+    parameters: tuple[int, int]
+    difference: float
+    exported: dict[str, float]
+    report: Any
+
+    def __str__(self) -> str:
+        before, after = self.parameters
+        what = f"{self.members} members" if self.members else "the last iterate"
+        lines = [
+            str(self.report),
+            f"{self.folder}: {what}, {after:,} of {before:,} parameters each ({after / before:.1%})",
+            f"largest difference from the masked network's outputs: {self.difference:.1e}",
+        ]
+        lines += [f"largest difference of {name} from torch: {worst:.1e}" for name, worst in self.exported.items()]
+        if self.left_out:
+            shown = ", ".join(map(str, self.left_out))
+            lines.append(f"left out: samples {shown}, which use weights that the final mask removes")
+        return "\n".join(lines)
+
+
+def compact_run(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    members: Literal["all", "final", "none"] = "all",
+    coupling: str = "intersection",
+    round_to: int = 1,
+    onnx: bool = False,
+    torch_export: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> CompactRun:
+    """Remove physically what a run pruned, and write network or ensemble for `bayesprune.load`.
+
+    A run with samples becomes an ensemble: its members share one keep mask, that of what any of them uses, and so one
+    compact architecture. The compact members' outputs are compared with the originals' before anything is written.
+
+    Args:
+        run: run folder of a finished run.
+        out: folder to write.
+        members: "all" samples; "final", those that use nothing outside the final network's mask (samples collected while
+            pruning was still going on are left out, which changes the mixture); "none", the last iterate alone.
+        coupling: how residual streams are cut, see `bayesprune.sparsity.compact`.
+        round_to: keep a multiple of this many channels.
+        onnx: also write model.onnx, checked in onnxruntime; of an ensemble, its mean class probabilities.
+        torch_export: also write model.pt2 with ``torch.export``; of an ensemble, likewise.
+        data_dir: folder of the data set, for runs on an image folder.
+
+    Returns:
+        A `CompactRun`.
+
+    Raises:
+        ValueError: if the folder holds no finished run, the outputs would differ, or no sample is left.
+    """
+    from bayesprune.sparsity.compaction import CompactionError, compact
+
+    if members not in ("all", "final", "none"):
+        raise ValueError(f"members={members!r}: choose 'all', 'final' or 'none'")
+    model, samples, config, about = _load(Path(run), data_dir)
+    example = torch.zeros(2, *about["input_shape"])
+    chosen, left_out = _choose(model, samples, members)
+    if chosen:
+        _unite_(model, samples, chosen)
+    settings: dict[str, Any] = {"coupling": coupling, "round_to": round_to}
+    result = compact(model, example_input=example, constants="fold", **settings)
+    small: nn.Module = result.model
+    if chosen:
+        try:
+            small = deploy.Ensemble(result.model, _Converted(samples, chosen, result))
+        except CompactionError as error:
+            if error.reason != "sample-differs":
+                raise
+            # A constant that an activation sets to zero in one member need not be zero in the next.
+            result = compact(model, example_input=example, constants="keep", **settings)
+            small = deploy.Ensemble(result.model, _Converted(samples, chosen, result))
+    difference = _check(model, samples, chosen, small, example)
+
+    exported: dict[str, float] = {}
+
+    def extras(loaded: nn.Module, folder: Path) -> None:
+        if onnx:
+            exported[ONNX] = deploy.export_onnx(loaded, folder / ONNX, example_input=example)
+        if torch_export:
+            exported[EXPORTED] = deploy.export_program(loaded, folder / EXPORTED, example_input=example)
+        names.write_json(folder / "report.json", result.report.as_dict())
+
+    metadata = {**about, "members": len(chosen), "samples": chosen, "config": as_dict(config)}
+    folder = deploy.save(small, out, example_input=example, metadata=metadata, dense=model, extras=extras)
+    counts = tuple(sum(p.numel() for p in net.parameters()) for net in (model, result.model))
+    return CompactRun(
+        folder, len(chosen), left_out, cast("tuple[int, int]", counts), difference, exported, result.report
+    )
+
+
+class _Converted(Sequence[Mapping[str, Tensor]]):
+    """The chosen samples on the compact architecture, one at a time."""
+
+    def __init__(self, samples: Samples, chosen: list[int], result: Any) -> None:
+        self.samples, self.chosen, self.result = samples, chosen, result
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.result.convert(self.samples[self.chosen[index]])
+
+
+def _load(
+    run: Path, data_dir: str | os.PathLike[str] | None
+) -> tuple[nn.Module, SampleStore, RunConfig, dict[str, Any]]:
+    """A run's network at its last iterate, its samples, its configuration, and what its inputs and outputs mean."""
+    config = from_dict(names.read_json(run / names.CONFIG))
+    if not (run / names.MODEL).exists() or not (run / names.RESULT).exists():
+        raise ValueError(f"{run} holds no finished run ({names.MODEL} or {names.RESULT} is missing); finish it first")
+    classes = list(names.read_json(run / names.RESULT)["classes"])
+    dataset = config.data.dataset
+    if dataset in _CIFAR:
+        mean, std = _CIFAR[dataset]
+        shape, normalisation = (3, 32, 32), {"scale": 255.0, "mean": list(mean), "std": list(std)}
+    else:
+        data = vision.load_digits() if dataset == "digits" else build_data(config, data_dir)
+        shape = cast("tuple[int, int, int]", tuple(data.train_images.shape[1:]))
+        normalisation = {"scale": data.scale, "mean": list(data.mean), "std": list(data.std)}
+    known: Any = SimpleNamespace(num_classes=len(classes), in_channels=shape[0])
+    model = build_network(config, known)
+    model.load_state_dict(load_file(str(run / names.MODEL)))
+    about = {
+        "recipe": config.recipe,
+        "network": config.network.network,
+        "dataset": dataset,
+        "classes": classes,
+        "input_shape": list(shape),
+        "normalisation": normalisation,
+    }
+    return model.eval(), SampleStore(run / names.SAMPLES), config, about
+
+
+def _choose(model: nn.Module, samples: Samples, members: str) -> tuple[list[int], list[int]]:
+    """Which samples become members, and which do not."""
+    everything = list(range(len(samples)))
+    if members == "none" or not everything:
+        return [], []
+    if members == "all":
+        return everything, []
+    kept = {name: parameter.detach() != 0 for name, parameter in model.named_parameters()}
+    fits = []
+    for index in everything:
+        sample = samples[index]
+        if not any(bool(((sample[name] != 0) & ~keep).any()) for name, keep in kept.items()):
+            fits.append(index)
+    if not fits:
+        raise ValueError("members='final': every sample uses weights that the final network does not; use 'all'")
+    return fits, [index for index in everything if index not in fits]
+
+
+@torch.no_grad()
+def _unite_(model: nn.Module, samples: Samples, chosen: Sequence[int]) -> None:
+    """Give the model weights that are zero exactly where all members' are, so that what it does not use, none does."""
+    for parameter in model.parameters():
+        parameter.zero_()
+    for index in chosen:
+        state = samples[index]
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.where(state[name] != 0, state[name], parameter))
+    for name, buffer in model.named_buffers():
+        buffer.copy_(state.get(name, buffer))
+
+
+@torch.no_grad()
+def _check(model: nn.Module, samples: Samples, chosen: Sequence[int], small: nn.Module, example: Tensor) -> float:
+    """The largest difference between originals and compact members on noise; more than 1e-4 is refused."""
+    x = torch.randn((7, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
+    worst = 0.0
+    with preserved(model), evaluating(small):
+        found = small(x) if chosen else small(x)[None]
+        for position, output in enumerate(found):
+            if chosen:
+                samples.load_(chosen[position], model)
+            expected = model.eval()(x)
+            worst = max(worst, float((expected - output).abs().max() / expected.abs().max().clamp(min=1.0)))
+    if not worst <= 1e-4:
+        raise ValueError(
+            f"the compact network's outputs differ by {worst:.1e} from the masked network's; nothing was written"
+        )
+    return worst
+
+
+def add_compact(commands: Any) -> None:
+    """Add the command's arguments to a parser's subcommands.
+
+    Args:
+        commands: what ``ArgumentParser.add_subparsers`` returned.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_compact(parser.add_subparsers(dest="command"))
+        >>> parser.parse_args(["compact", "runs/a", "--out", "small", "--round-to", "8"]).round_to
+        8
+    """
+    parser = commands.add_parser("compact", help="make a pruned run physically small, in a folder that loads anywhere")
+    parser.add_argument("run", help="run folder of a finished run")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx, checked in onnxruntime")
+    parser.add_argument("--torch-export", action="store_true", help="also write model.pt2 (torch.export)")
+    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N channels")
+    parser.add_argument(
+        "--members", default="all", choices=("all", "final", "none"),
+        help="which samples: all; final, those inside the final mask; none, the last iterate alone (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--coupling", default="intersection", choices=("group", "intersection", "indexed"),
+        help="how residual streams are cut (default: intersection)",
+    )  # fmt: skip
+    parser.add_argument("--data-dir", help="folder of the data set, for runs on an image folder")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def compact_command(arguments: argparse.Namespace) -> int:
+    """Compact a run and print what was removed.
+
+    Args:
+        arguments: as parsed.
+
+    Returns:
+        The exit status, 0.
+    """
+    result = compact_run(
+        arguments.run, arguments.out, members=arguments.members, coupling=arguments.coupling,
+        round_to=arguments.round_to, onnx=arguments.onnx, torch_export=arguments.torch_export,
+        data_dir=arguments.data_dir,
+    )  # fmt: skip
+    if arguments.json:
+        values = {"folder": str(result.folder), "members": result.members, "left_out": result.left_out}
+        values |= {"parameters": result.parameters, "difference": result.difference, "exported": result.exported}
+        print(json.dumps(values, indent=1))
+    else:
+        print(result)
+    return 0

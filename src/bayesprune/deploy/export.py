@@ -1,0 +1,181 @@
+"""A model for other runtimes: ONNX, and torch.export's own format, each compared with torch before it is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.deploy.verify import as_inputs, batch_of, evaluating, flat
+
+TOLERANCE = 1e-4
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    example_input: Tensor | tuple[Tensor, ...],
+    tolerance: float = TOLERANCE,
+) -> float:
+    """Write a model as ONNX with a free batch size, and compare onnxruntime's outputs with torch's at two batch sizes.
+
+    Args:
+        model: the model; exported in evaluation mode. An `Ensemble` is exported as its mixture (``ensemble.averaged()``).
+        path: the file; written under a temporary name and renamed if the outputs agree.
+        example_input: an input, or a tuple of them, with the batch on the first axis.
+        tolerance: the largest difference allowed, relative to the largest output where that exceeds 1.
+
+    Returns:
+        The largest difference found, on the same scale.
+
+    Raises:
+        ImportError: if onnx, onnxscript or onnxruntime is not installed.
+        ValueError: if the model cannot be exported, or onnxruntime's outputs differ by more.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise ImportError(f"ONNX export needs {name}: pip install 'bayesprune[export]'") from error
+    import onnxruntime
+
+    model, inputs = _ready(model), _two(example_input)
+    target = Path(path)
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        with evaluating(model), _quiet():
+            try:
+                torch.onnx.export(
+                    model, inputs, str(temporary), dynamo=True, external_data=False, dynamic_shapes=_free_batch(inputs)
+                )
+            except Exception as error:  # the exporter wraps many types in its own
+                raise ValueError(f"model: torch cannot export it to ONNX: {_reason(error)}") from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(temporary), options, providers=["CPUExecutionProvider"])
+
+        def run(*values: Tensor) -> list[Tensor]:
+            feed = {entry.name: value.numpy() for entry, value in zip(session.get_inputs(), values)}
+            return [torch.from_numpy(value) for value in session.run(None, feed)]
+
+        worst = _compare(model, run, inputs, tolerance, "onnxruntime")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return worst
+
+
+def export_program(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    example_input: Tensor | tuple[Tensor, ...],
+    tolerance: float = TOLERANCE,
+) -> float:
+    """Write a model with ``torch.export`` (.pt2) with a free batch size, read it back and compare at two batch sizes.
+
+    Args:
+        model: the model; exported in evaluation mode. An `Ensemble` is exported as its mixture (``ensemble.averaged()``).
+        path: the file, which ends in ".pt2"; written under a temporary name and renamed if the outputs agree.
+        example_input: an input, or a tuple of them, with the batch on the first axis.
+        tolerance: the largest difference allowed, relative to the largest output where that exceeds 1.
+
+    Returns:
+        The largest difference found, on the same scale.
+
+    Raises:
+        ValueError: if the model cannot be exported, or the outputs differ by more.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     worst = export_program(nn.Linear(3, 2), folder + "/model.pt2", example_input=torch.ones(1, 3))
+        >>> worst <= 1e-4
+        True
+    """
+    model, inputs = _ready(model), _two(example_input)
+    target = Path(path)
+    if target.suffix != ".pt2":
+        raise ValueError(f"path={str(target)!r}: torch.export's files end in .pt2")
+    temporary = target.with_name("." + target.name)
+    try:
+        with evaluating(model), _quiet():
+            try:
+                program = torch.export.export(model, inputs, dynamic_shapes=_free_batch(inputs))
+                torch.export.save(program, str(temporary))
+                again = torch.export.load(str(temporary)).module()
+            except Exception as error:  # the exporter raises many types
+                raise ValueError(f"model: torch.export refuses it: {_reason(error)}") from error
+        worst = _compare(model, again, inputs, tolerance, "torch.export")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return worst
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    """What is exported of a model: the mixture of an ensemble, on the CPU."""
+    averaged = getattr(model, "averaged", None)
+    model = averaged() if averaged is not None else model
+    if any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError("model: is not on the CPU; move it there before exporting")
+    return model
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what the exporter ran into, under the layers of its own errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _two(example_input: Any) -> tuple[Tensor, ...]:
+    """Inputs of batch size at least 2: an exporter may take a size of 1 for fixed."""
+    inputs = as_inputs(example_input)
+    return batch_of(tuple(value.detach().cpu() for value in inputs), max(2, len(inputs[0])))
+
+
+def _free_batch(inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    batch = torch.export.Dim("batch", min=1)
+    return tuple({0: batch} if len(value) == len(inputs[0]) else {} for value in inputs)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters print their progress and log their deprecations; an error still comes as one."""
+    level = logging.root.manager.disable
+    try:
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@torch.no_grad()
+def _compare(model: nn.Module, run: Any, inputs: tuple[Tensor, ...], tolerance: float, name: str) -> float:
+    worst = 0.0
+    with evaluating(model):
+        for size in (1, len(inputs[0]) + 3):
+            batch = batch_of(inputs, size)
+            expected = flat(model(*(value.clone() for value in batch)))
+            found = flat(run(*batch))
+            if [value.shape for value in expected] != [value.shape for value in found]:
+                shapes = [tuple(value.shape) for value in found]
+                raise ValueError(f"model: {name} gives outputs of shape {shapes} at batch size {size}")
+            for one, other in zip(expected, found):
+                scale = max(1.0, float(one.abs().max())) if one.numel() else 1.0
+                worst = max(worst, float((one - other).abs().max()) / scale if one.numel() else 0.0)
+    if not worst <= tolerance:
+        raise ValueError(f"model: {name} differs from torch by {worst:.1e}, more than tolerance={tolerance:g}")
+    return worst

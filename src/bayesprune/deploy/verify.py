@@ -1,0 +1,143 @@
+"""Whether two models do the same: outputs bit for bit in evaluation, outputs and buffers in one training pass."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def as_inputs(example_input: Any) -> tuple[Tensor, ...]:
+    """The inputs of a model as a tuple of tensors.
+
+    Raises:
+        ValueError: if there is none, one is no tensor, or one has no batch axis.
+
+    Example:
+        >>> [tuple(x.shape) for x in as_inputs(torch.zeros(1, 3))]
+        [(1, 3)]
+    """
+    inputs = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
+    for value in inputs:
+        if not isinstance(value, Tensor) or value.ndim < 1 or not len(value):
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"example_input: {found}; give a tensor (or a tuple of them) with the batch on the first axis"
+            )
+    if not inputs:
+        raise ValueError("example_input: an empty tuple; give a tensor, or a tuple of them")
+    return inputs
+
+
+def flat(output: Any) -> list[Tensor]:
+    """The tensors of an output, in order.
+
+    Example:
+        >>> [x.item() for x in flat({"a": torch.tensor(1), "b": (torch.tensor(2), None)})]
+        [1, 2]
+    """
+    if isinstance(output, Tensor):
+        return [output]
+    values = list(output.values()) if isinstance(output, dict) else output
+    return [tensor for value in values for tensor in flat(value)] if isinstance(values, (list, tuple)) else []
+
+
+def batch_of(inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
+    """The inputs repeated along the batch to a given size; those of another batch size than the first stay.
+
+    Example:
+        >>> batch_of((torch.arange(2),), 3)[0].tolist()
+        [0, 1, 0]
+    """
+    first = len(inputs[0])
+    order = torch.arange(size) % first
+    return tuple(value[order.to(value.device)] if len(value) == first else value for value in inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode inside the block; every module's own mode comes back.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     print(model.training)
+        False
+        >>> model.training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def check_same(model: nn.Module, again: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a copy of a model that does not compute the same, bit for bit.
+
+    Args:
+        model: the original; its state and modes come back.
+        again: the copy, on the CPU.
+        inputs: example inputs.
+
+    Raises:
+        ValueError: if an output differs, in evaluation at the batch size of ``inputs`` or one more, or an output or a
+            buffer after one training pass.
+    """
+    inputs = tuple(value.detach().cpu() for value in inputs)
+    if any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
+        model = copy.deepcopy(model).cpu()
+    with evaluating(model), evaluating(again):
+        for size in (len(inputs[0]), len(inputs[0]) + 1):
+            batch = batch_of(inputs, size)
+            try:
+                expected = flat(model(*(value.clone() for value in batch)))
+            except Exception:
+                if size == len(inputs[0]):
+                    raise
+                continue  # a model of fixed batch size is not ours to refuse
+            _compare(expected, flat(again(*(value.clone() for value in batch))), f"in evaluation at batch size {size}")
+    if any(module.training != model.training for module in model.modules()) or not any(
+        True for _ in (*model.buffers(), *_random_modules(model))
+    ):
+        return
+    one, other = copy.deepcopy(model).train(), copy.deepcopy(again).train()
+    batch = batch_of(inputs, max(2, len(inputs[0])))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            expected = flat(one(*(value.clone() for value in batch)))
+        except (ValueError, RuntimeError):
+            return  # a batch that the original cannot train on (one value a channel) proves nothing
+        torch.manual_seed(0)
+        _compare(expected, flat(other(*(value.clone() for value in batch))), "in training")
+    buffers = dict(other.named_buffers())
+    for name, buffer in one.named_buffers():
+        if name in buffers:
+            _compare([buffer], [buffers[name]], f"of buffer {name!r} after a training pass")
+
+
+def _random_modules(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if "Dropout" in type(module).__name__]
+
+
+def _compare(expected: list[Tensor], found: list[Tensor], when: str) -> None:
+    for one, other in zip(expected, found):
+        if one.shape != other.shape or one.dtype != other.dtype or not _equal(one, other):
+            raise ValueError(
+                f"model: read back, its values {when} are not the original's; its forward does something that the traced "
+                "graph does not hold (Python state, random numbers outside dropout?)"
+            )
+    if len(expected) != len(found):
+        raise ValueError(f"model: read back, it has {len(found)} outputs {when} instead of {len(expected)}")
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())

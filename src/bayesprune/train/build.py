@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from bayesprune import vision
+from bayesprune import baselines, vision
 from bayesprune.samplers import CVAdam, CycleClock
 from bayesprune.sparsity import FeedbackPruning, ForwardPruning
-from bayesprune.train.config import RunConfig
+from bayesprune.train.config import BASELINES, ON_SGD, RunConfig
 
-Pruner = ForwardPruning | FeedbackPruning
+Pruner = ForwardPruning | FeedbackPruning | baselines.SparseTraining
 
 
 def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None) -> vision.ArrayDataset:
@@ -97,16 +98,29 @@ def build_clock(config: RunConfig, steps_per_epoch: int) -> CycleClock:
     )
 
 
-def build_optimizer(config: RunConfig, model: nn.Module, num_data: int) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum, or CV-Adam."""
+def build_optimizer(config: RunConfig, parameters: nn.Module | Iterable[Any], num_data: int) -> torch.optim.Optimizer:
+    """Return SGD with Nesterov momentum, cSGLD, cSGHMC or CV-Adam over a network's parameters (or groups of them)."""
     sampler = config.sampler
-    if sampler.method == "sgd":
+    if isinstance(parameters, nn.Module):
+        parameters = parameters.parameters()
+    if sampler.method in ON_SGD:
         return torch.optim.SGD(
-            model.parameters(), lr=sampler.lr, momentum=sampler.beta1, nesterov=sampler.beta1 > 0,
+            parameters, lr=sampler.lr, momentum=sampler.beta1, nesterov=sampler.beta1 > 0,
             weight_decay=sampler.weight_decay,
         )  # fmt: skip
+    if sampler.method in ("csgld", "csghmc"):
+        settings: dict[str, Any] = {
+            "lr": sampler.lr,
+            "num_data": num_data,
+            "temperature": sampler.temperature,
+            "weight_decay": sampler.weight_decay,
+            "seed": config.seed,
+        }
+        if sampler.method == "csgld":
+            return baselines.CyclicalSGLD(parameters, **settings)
+        return baselines.CyclicalSGHMC(parameters, alpha=1 - sampler.beta1, **settings)
     return CVAdam(
-        model.parameters(), lr=sampler.lr, num_data=num_data, betas=(sampler.beta1, sampler.beta2),
+        parameters, lr=sampler.lr, num_data=num_data, betas=(sampler.beta1, sampler.beta2),
         dual_lr=sampler.dual_lr, weight_decay=sampler.weight_decay, temperature=sampler.temperature,
         noise=sampler.noise,  # type: ignore[arg-type]
         global_scale="paper" if sampler.global_scale == "paper" else float(sampler.global_scale), seed=config.seed,
@@ -116,7 +130,9 @@ def build_optimizer(config: RunConfig, model: nn.Module, num_data: int) -> torch
 def build_pruner(
     config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, example: torch.Tensor
 ) -> Pruner | None:
-    """Return the pruner of an emmcmc run, attached to the optimizer; None for the other methods."""
+    """Return the pruner of a run, attached to the optimizer; None where nothing is pruned."""
+    if config.sampler.method in BASELINES:
+        return build_baseline(config, model, optimizer, total_steps)
     if config.sampler.method != "emmcmc":
         return None
     pruning = config.pruning
@@ -138,3 +154,41 @@ def build_pruner(
     if pruning.feedback == "none":
         return ForwardPruning(model, optimizer, every=pruning.every or 1, **settings)
     return FeedbackPruning(model, optimizer, form=pruning.feedback, every=pruning.every or None, **settings)
+
+
+def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:
+    """Return what a run never prunes: `exclude`, and what the baseline's authors left dense where that is asked for."""
+    pruning, method = config.pruning, config.sampler.method
+    if pruning.dense_layers == "none" or method not in BASELINES:
+        return pruning.exclude
+    found = baselines.published(method, config.network.network).exclude(model)
+    return (*pruning.exclude, *(name for name in found if name not in pruning.exclude))
+
+
+def build_baseline(config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> Pruner:
+    """Return a sparse-training baseline, attached to the optimizer."""
+    pruning, method = config.pruning, config.sampler.method
+    begin, end = int(pruning.prune_from * total_steps), max(1, int(pruning.prune_until * total_steps))
+    epoch = total_steps // config.schedule.epochs
+    settings: dict[str, Any] = {
+        "target_sparsity": pruning.target_sparsity,
+        "exclude": dense_layers(config, model),
+        "end_step": total_steps if method == "sparse_momentum" else end,
+        "every": pruning.every or {"sparse_momentum": epoch, "set": epoch, "dpf": 16}.get(method, 100),
+    }
+    if method in ("gmp", "dpf"):
+        settings["start_step"] = begin
+    if method == "dpf":
+        return baselines.dynamic_pruning_with_feedback(model, optimizer, **settings)
+    if pruning.distribution != "own":
+        settings["distribution"] = pruning.distribution
+    if pruning.drop_fraction and method in ("sparse_momentum", "set", "rigl"):
+        settings["drop_fraction"] = pruning.drop_fraction
+    kinds: dict[str, type[baselines.SparseTraining]] = {
+        "sparse_momentum": baselines.SparseMomentum,
+        "dsr": baselines.DynamicSparseReparameterization,
+        "set": baselines.SET,
+        "rigl": baselines.RigL,
+        "gmp": baselines.GradualMagnitudePruning,
+    }
+    return kinds[method](model, optimizer, seed=config.seed, **settings)

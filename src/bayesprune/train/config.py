@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from bayesprune.train.values import convert, nearest
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,13 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How weights move. For `sgd`, Nesterov momentum at beta1; for the others, CV-Adam."""
+    """How weights move. For `cvadam` and `emmcmc`, CV-Adam; for `csgld` and `csghmc`, those samplers (friction 1 − beta1); for
+    all others, SGD with Nesterov momentum at beta1.
+    """
 
     method: str = "cvadam"
-    """sgd, cvadam, or emmcmc (CV-Adam with spike-and-slab pruning)."""
+    """sgd, cvadam, emmcmc (CV-Adam with spike-and-slab pruning); csgld or csghmc; rank1, swag or ensemble on SGD; or a
+    sparse-training baseline on SGD: sparse_momentum, dsr, set, rigl, gmp, dpf."""
     lr: float = 1.0
     """Peak step size."""
     beta1: float = 0.1
@@ -63,7 +66,7 @@ class SamplerConfig:
     weight_decay: float = 5e-4
     """Prior precision over the number of training images."""
     temperature: float = 1.0
-    """1 is the Bayes posterior; CV-Adam only."""
+    """1 is the Bayes posterior; csgmcmc's scripts have 1/50,000. CV-Adam, cSGLD and cSGHMC only."""
     noise: str = "exact"
     """exact or paper."""
     global_scale: str = "paper"
@@ -90,7 +93,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class PruningConfig:
-    """Which weights stay (emmcmc)."""
+    """Which weights stay (emmcmc and the sparse-training baselines)."""
 
     target_sparsity: float = 0.9
     """Share of the prunable weights at zero in the end."""
@@ -109,13 +112,45 @@ class PruningConfig:
     hard_threshold: float = 0.0
     """Prune groups whose statistic is below it, instead of to a target sparsity; 0 is the target."""
     every: int = 0
-    """Steps between two EM and pruning steps; 0 is the form's own: 16 for dense_copy, else 1."""
+    """Steps between two pruning steps; 0 is the method's own: 1 for emmcmc, 16 for dense_copy and dpf, 100 for dsr, rigl and
+    gmp, an epoch for sparse_momentum and set."""
     prune_from: float = 0.1
     """Share of the run at which the ramp begins."""
     prune_until: float = 0.6
-    """Share of the run at which the target is reached; samples are taken from there on."""
+    """Share of the run at which the target is reached, and samples are taken from there on; for dsr, set and rigl, which are
+    sparse from the start, at which the masks stay."""
     exclude: tuple[str, ...] = ()
     """Modules, by name pattern, that are never pruned."""
+    dense_layers: str = "none"
+    """published: what the baseline's authors left dense stays dense too, besides `exclude`; none."""
+    distribution: str = "own"
+    """Layer-wise sparsity of a baseline: uniform, erk, for gmp also global; own is the method's: erk for set and rigl, else uniform."""
+    drop_fraction: float = 0.0
+    """Share of the kept weights that sparse_momentum, set or rigl moves at first; 0 is the method's own: 0.5, 0.3 and 0.3."""
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """The sampling and ensembling baselines."""
+
+    noise_epochs: float = 5.0
+    """Epochs at the end of each cycle in which csgld and csghmc inject noise."""
+    members: int = 4
+    """Mixture components of rank1. (An ensemble's members are its schedule's cycles.)"""
+    prior: str = "gaussian"
+    """Prior and posterior family of rank1's factors: gaussian or cauchy."""
+    prior_std: float = 0.1
+    """Prior standard deviation (scale) of rank1's factors around 1."""
+    random_sign: float = 0.5
+    """Probability that a mean of rank1's factors starts at +1 and not at −1; 1 suits small data."""
+    annealing: float = 0.8
+    """Share of the run over which rank1's KL grows to its full weight."""
+    draws: int = 1
+    """Samples drawn at the end: of swag in all, of rank1 a member."""
+    rank: int = 20
+    """Columns of swag's low-rank part; 0 is its diagonal form."""
+    collect_from: float = 0.75
+    """Share of the run at which swag begins to collect, once an epoch, at lr_floor·lr."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +195,7 @@ class RunConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     pruning: PruningConfig = field(default_factory=PruningConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
@@ -167,7 +203,7 @@ class RunConfig:
         for key, choices in _CHOICES.items():
             value = get(self, key)
             if value not in choices:
-                raise ValueError(f"{key}={value!r}: {_nearest(str(value), choices)}")
+                raise ValueError(f"{key}={value!r}: {nearest(str(value), choices)}")
         for key, (low, high) in _RANGES.items():
             value = get(self, key)
             if not low <= value <= high:
@@ -177,19 +213,49 @@ class RunConfig:
                 f"prune_from={self.pruning.prune_from} must be below prune_until={self.pruning.prune_until}: "
                 "both are shares of the run."
             )
+        if self.sampler.method == "ensemble" and (self.schedule.samples_per_cycle != 1 or self.schedule.warmup_epochs):
+            raise ValueError(
+                f"samples_per_cycle={self.schedule.samples_per_cycle}, warmup_epochs={self.schedule.warmup_epochs}: an "
+                "ensemble's cycles are its members; set samples_per_cycle=1 and warmup_epochs=0."
+            )
+        if self.baseline.rank == 1:
+            raise ValueError("rank=1: swag's low-rank part divides by rank − 1; set rank=0 (diagonal) or at least 2.")
+        if self.sampler.method == "swag" and round(self.schedule.epochs * (1 - self.baseline.collect_from)) < 2:
+            raise ValueError(
+                f"collect_from={self.baseline.collect_from} leaves swag less than two of {self.schedule.epochs} epochs to "
+                "collect in; lower it."
+            )
         if self.sampler.global_scale != "paper":
-            _convert("global_scale", self.sampler.global_scale, float)
+            convert("global_scale", self.sampler.global_scale, float)
 
 
 _INF = float("inf")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "dataset": ("digits", "cifar10", "cifar100", "folder"),
-    "method": ("sgd", "cvadam", "emmcmc"),
+    "method": (
+        "sgd",
+        "cvadam",
+        "emmcmc",
+        "csgld",
+        "csghmc",
+        "rank1",
+        "swag",
+        "ensemble",
+        "sparse_momentum",
+        "dsr",
+        "set",
+        "rigl",
+        "gmp",
+        "dpf",
+    ),
     "noise": ("exact", "paper"),
+    "prior": ("gaussian", "cauchy"),
     "feedback": ("none", "masked", "dense_copy"),
     "groups": ("weight", "kernel", "input", "output", "channel"),
     "rule": ("magnitude", "l2", "concentration"),
     "expectation": ("current", "running"),
+    "dense_layers": ("none", "published"),
+    "distribution": ("own", "uniform", "erk", "global"),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
 }
@@ -199,13 +265,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "beta2": (1e-12, 1e6), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
-    "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9),
+    "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9), "drop_fraction": (0, 0.999),
     "every": (0, 1e9), "prune_from": (0, 1), "prune_until": (0, 1), "threads": (0, 1024),
+    "noise_epochs": (0, 1e6), "members": (1, 1024), "prior_std": (1e-9, 1e6), "annealing": (0, 1), "draws": (1, 1e5),
+    "rank": (0, 1e4), "collect_from": (0, 1), "random_sign": (0, 1),
     "checkpoint_minutes": (0, 1e6), "evaluate_every": (0, 1e6), "trace_every": (0, 1e9), "trace_channels": (0, 64),
     "seed": (0, 2**31 - 1),
 }  # fmt: skip
 
-_SECTIONS = ("data", "network", "sampler", "schedule", "pruning", "runtime")
+_SECTIONS = ("data", "network", "sampler", "schedule", "pruning", "baseline", "runtime")
 
 
 def keys() -> dict[str, str]:
@@ -229,7 +297,7 @@ def _section_types() -> list[Any]:
 
 def get(config: RunConfig, key: str) -> Any:
     """Return the value of a key, `lr` or `sampler.lr`."""
-    section, name = _locate(key)
+    section, name = locate(key)
     return getattr(getattr(config, section) if section else config, name)
 
 
@@ -260,9 +328,9 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
         settings = dict(pairs)
     changes: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
-        section, name = _locate(key)
+        section, name = locate(key)
         holder = dict(zip(_SECTIONS, _section_types()))[section] if section else RunConfig
-        changes.setdefault(section, {})[name] = _convert(name, value, typing.get_type_hints(holder)[name])
+        changes.setdefault(section, {})[name] = convert(name, value, typing.get_type_hints(holder)[name])
     top = changes.pop("", {})
     sections = {section: replace(getattr(config, section), **values) for section, values in changes.items()}
     return replace(config, **top, **sections)
@@ -287,7 +355,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     """
     unknown = sorted(set(values) - {"recipe", "method", "seed", *_SECTIONS})
     if unknown:
-        raise ValueError(f"unknown section {unknown[0]!r}: {_nearest(unknown[0], _SECTIONS)}")
+        raise ValueError(f"unknown section {unknown[0]!r}: {nearest(unknown[0], _SECTIONS)}")
     config = RunConfig(recipe=str(values.get("recipe", "custom")))
     flat: dict[str, Any] = {"seed": values.get("seed", 0)}
     for section in _SECTIONS:
@@ -295,62 +363,16 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     return override(config, flat)
 
 
-_IDLE_IN_SGD = ("beta2", "dual_lr", "temperature", "noise", "global_scale")
+BASELINES = ("sparse_momentum", "dsr", "set", "rigl", "gmp", "dpf")
+ON_SGD = ("sgd", "rank1", "swag", "ensemble", *BASELINES)
+RAMPED = ("emmcmc", "gmp", "dpf")  # dense at first: samples wait for the target
 
 
-def refuse_idle(config: RunConfig, key: str) -> None:
-    """Raise ValueError if setting `key` changes nothing under the configuration's method.
-
-    Example:
-        >>> refuse_idle(RunConfig(), "lr")
-    """
-    section, name = _locate(key)
-    method = config.sampler.method
-    if (section == "pruning" and method != "emmcmc") or (name in _IDLE_IN_SGD and method == "sgd"):
-        raise ValueError(f"{key} changes nothing with method={method}; take an -emmcmc recipe, or set method too.")
-
-
-def _locate(key: str) -> tuple[str, str]:
+def locate(key: str) -> tuple[str, str]:
     """Return (section, name) of a key."""
     known = keys()
     section, _, name = key.rpartition(".")
     if name in known and section in ("", known[name]):
         return known[name], name
     spelled = [f"{known[n]}.{n}" for n in known] if section else list(known)
-    raise ValueError(f"unknown key {key!r}: {_nearest(key, spelled)}")
-
-
-def _nearest(value: str, choices: Iterable[str]) -> str:
-    choices = list(choices)
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}Known: {', '.join(choices)}."
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    """Return a text or JSON value as the field's type."""
-    if typing.get_origin(kind) is tuple:
-        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
-        return tuple(str(part) for part in parts)
-    if kind is str:
-        return str(value)
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
-        lowered = str(value).lower()
-        if lowered in ("true", "1", "yes", "on"):
-            return True
-        if lowered in ("false", "0", "no", "off"):
-            return False
-        raise ValueError(f"{name}={value!r} is not a truth value; write true or false.")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{name}={value!r} is not a number; write for example {name}={'3' if kind is int else '0.5'}."
-        ) from None
-    if not math.isfinite(number):
-        raise ValueError(f"{name}={value!r} is not finite; write a finite value.")
-    if kind is int and number != int(number):
-        raise ValueError(f"{name}={value!r} is not a whole number; write for example {name}={round(number)}.")
-    return kind(number)
+    raise ValueError(f"unknown key {key!r}: {nearest(key, spelled)}")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bayesprune.posterior import SampleStore, classification_metrics, predict, preserved
 from bayesprune.sparsity import FeedbackPruning
@@ -26,9 +24,11 @@ from bayesprune.train.build import (
     build_pruner,
     channels_last_is_safe,
 )
-from bayesprune.train.config import RunConfig, as_dict, from_dict
+from bayesprune.train.config import RAMPED, RunConfig, as_dict, from_dict
+from bayesprune.train.devices import fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.memory import keep_freed_memory
+from bayesprune.train.methods import build_method
 from bayesprune.train.result import run_result
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tensors, save_tree
@@ -132,7 +132,7 @@ class Trainer:
         if runtime.threads:
             torch.set_num_threads(runtime.threads)
         self.config, self.out, self.quiet = config, out, quiet
-        self.fabric = _fabric(runtime.device, runtime.precision)
+        self.fabric = fabric(runtime.device, runtime.precision)
         device = self.fabric.device
         if device.type == "cpu":
             keep_freed_memory()
@@ -154,8 +154,12 @@ class Trainer:
         self.watch_loader = data.loader("validation", batch_size=256, **common) if held_out else self.test_loader
         self.clock = build_clock(config, len(self.loader))
 
-        self.model = model.to(device)
-        self.optimizer = build_optimizer(config, self.model, num_data=len(data.train_images))
+        number = len(data.train_images)
+        self.method = build_method(
+            config, model.to(device), self.clock, number, lambda seed: build_network(replace(config, seed=seed), data)
+        )
+        self.model = self.method.model.to(device)
+        self.optimizer = build_optimizer(config, self.method.parameters(), num_data=number)
         self.forward = self.fabric.setup_module(torch.compile(self.model) if runtime.compile else self.model)
         self.stepper = self.fabric.setup_optimizers(self.optimizer)
         self._check_collection()
@@ -184,7 +188,7 @@ class Trainer:
             names.write_json(self.out / names.ENVIRONMENT, record)
         since_save = tick = time.monotonic()
         self.model.train()
-        with _interruptible() as interrupted:
+        with interruptible() as interrupted:
             while self.step < self.clock.total_steps:
                 for images, labels in self.loader:
                     self._train_step(images, labels)
@@ -210,12 +214,13 @@ class Trainer:
         return self._finish(record)
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        lr = self.clock.lr(self.step, self.config.sampler.lr)
+        lr = self.method.lr(self.step)
+        self.method.begin_(self.step, self.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.stepper.zero_grad()
-        logits = self.forward(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.network.label_smoothing)
+        logits, labels = self.forward(images), self.method.labels(labels)
+        loss = self.method.loss(logits, labels, self.step)
         self.fabric.backward(loss)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
@@ -225,20 +230,22 @@ class Trainer:
         if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
             self._check_finite()
         self.stepper.step()
-        if self.clock.collect(self.step) and self._at_target(self.step):
+        self.method.end_(self.step)
+        if self.method.collects and self.clock.collect(self.step) and self._at_target(self.step):
+            info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.method.info(self.step)}
             with self._sparse():
-                self.samples.collect(self.model, step=self.step, cycle=self.clock.cycle(self.step), lr=lr)
+                self.samples.collect(self.model, **info)
         self.traces.record(self.step, lr)
         self.step += 1
 
     def _at_target(self, step: int) -> bool:
         """Return whether the sparsity is final; samples before that would belong to a larger network."""
         until = int(self.config.pruning.prune_until * self.clock.total_steps)
-        return self.config.sampler.method != "emmcmc" or step >= until
+        return self.config.sampler.method not in RAMPED or step >= until
 
     def _check_collection(self) -> None:
         """Say how many of the samples asked for can be taken; refuse to take none."""
-        planned = self.clock.num_samples
+        planned = self.clock.num_samples if self.method.collects else 0
         taken = sum(self.clock.collect(step) and self._at_target(step) for step in range(self.clock.total_steps))
         if planned and not taken:
             raise ValueError(
@@ -303,6 +310,10 @@ class Trainer:
     def _finish(self, record: dict[str, Any]) -> dict[str, Any]:
         names.write_history(self.out, self.history)
         self.traces.save(self.out)
+        self.samples.truncate(
+            len(self.samples) if self.method.collects else 0
+        )  # a finish that was cut off begins again
+        self.model = self.method.finish(self.samples, self.loader)
         save_tensors(
             self.out / names.MODEL, {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         )
@@ -322,6 +333,7 @@ class Trainer:
             "samples": len(self.samples), "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
+            "method": self.method.state_dict(),
             "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), "cpu_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None,
         }  # fmt: skip
@@ -342,6 +354,7 @@ class Trainer:
             self.pruner.load_state_dict(state["pruner"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.loader.load_state_dict(state["loader"])
+        self.method.load_state_dict(state.get("method", {}))
         self.traces.load_state_dict(state["traces"])
         self.samples.truncate(state["samples"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
@@ -350,48 +363,3 @@ class Trainer:
         torch.set_rng_state(state["cpu_rng"])
         if state["cuda_rng"] is not None and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.fabric.device)
-
-
-def _fabric(device: str, precision: str) -> Any:
-    try:
-        import logging
-
-        from lightning_fabric import Fabric
-    except ImportError as error:
-        raise ImportError('training needs Lightning Fabric: pip install "bayesprune[train]"') from error
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device='cuda', but torch sees no CUDA device; use device=cpu, or install a CUDA build of torch."
-        )
-    if device == "auto":  # not Fabric's own choice: it would take mps, which has no float64
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
-
-
-@contextmanager
-def _interruptible() -> Iterator[Any]:
-    """Turn the first SIGINT or SIGTERM into a flag that the loop reads between two steps; a second SIGINT ends at
-    once.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        os.write(
-            2, b"\nstopping after this step, with a checkpoint (again to stop at once)\n"
-        )  # print is not reentrant
-
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: signals stay as they are
-        pass
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

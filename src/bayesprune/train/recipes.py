@@ -6,7 +6,10 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from bayesprune.baselines import published
 from bayesprune.train.config import (
+    BASELINES,
+    BaselineConfig,
     DataConfig,
     NetworkConfig,
     PruningConfig,
@@ -125,6 +128,92 @@ def cifar10_resnet20_emmcmc() -> RunConfig:
     )
 
 
+# ---- sparse training on SGD: the baselines ----------------------------------------------------------------------------------
+
+_SPELLED = {
+    "sparse_momentum": "sparse momentum", "dsr": "dynamic sparse reparameterization", "set": "SET", "rigl": "RigL",
+    "gmp": "gradual magnitude pruning", "dpf": "DPF as its authors run it",
+}  # fmt: skip
+
+
+def sparse_baseline(base: RunConfig, method: str, target: float) -> RunConfig:
+    """Return an SGD run's configuration with a sparse-training baseline, the layers dense that its authors left dense."""
+    preset = published(method, base.network.network)
+    pruning = PruningConfig(target, prune_from=0.0, prune_until=preset.until, dense_layers="published")
+    return replace(base, sampler=replace(base.sampler, method=method), pruning=pruning)
+
+
+def _register_baselines(place: str, described: str, base: Callable[[], RunConfig], target: float) -> None:
+    for method in BASELINES:
+
+        def make(method: str = method) -> RunConfig:
+            return sparse_baseline(base(), method, target)
+
+        make.__doc__ = f"{described}, {_SPELLED[method]} to {target:.0%} of the prunable weights."
+        suffix = "dpf-sgd" if method == "dpf" else method.replace("_", "-")  # -dpf is EM-MCMC's
+        _RECIPES[f"{place}-{suffix}"] = make
+
+
+_register_baselines("cifar10-resnet20", "ResNet-20 on CIFAR-10 for CPUs", cifar10_resnet20_sgd, 0.7)
+
+
+# ---- sampling and ensembling: the baselines ---------------------------------------------------------------------------------
+
+_ENSEMBLING = {
+    "csgld": "cyclical SGLD", "csghmc": "cyclical SGHMC", "rank1": "rank-1 BNN", "rank1-cauchy": "rank-1 BNN, Cauchy",
+    "swag": "SWAG", "ensemble": "deep ensemble of 4",
+}  # fmt: skip
+
+
+def sampling_baseline(base: RunConfig, name: str, rank1_lr: float = 0.1) -> RunConfig:
+    """Return an SGD run's configuration as one of the sampling or ensembling baselines at its published setting.
+
+    cSGLD and cSGHMC: 4 cycles, lr 0.5, momentum 0.1, noise in the last tenth of each cycle, 3 samples there, T = 1/N (set
+    temperature=0.005 or 1 for the others). Rank-1: 4 members, L2 1e-4·‖w‖² (weight_decay 2e-4), KL annealed over 80 %, lr
+    0.1 at batch 128, ×0.2 at 40, 80, 90 %; published with 250 epochs, here the base's. SWAG: rank 20, half the lr from 75 %
+    on, 30 draws. Ensemble: 4 members of the base's epochs each.
+    """
+    epochs, baseline = base.schedule.epochs, BaselineConfig()
+    if name in ("csgld", "csghmc"):
+        return replace(
+            base,
+            sampler=SamplerConfig(name, lr=0.5, beta1=0.1, temperature=1 / 50_000),
+            schedule=ScheduleConfig(epochs, cycles=4, samples_per_cycle=3, sample_every=min(1.0, epochs / 4 / 10)),
+            baseline=replace(baseline, noise_epochs=epochs / 4 / 10),
+        )
+    if name.startswith("rank1"):
+        prior = "cauchy" if name.endswith("cauchy") else "gaussian"
+        return replace(
+            base,
+            sampler=replace(base.sampler, method="rank1", lr=rank1_lr, weight_decay=2e-4),
+            schedule=ScheduleConfig(epochs, warmup_epochs=min(1.0, epochs / 10)),
+            baseline=replace(baseline, prior=prior),
+        )
+    if name == "swag":
+        return replace(
+            base,
+            sampler=replace(base.sampler, method="swag"),
+            schedule=ScheduleConfig(epochs, lr_floor=0.5),
+            baseline=replace(baseline, draws=30, collect_from=max(0.0, min(0.75, 1 - 2 / epochs))),
+        )
+    schedule = ScheduleConfig(4 * epochs, cycles=4, samples_per_cycle=1)
+    return replace(base, sampler=replace(base.sampler, method="ensemble"), schedule=schedule)
+
+
+def _register_sampling(place: str, described: str, base: Callable[[], RunConfig], rank1_lr: float = 0.1) -> None:
+    for name, spelled in _ENSEMBLING.items():
+
+        def make(name: str = name) -> RunConfig:
+            return sampling_baseline(base(), name, rank1_lr)
+
+        make.__doc__ = f"{described}, {spelled}."
+        _RECIPES[f"{place}-{name}"] = make
+
+
+_register_sampling("digits", "Residual CNN on scikit-learn's digits", digits_sgd)
+_register_sampling("cifar10-resnet20", "ResNet-20 on CIFAR-10 for CPUs", cifar10_resnet20_sgd)
+
+
 # ---- the paper's image settings ---------------------------------------------------------------------------------------------
 
 _PAPER_EPOCHS = 200
@@ -176,6 +265,8 @@ def _register_paper() -> None:
                 f"{described}, EM-MCMC {suffix[1:].upper()} to {target:.0%} of the prunable weights.",
                 lambda d=dataset, n=network, t=target, f=feedback: _paper_pruned(d, n, t, f),  # type: ignore[misc]
             )
+        _register_baselines(place, described, lambda d=dataset, n=network: _paper_sgd(d, n), target)  # type: ignore[misc]
+        _register_sampling(place, described, lambda d=dataset, n=network: _paper_sgd(d, n), 0.05)  # type: ignore[misc]
 
 
 _register_paper()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from bayesprune.posterior import Prediction, classification_metrics, health_report, predict, reliability_curve
 from bayesprune.sparsity import sparsity_report
-from bayesprune.train.config import as_dict
+from bayesprune.train.build import dense_layers
+from bayesprune.train.config import ON_SGD, as_dict
 
 if TYPE_CHECKING:
     from bayesprune.train.loop import Trainer
@@ -20,10 +21,11 @@ def run_result(trainer: Trainer, environment: dict[str, Any]) -> dict[str, Any]:
     config, store = trainer.config, trainer.samples
     single = predict(trainer.model, None, trainer.test_loader)
     average = predict(trainer.model, store, trainer.test_loader) if len(store) else single
-    sparsity = sparsity_report(trainer.model, exclude=config.pruning.exclude, example_input=trainer.example)
+    dense = dense_layers(config, trainer.model)
+    sparsity = sparsity_report(trainer.model, exclude=dense, example_input=trainer.example)
     report = sparsity.as_dict()
     health = health_report(
-        optimizer=None if config.sampler.method == "sgd" else trainer.optimizer,
+        optimizer=None if config.sampler.method in ON_SGD else trainer.optimizer,
         samples=store if len(store) else None,
         prediction=average if len(store) else None,
     )

@@ -1,0 +1,59 @@
+"""What the method is compared with, one method a file."""
+
+from bayesprune.baselines.allocation import erdos_renyi_kernel, layer_counts
+from bayesprune.baselines.dsr import DynamicSparseReparameterization
+from bayesprune.baselines.ensemble import DeepEnsemble, independent_seeds
+from bayesprune.baselines.magnitude import GradualMagnitudePruning
+from bayesprune.baselines.noise_window import CyclicalNoise, injects
+from bayesprune.baselines.presets import PRESETS, Preset, dynamic_pruning_with_feedback, layers_of, published
+from bayesprune.baselines.rank1 import Rank1Network, kl_scale, step_decay, to_rank1
+from bayesprune.baselines.rank1_layer import Rank1Layer, cauchy_kl, gaussian_kl
+from bayesprune.baselines.rigl import RigL
+from bayesprune.baselines.set import SET
+from bayesprune.baselines.sgld import PUBLISHED_TEMPERATURE, CyclicalSGHMC, CyclicalSGLD, sghmc_variance
+from bayesprune.baselines.sparse_momentum import SparseMomentum
+from bayesprune.baselines.splbnn import SPLBNNClassifier, SPLBNNRegressor
+from bayesprune.baselines.svbnn import SVBNNClassifier, SVBNNRegressor
+from bayesprune.baselines.swag import SWAG, refresh_batch_norm_, swag_lr
+from bayesprune.baselines.topology import SparseTraining
+
+__all__ = [
+    # Sampling and ensembling
+    "CyclicalSGLD",
+    "CyclicalSGHMC",
+    "CyclicalNoise",
+    "injects",
+    "sghmc_variance",
+    "PUBLISHED_TEMPERATURE",
+    "to_rank1",
+    "Rank1Network",
+    "Rank1Layer",
+    "kl_scale",
+    "step_decay",
+    "gaussian_kl",
+    "cauchy_kl",
+    "SWAG",
+    "swag_lr",
+    "refresh_batch_norm_",
+    "DeepEnsemble",
+    "independent_seeds",
+    # Variable selection
+    "SPLBNNRegressor",
+    "SPLBNNClassifier",
+    "SVBNNRegressor",
+    "SVBNNClassifier",
+    # Sparse training
+    "SparseTraining",
+    "SparseMomentum",
+    "DynamicSparseReparameterization",
+    "SET",
+    "RigL",
+    "GradualMagnitudePruning",
+    "dynamic_pruning_with_feedback",
+    "erdos_renyi_kernel",
+    "layer_counts",
+    "PRESETS",
+    "Preset",
+    "published",
+    "layers_of",
+]

@@ -1,0 +1,48 @@
+"""Which keys a method does not use; setting one of them is refused."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from bayesprune.train.config import ON_SGD, PruningConfig, RunConfig, locate
+
+_IDLE_IN_SGD = ("beta2", "dual_lr", "temperature", "noise", "global_scale")
+_IDLE: dict[str, tuple[str, ...]] = {
+    "csgld": ("beta1", "beta2", "dual_lr", "noise", "global_scale"),
+    "csghmc": ("beta2", "dual_lr", "noise", "global_scale"),
+    "rank1": ("cycles", "samples_per_cycle", "sample_every", "lr_floor"),
+    "swag": ("cycles", "samples_per_cycle", "sample_every", "warmup_epochs"),
+    "ensemble": ("sample_every",),
+}
+_BASELINE_KEYS: dict[str, set[str]] = {
+    "csgld": {"noise_epochs"},
+    "csghmc": {"noise_epochs"},
+    "rank1": {"members", "prior", "prior_std", "random_sign", "annealing", "draws"},
+    "swag": {"rank", "collect_from", "draws"},
+}
+_COMMON = {"target_sparsity", "every", "exclude", "dense_layers", "distribution"}
+_PRUNING_KEYS: dict[str, set[str]] = {
+    "sgd": set(),
+    "cvadam": set(),
+    "emmcmc": {item.name for item in fields(PruningConfig)} - {"dense_layers", "distribution", "drop_fraction"},
+    "sparse_momentum": {*_COMMON, "drop_fraction"},
+    "dsr": {*_COMMON, "prune_until"},
+    "set": {*_COMMON, "prune_until", "drop_fraction"},
+    "rigl": {*_COMMON, "prune_until", "drop_fraction"},
+    "gmp": {*_COMMON, "prune_from", "prune_until"},
+    "dpf": {*_COMMON, "prune_from", "prune_until"} - {"distribution"},
+}
+
+
+def refuse_idle(config: RunConfig, key: str) -> None:
+    """Raise ValueError if setting `key` changes nothing under the configuration's method.
+
+    Example:
+        >>> refuse_idle(RunConfig(), "lr")
+    """
+    section, name = locate(key)
+    method = config.sampler.method
+    idle = section == "pruning" and name not in _PRUNING_KEYS.get(method, set())
+    idle = idle or (section == "baseline" and name not in _BASELINE_KEYS.get(method, set()))
+    if idle or name in _IDLE.get(method, ()) or (name in _IDLE_IN_SGD and method in ON_SGD):
+        raise ValueError(f"{key} changes nothing with method={method}; take a recipe that uses it, or set method too.")

@@ -1,0 +1,46 @@
+"""Values from text, with messages that name the nearest valid one."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+
+def nearest(value: str, choices: Iterable[str]) -> str:
+    """Return what is known, and first the nearest to `value`."""
+    choices = list(choices)
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(choices)}."
+
+
+def convert(name: str, value: Any, kind: Any) -> Any:
+    """Return a text or JSON value as the field's type."""
+    if typing.get_origin(kind) is tuple:
+        parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
+        return tuple(str(part) for part in parts)
+    if kind is str:
+        return str(value)
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        lowered = str(value).lower()
+        if lowered in ("true", "1", "yes", "on"):
+            return True
+        if lowered in ("false", "0", "no", "off"):
+            return False
+        raise ValueError(f"{name}={value!r} is not a truth value; write true or false.")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}={value!r} is not a number; write for example {name}={'3' if kind is int else '0.5'}."
+        ) from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name}={value!r} is not finite; write a finite value.")
+    if kind is int and number != int(number):
+        raise ValueError(f"{name}={value!r} is not a whole number; write for example {name}={round(number)}.")
+    return kind(number)

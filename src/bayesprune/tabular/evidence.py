@@ -1,0 +1,363 @@
+"""The evidence for each candidate on rows that its chain has not seen, and the probabilities that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.rows import Rows
+from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likelihood
+
+_BLOCK = 1024  # held-out rows evaluated at a time
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """How candidates are weighed.
+
+    Args:
+        rounds: times that candidates without use are dropped and the chains trained on.
+        settle_steps: steps after each drop.
+        refit_steps: steps of every network that is compared.
+        samples: states averaged at the end of a refit.
+        tested: inputs of a chain that are weighed at most; the rest have no evidence.
+        passes: times at most that the inputs of a chain's model are left out in turn before the last weighing.
+        liberal: nats that an input must bring on the inner rows to be in a chain's model.
+        batch_size: rows a step.
+        chain: how the chains move.
+    """
+
+    rounds: int = 2
+    settle_steps: int = 150
+    refit_steps: int = 200
+    samples: int = 10
+    tested: int = 48
+    passes: int = 2
+    liberal: float = 2.0
+    chain: ChainSettings = field(
+        default_factory=lambda: ChainSettings(lr=0.05, beta1=0.9, precision=30.0, temperature=1.0)
+    )
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who sees which rows: chain c of a data set weighs on fold c, chooses its model on fold c + 1, learns on the rest.
+
+    Args:
+        count: F folds, at least 3; row i belongs to fold i mod F.
+        chains: C chains of all data sets.
+        per_set: chains of one data set; its chain c has fold c mod F.
+        rows: n.
+
+    Example:
+        >>> folds = Folds(3, 3, 3, 6)
+        >>> folds.outer(0).tolist(), folds.inner(0).tolist(), folds.learning(2, wrap=0)[0].tolist()
+        ([0, 3], [1, 4], [0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    """
+
+    count: int
+    chains: int
+    per_set: int
+    rows: int
+
+    def _own(self, chain: int) -> int:
+        return chain % self.per_set % self.count
+
+    def outer(self, chain: int) -> Tensor:
+        """Return the rows on which a chain's inputs are weighed; nothing about the chain depends on them."""
+        return torch.arange(self._own(chain), self.rows, self.count)
+
+    def inner(self, chain: int) -> Tensor:
+        """Return the rows on which a chain's model is chosen."""
+        return torch.arange((self._own(chain) + 1) % self.count, self.rows, self.count)
+
+    def learning(self, held: int, wrap: int) -> Tensor:
+        """Return (C, n + wrap) row weights without the outer fold (held = 1), or without both (held = 2)."""
+        fold = torch.arange(self.rows) % self.count
+        own = torch.tensor([[self._own(chain)] for chain in range(self.chains)])
+        weights = (fold != own).float()
+        if held == 2:
+            weights *= fold != (own + 1) % self.count
+        return torch.cat([weights, weights[:, :wrap]], dim=1)
+
+
+def inclusion_probabilities(gain: np.ndarray, prior: float | None, p: int | None = None) -> tuple[np.ndarray, float]:
+    """Return P(input matters | data) from the held-out evidence, and the prior probability used.
+
+    P_j = sigmoid(E_j + log(π/(1 − π))), with E_j the log predictive likelihood ratio on held-out rows (a cross-validated
+    Bayes factor). Under the null exp(E_j) has expectation at most one, so that a large P_j is rare: it is an e-value.
+    Without a given π it is estimated by empirical Bayes: π = (1 + Σ_j P_j)/(p + 2), iterated.
+
+    Args:
+        gain: (p,) E_j in nats.
+        prior: π, or None.
+        p: inputs that the prior covers; len(gain) if None.
+
+    Returns:
+        (p,) probabilities, and π.
+
+    Example:
+        >>> probability, prior = inclusion_probabilities(np.array([50.0, 0.0, -1.0, 0.5]), None)
+        >>> probability.round(2).tolist()[0], round(prior, 2) < 0.8
+        (1.0, True)
+    """
+    p = len(gain) if p is None else p
+
+    def posterior(pi: float) -> np.ndarray:
+        logit = np.clip(gain + math.log(pi) - math.log1p(-pi), -700, 700)
+        return 1 / (1 + np.exp(-logit))
+
+    if prior is not None:
+        return posterior(prior), prior
+    pi = 1 / (p + 1)
+    for _ in range(200):
+        new = (1 + float(posterior(pi)[gain > 0].sum())) / (p + 2)
+        if abs(new - pi) < 1e-12:
+            break
+        pi = new
+    return posterior(pi), pi
+
+
+def q_values(probability: np.ndarray) -> np.ndarray:
+    """Return for each input the Bayesian false-discovery rate of the set of all inputs at least as probable.
+
+    q_j = mean of (1 − P_i) over {i : P_i ≥ P_j}; the set {q ≤ α} is the largest whose expected share of false
+    discoveries is at most α.
+
+    Args:
+        probability: (p,).
+
+    Example:
+        >>> q_values(np.array([1.0, 0.5, 0.9])).round(3).tolist()
+        [0.0, 0.2, 0.05]
+    """
+    order = np.argsort(-probability, kind="stable")
+    running = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
+    q = np.empty_like(running)
+    q[order] = running
+    return q
+
+
+def weigh(
+    net: ChainMLP,
+    columns: Tensor,
+    rows: Rows,
+    folds: Folds,
+    groups: Sequence[np.ndarray],
+    settings: EvidenceSettings,
+    *,
+    seed: int,
+) -> np.ndarray:
+    """Weigh the candidates of every chain on rows that neither its weights nor its choice of model has seen.
+
+    1. On the inner rows: an input that brings nothing even without a refit (its columns at the mean) is dropped, and
+       the chain trained on; `settings.rounds` times.
+    2. Nested models of the strongest 0, 1, 2, … inputs are trained and the best taken; then each of its inputs is left
+       out in turn, and what brings less than `settings.liberal` leaves. Beside useless inputs evidence is noise.
+    3. On the outer rows: the model is trained on all other rows, once as it is and once without each input. The
+       difference of the log-likelihoods is the evidence for that input.
+
+    Networks that are compared are trained for the same steps, and the predictions of their last states averaged.
+
+    Args:
+        net: the chains, on their candidates.
+        columns: (C, K) candidates.
+        rows: all columns of S data sets.
+        folds: which rows each chain learns from.
+        groups: column numbers of every input; an input is weighed as a whole.
+        settings: how.
+        seed: of the noise.
+
+    Returns:
+        (C, inputs) nats; 0 where an input is not in the chain's model.
+    """
+    chains = net.chains
+    owner = np.empty(rows.p, dtype=np.int64)
+    for number, members in enumerate(groups):
+        owner[members] = number
+    inner = [folds.inner(chain) for chain in range(chains)]
+    outer = [folds.outer(chain) for chain in range(chains)]
+    learning = folds.learning(2, rows.batch_size)
+    narrow = rows.narrowed(columns)
+    gains: list[dict[int, float]] = []
+    for round_ in range(settings.rounds + 1):
+        gains = _gains_without_refit(net, columns, narrow, inner, owner)
+        keep = _useful(columns, gains, owner, settings.tested)
+        columns = columns.gather(1, keep.clamp_min(0)).masked_fill(keep < 0, -1)
+        net, narrow = net.choose(torch.arange(chains), keep), narrow.narrowed(keep)
+        if round_ < settings.rounds:
+            ChainTrainer(net, narrow, learning, settings.chain, seed=seed + round_).run(settings.settle_steps)
+    weighing = _Comparison(net, columns, narrow, owner, settings, seed + 100)
+    models = weighing.nested_models(gains, inner, learning)
+    for _ in range(settings.passes):
+        gain = weighing.leave_out(models, inner, learning)
+        weak = [[i for i in sorted(g, key=lambda i: g[i]) if g[i] < settings.liberal] for g in gain]
+        if not any(weak):
+            break
+        # The weaker half at a time: two inputs that can replace each other must not leave together.
+        leaving = [set(w[: (len(w) + 1) // 2]) for w in weak]
+        models = [[i for i in model if i not in left] for model, left in zip(models, leaving)]
+    result = np.zeros((chains, len(groups)))
+    for chain, brought in enumerate(weighing.leave_out(models, outer, folds.learning(1, rows.batch_size))):
+        for number, value in brought.items():
+            result[chain, number] = value
+    return result
+
+
+@torch.no_grad()
+def _gains_without_refit(
+    net: ChainMLP, columns: Tensor, narrow: Rows, held: list[Tensor], owner: np.ndarray
+) -> list[dict[int, float]]:
+    """Return for every chain what each of its inputs brings on its held-out rows."""
+    per_set = net.chains // len(narrow.y)
+    found = []
+    for chain in range(net.chains):
+        ids = [int(owner[c]) if c >= 0 else -1 for c in columns[chain].tolist()]
+        inputs = sorted(set(ids) - {-1})
+        drop = torch.zeros(len(inputs) + 1, len(ids), dtype=torch.bool)
+        for row, number in enumerate(inputs, start=1):
+            drop[row] = torch.tensor([i == number for i in ids])
+        y = narrow.y[chain // per_set]
+        total = torch.zeros(len(drop), dtype=torch.float64)
+        variants = net.choose(torch.full((len(drop),), chain))
+        variants.input_weights().data.masked_fill_(drop[:, None, :], 0)
+        for block in held[chain].split(_BLOCK):
+            outputs = variants(narrow.x[chain, block][None])
+            total += _row_scores(outputs, y[block].expand(len(drop), -1)).double().sum(1)
+        score = _log_likelihoods(total, len(held[chain]), y.is_floating_point())
+        found.append(dict(zip(inputs, (score[0] - score[1:]).tolist())))
+    return found
+
+
+def _row_scores(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return squared residuals, or for labels log-likelihoods, (V, B)."""
+    return (outputs[..., 0] - y).square() if y.is_floating_point() else log_likelihood(outputs, y, None)
+
+
+def _log_likelihoods(total: Tensor, count: int, regression: bool) -> Tensor:
+    """Return Σ log p(y | model) from summed row scores.
+
+    A regression's noise variance is at its best on these rows, −(n/2)·log(Σr²/n) up to a constant: the same one extra
+    parameter on both sides of every comparison.
+    """
+    return -0.5 * count * (total / count + 1e-12).log() if regression else total
+
+
+def _useful(columns: Tensor, gains: list[dict[int, float]], owner: np.ndarray, most: int) -> Tensor:
+    """Return the places of the columns of the inputs with the largest positive gains, with −1 behind them."""
+    chosen = []
+    for chain, gain in enumerate(gains):
+        best = set(sorted((i for i in gain if gain[i] > 0), key=lambda i: -gain[i])[:most])
+        chosen.append([place for place, c in enumerate(columns[chain].tolist()) if c >= 0 and int(owner[c]) in best])
+    width = max(1, max(map(len, chosen)))
+    return torch.tensor([places + [-1] * (width - len(places)) for places in chosen])
+
+
+class _Comparison:
+    """Trains variants of every chain side by side, each on some of the chain's inputs, and scores them."""
+
+    def __init__(
+        self, net: ChainMLP, columns: Tensor, rows: Rows, owner: np.ndarray, settings: EvidenceSettings, seed: int
+    ) -> None:
+        self.net, self.rows, self.settings, self.seed = net, rows, settings, seed
+        self.ids = np.where(columns.numpy() >= 0, owner[columns.clamp_min(0).numpy()], -1)  # (C, K)
+
+    def nested_models(self, gains: list[dict[int, float]], held: list[Tensor], learning: Tensor) -> list[list[int]]:
+        """Return for each chain the best of the models of its strongest 0, 1, 2, … inputs."""
+        paths = [sorted((i for i in g if g[i] > 0), key=lambda i, g=g: -g[i]) for g in gains]  # type: ignore[misc]
+        steps = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 24, 32, 40)
+        sizes = [[m for m in steps if m < len(path)] + [len(path)] for path in paths]
+        models = [[path[:m] for m in own] for path, own in zip(paths, sizes)]
+        scores = self.scores(models, held, learning)
+        best = [
+            max(range(len(own)), key=lambda i, s=s, own=own: s[i] - own[i])  # type: ignore[misc]
+            for s, own in zip(scores, sizes)
+        ]
+        return [own[i] for own, i in zip(models, best)]
+
+    def leave_out(self, models: list[list[int]], held: list[Tensor], learning: Tensor) -> list[dict[int, float]]:
+        """Return for each chain what each input of its model brings."""
+        variants = [[model, *([i for i in model if i != left] for left in model)] for model in models]
+        scores = self.scores(variants, held, learning)
+        return [{i: s[0] - s[k + 1] for k, i in enumerate(model)} for model, s in zip(models, scores)]
+
+    def scores(self, models: list[list[list[int]]], held: list[Tensor], learning: Tensor) -> list[list[float]]:
+        """Return held-out log-likelihoods of the models of each chain."""
+        chains, regression = self.net.chains, self.rows.y.is_floating_point()
+        count = max(map(len, models))
+        ids = torch.from_numpy(self.ids)
+        kept = torch.stack(
+            [torch.from_numpy(np.isin(ids[c].numpy(), m)) for c, own in enumerate(models) for m in _padded(own, count)]
+        )
+        many = self.net.choose(torch.arange(chains).repeat_interleave(count))
+        mask = kept[:, None, :].to(torch.float32)
+        weight = many.input_weights()
+        weight.data.mul_(mask)
+        self.seed += 1
+        trainer = ChainTrainer(
+            many, self.rows, learning.repeat_interleave(count, 0), self.settings.chain, seed=self.seed
+        )
+        steps, samples = self.settings.refit_steps, self.settings.samples
+        every = max(1, steps // (3 * samples))
+        totals: list[Tensor] = []
+
+        @torch.no_grad()
+        def after(step: int) -> None:
+            weight.data.mul_(mask)
+            left = steps - 1 - step
+            if left % every or left // every >= samples:
+                return
+            for chain in range(chains):
+                part = many.choose(torch.arange(chain * count, (chain + 1) * count))
+                blocks = [part(self.rows.x[chain, b][None]) for b in held[chain].split(_BLOCK)]
+                value = torch.cat(blocks, 1)
+                value = value if regression else _log_probabilities(value)
+                if len(totals) <= chain:
+                    totals.append(value)
+                else:
+                    totals[chain] = totals[chain] + value if regression else torch.logaddexp(totals[chain], value)
+
+        trainer.run(steps, lambda step: 0.2 + 0.4 * (1 + math.cos(math.pi * step / steps)), after)
+        taken = len(range(0, min(steps, every * samples), every))
+        result = []
+        for chain in range(chains):
+            y = self.rows.y[chain // (chains // len(self.rows.y))][held[chain]].expand(count, -1)
+            if regression:
+                each = (totals[chain][..., 0] / taken - y).square()
+            else:
+                each = totals[chain].gather(-1, y[..., None])[..., 0] - math.log(taken)
+            values = _log_likelihoods(each.double().sum(1), y.shape[1], regression).tolist()
+            result.append(values[: len(models[chain])])
+        return result
+
+
+def _padded(models: list[list[int]], count: int) -> list[list[int]]:
+    return models + [[]] * (count - len(models))
+
+
+def _log_probabilities(outputs: Tensor) -> Tensor:
+    if outputs.shape[-1] == 1:
+        return torch.nn.functional.logsigmoid(torch.cat([-outputs, outputs], -1))
+    return outputs.log_softmax(-1)
+
+
+def average_evidence(gain: np.ndarray) -> np.ndarray:
+    """Return log(mean over chains of exp(gain)): the mean of e-values is one, however the chains depend on each other.
+
+    Args:
+        gain: (C, p) nats.
+
+    Returns:
+        (p,) nats.
+
+    Example:
+        >>> average_evidence(np.array([[0.0, 10.0], [0.0, 0.0]])).round(2).tolist()
+        [0.0, 9.31]
+    """
+    return np.logaddexp.reduce(gain, axis=0) - math.log(len(gain))

@@ -1,0 +1,216 @@
+"""The rows that chains are trained on: standardised, shuffled once, read in contiguous windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_DENSE = 2 * 10**8  # a sparse table of at most this many entries (800 MB) is made dense once
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Column means and scales of a table, and of the response.
+
+    Args:
+        mean: (p,) float64.
+        scale: (p,) standard deviations, 1 for a column that does not vary.
+        y_mean: mean of the response, 0 for labels.
+        y_scale: its standard deviation, 1 for labels and for a response that does not vary.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    y_mean: float = 0.0
+    y_scale: float = 1.0
+
+    @classmethod
+    def of(cls, X: Any, y: np.ndarray | None = None) -> Standardiser:
+        """Measure a table: an array (n, p) or a scipy.sparse matrix; `y` for a regression."""
+        if hasattr(X, "tocsr"):
+            mean = np.asarray(X.mean(axis=0), dtype=np.float64).ravel()
+            square = np.asarray(X.multiply(X).mean(axis=0), dtype=np.float64).ravel()
+            variance = np.maximum(square - mean**2, 0.0)
+        else:
+            mean = X.mean(axis=0, dtype=np.float64)
+            variance = X.var(axis=0, dtype=np.float64)
+        scale = np.sqrt(variance)
+        # Rounding leaves a constant column a variance of about (ε·mean)².
+        scale = np.where(scale <= 1e-7 * np.maximum(np.abs(mean), 1e-30), 1.0, scale)
+        if y is None:
+            return cls(mean, scale)
+        y_scale = float(np.std(y, dtype=np.float64))
+        return cls(mean, scale, float(np.mean(y, dtype=np.float64)), y_scale if y_scale > 0 else 1.0)
+
+    def inputs(self, X: Any, columns: np.ndarray | None = None) -> np.ndarray:
+        """Return standardised float32 rows, of all columns or of some."""
+        if columns is not None:
+            X = X[:, columns]
+        dense = X.toarray() if hasattr(X, "toarray") else X
+        mean = self.mean if columns is None else self.mean[columns]
+        scale = self.scale if columns is None else self.scale[columns]
+        out = np.empty(dense.shape, dtype=np.float32)
+        for start in range(0, len(out), 2048):
+            part = slice(start, start + 2048)
+            out[part] = (dense[part] - mean) / scale
+        return out
+
+
+class Rows:
+    """Training rows of S data sets of one shape.
+
+    Rows are shuffled once. A minibatch is a window of consecutive rows at a random place, a view and no copy; the first
+    rows are repeated behind the last, so that every row is as likely as any other.
+
+    Args:
+        tables: S arrays (n, p), or scipy.sparse matrices.
+        responses: S arrays (n,), float for a regression, int64 class numbers otherwise.
+        standardisers: one a data set.
+        batch_size: rows of a minibatch; at most n is used.
+        generator: of the shuffle and the windows.
+
+    Example:
+        >>> X, y = np.random.default_rng(0).standard_normal((6, 3)), np.arange(6.0)
+        >>> rows = Rows([X], [y], [Standardiser.of(X, y)], 4, torch.Generator().manual_seed(0))
+        >>> start = rows.window()
+        >>> rows.inputs(start).shape, rows.responses(start).shape
+        (torch.Size([1, 4, 3]), torch.Size([1, 4]))
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Any],
+        responses: Sequence[np.ndarray],
+        standardisers: Sequence[Standardiser],
+        batch_size: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.count, self.p = tables[0].shape
+        self.sets = len(tables)
+        self.batch_size = min(batch_size, self.count)
+        self.generator = generator
+        order = torch.randperm(self.count, generator=generator).numpy()
+        wrapped = np.concatenate([order, order[: self.batch_size]])
+        self.order = order
+        regression = np.issubdtype(responses[0].dtype, np.floating)
+        self.y = torch.stack(
+            [
+                torch.from_numpy((y[wrapped] - s.y_mean) / s.y_scale).float()
+                if regression
+                else torch.from_numpy(y[wrapped].astype(np.int64))
+                for y, s in zip(responses, standardisers)
+            ]
+        )
+        self._sparse: list[Any] | None = None
+        self._standardisers = list(standardisers)
+        if hasattr(tables[0], "tocsr") and self.count * self.p * self.sets > _DENSE:
+            self._sparse = [table.tocsr()[wrapped] for table in tables]
+            self.x = torch.empty(0)
+            return
+        self.x = torch.empty(self.sets, len(wrapped), self.p)
+        for out, table, standardiser in zip(self.x, tables, standardisers):
+            source = table.tocsr() if hasattr(table, "tocsr") else table
+            for start in range(0, len(wrapped), 2048):
+                part = wrapped[start : start + 2048]
+                out[start : start + len(part)] = torch.from_numpy(standardiser.inputs(source[part]))
+
+    def window(self) -> int:
+        """Return the first row of a random minibatch; 0 where a minibatch is all rows."""
+        if self.batch_size == self.count:
+            return 0
+        return int(torch.randint(self.count, (1,), generator=self.generator))
+
+    def inputs(self, start: int, size: int | None = None) -> Tensor:
+        """Return (S, B, p) rows from `start`."""
+        stop = start + (self.batch_size if size is None else size)
+        if self._sparse is None:
+            return self.x[:, start:stop]
+        parts = [s.inputs(m[start:stop]) for s, m in zip(self._standardisers, self._sparse)]
+        return torch.from_numpy(np.stack(parts))
+
+    def responses(self, start: int, size: int | None = None) -> Tensor:
+        """Return (S, B) responses of rows from `start`."""
+        return self.y[:, start : start + (self.batch_size if size is None else size)]
+
+    def fold_weights(self, folds: int) -> Tensor:
+        """Return (F, n + B) weights: row i is held out of fold i mod F; folds interleave, so every window holds all.
+
+        One fold means that nothing is held out.
+        """
+        rows = torch.arange(self.count)
+        weights = torch.ones(folds, self.count)
+        if folds > 1:
+            weights[rows % folds, rows] = 0.0
+        return torch.cat([weights, weights[:, : self.batch_size]], dim=1)
+
+    def only(self, which: int) -> Rows:
+        """Return the rows of one of the data sets."""
+        small = object.__new__(Rows)
+        small.__dict__.update(self.__dict__)
+        part = slice(which, which + 1)
+        small.sets, small.y, small.x = 1, self.y[part], self.x[part]
+        small._sparse = None if self._sparse is None else self._sparse[part]
+        small._standardisers = self._standardisers[part]
+        return small
+
+    def narrowed(self, columns: Tensor) -> Rows:
+        """Return the same rows with columns of their own for each of C chains.
+
+        Args:
+            columns: (C, k), C a multiple of S; −1 is a column of zeros.
+
+        Returns:
+            Rows with inputs (C, B, k) and the responses of the S data sets.
+        """
+        chains, width = columns.shape
+        small = object.__new__(Rows)
+        small.__dict__.update(self.__dict__)
+        small._sparse = None
+        small.sets, small.p = chains, width
+        per_set = chains // self.sets
+        small.x = torch.empty(chains, len(self.y[0]), width)
+        for start in range(0, len(self.y[0]), 2048):
+            block = self.inputs(start, min(2048, len(self.y[0]) - start))
+            for chain in range(chains):
+                wanted = columns[chain]
+                part = block[chain // per_set].index_select(1, wanted.clamp_min(0))
+                small.x[chain, start : start + block.shape[1]] = part.masked_fill_(wanted < 0, 0)
+        return small
+
+
+def principal_directions(x: Tensor, rank: int = 2, rows: int = 1000, sweeps: int = 6) -> tuple[Tensor, Tensor]:
+    """Return the leading eigenvectors and eigenvalues of the columns' second moments, by subspace iteration.
+
+    Args:
+        x: (S, n, k) standardised rows.
+        rank: q, how many directions.
+        rows: rows used.
+        sweeps: iterations.
+
+    Returns:
+        V (S, k, q) with orthonormal columns, and eigenvalues (S, q + 1), of which the last bounds what is left.
+
+    Example:
+        >>> factor = torch.randn(1, 500, 1, generator=torch.Generator().manual_seed(0))
+        >>> V, values = principal_directions(factor.expand(1, 500, 4) + 0.0, rank=1)
+        >>> bool((V.abs() - 0.5).abs().max() < 1e-4)
+        True
+    """
+    x = x[:, :rows]
+    sets, count, width = x.shape
+    q = min(rank, width)
+    basis = F.normalize(torch.randn(sets, width, min(q + 1, width), generator=torch.Generator().manual_seed(0)), dim=1)
+    for _ in range(sweeps):
+        basis, _ = torch.linalg.qr(torch.bmm(x.transpose(1, 2), torch.bmm(x, basis)))
+    projected = torch.bmm(x, basis)
+    values, rotation = torch.linalg.eigh(torch.bmm(projected.transpose(1, 2), projected) / count)
+    values, rotation = values.flip(1), rotation.flip(2)
+    if values.shape[1] == q:  # nothing is left beyond all columns
+        values = torch.cat([values, values[:, -1:]], dim=1)
+    return torch.bmm(basis, rotation)[:, :, :q], values

@@ -1,0 +1,184 @@
+"""Posterior samples of a network on the selected inputs: several starts, the best kept, cycles with samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesprune.samplers import CycleClock
+from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.rows import Rows
+from bayesprune.tabular.trainer import ChainSettings, ChainTrainer
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the predictive network is sampled.
+
+    Args:
+        hidden: hidden widths.
+        activation: "relu", "tanh" or "silu".
+        starts: networks started on all rows of a data set.
+        kept: of them go on to be sampled: those of the highest likelihood after the burn-in.
+        folds: networks that leave out one of so many folds each, for an honest noise variance; 0 is none.
+        burn_in: steps of one cosine before sampling.
+        cycles: cycles after it.
+        cycle_steps: steps of each.
+        samples: samples a cycle and network.
+        chain: how the chains move.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "silu"
+    starts: int = 4
+    kept: int = 4
+    folds: int = 5
+    burn_in: int = 1500
+    cycles: int = 2
+    cycle_steps: int = 400
+    samples: int = 5
+    chain: ChainSettings = field(
+        default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=1.0, temperature=1.0)
+    )
+
+
+@dataclass
+class PosteriorNetworks:
+    """Sampled networks of one data set, all weights of all samples as stacked tensors.
+
+    Args:
+        net: samples as the chains of one `ChainMLP`, on standardised selected inputs.
+        weight: (M,) weight of each sample in averages, summing to 1.
+        noise_variance: of the standardised response; nan for labels.
+    """
+
+    net: ChainMLP
+    weight: Tensor
+    noise_variance: float
+
+    @torch.no_grad()
+    def outputs(self, x: np.ndarray, block: int = 4096) -> Tensor:
+        """Return (M, n, k) outputs at standardised rows of the selected columns (zeros behind them, if they are few)."""
+        missing = self.net.sizes[0] - x.shape[1]
+        if missing > 0:
+            x = np.pad(x, ((0, 0), (0, missing)))
+        parts = [self.net(torch.from_numpy(x[i : i + block])[None]) for i in range(0, len(x), block)]
+        return torch.cat(parts, 1) if parts else torch.zeros(self.net.chains, 0, self.net.sizes[-1])
+
+
+def sample_posterior(rows: Rows, outputs: int, settings: SamplingSettings, *, seed: int) -> list[PosteriorNetworks]:
+    """Sample the posterior of a network on the columns of `rows`, for every data set at once.
+
+    Starts are many because small networks fall into poor optima, dead ones among them: after the burn-in, the
+    `settings.kept` of highest likelihood go on. With Bayes weights a start of lower likelihood by more than a few nats
+    would count nothing anyway.
+
+    Args:
+        rows: of S data sets, on the inputs to use.
+        outputs: outputs of the network.
+        settings: how.
+        seed: of starts and noise.
+
+    Returns:
+        One entry a data set.
+
+    Raises:
+        RuntimeError: the networks diverge at 1/27 of the step size too.
+    """
+    lr = settings.chain.lr
+    for _ in range(4):
+        tuned = replace(settings, chain=replace(settings.chain, lr=lr))
+        result = _attempt(rows, outputs, tuned, seed)
+        if result is not None:
+            return result
+        lr /= 3
+    raise RuntimeError(
+        f"the predictive network diverges at step sizes {settings.chain.lr:g} to {3 * lr:.2g}: look for outliers in the "
+        "selected columns of X or in y"
+    )
+
+
+def _attempt(rows: Rows, outputs: int, settings: SamplingSettings, seed: int) -> list[PosteriorNetworks] | None:
+    """Sample once; None where a network that is needed does not stay finite."""
+    sets, starts, folds = rows.sets, settings.starts, settings.folds
+    per_set = starts + folds
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (rows.p, *settings.hidden, outputs)
+    net = ChainMLP(sets * per_set, sizes, activation=settings.activation, generator=generator)
+    weights = torch.ones(per_set, rows.count)
+    for fold in range(folds):
+        weights[starts + fold, fold::folds] = 0.0
+    weights = torch.cat([weights, weights[:, : rows.batch_size]], 1).repeat(sets, 1)
+    trainer = ChainTrainer(net, rows, weights if folds else None, settings.chain, seed=seed)
+    burn = CycleClock(settings.burn_in, floor=0.05, warmup_steps=settings.burn_in // 20)
+    losses = torch.stack(trainer.run(settings.burn_in, burn)[-max(50, rows.count // rows.batch_size) :]).mean(0)
+    losses = losses.view(sets, per_set)
+    losses = losses.nan_to_num(nan=torch.inf)
+    best = losses[:, :starts].argsort(1)[:, : settings.kept]
+    chosen = torch.cat([best, torch.arange(starts, per_set).expand(sets, -1)], 1)
+    index = (chosen + per_set * torch.arange(sets)[:, None]).reshape(-1)
+    if not bool(losses.view(-1)[index].isfinite().all()):
+        return None
+    variance = trainer.variance[index]
+    net = net.choose(index)
+    trainer = ChainTrainer(net, rows, weights[index] if folds else None, settings.chain, seed=seed + 1)
+    trainer.variance, trainer.steps_done = variance, 10**6
+    clock = CycleClock(
+        settings.cycles * settings.cycle_steps,
+        cycles=settings.cycles,
+        samples_per_cycle=settings.samples,
+        sample_every=max(1, settings.cycle_steps // (2 * settings.samples)),
+        floor=0.1,
+    )
+    states: list[list[Tensor]] = []
+
+    def collect(step: int) -> None:
+        if clock.collect(step):
+            states.append([parameter.detach().clone() for parameter in net.parameters()])
+
+    trainer.run(clock.total_steps, lambda step: 0.5 * clock.lr(step), collect)
+    if not all(bool(tensor.isfinite().all()) for tensor in states[-1]):
+        return None
+    return [_of_one_set(rows, which, net, states, settings) for which in range(sets)]
+
+
+def _of_one_set(
+    rows: Rows, which: int, net: ChainMLP, states: list[list[Tensor]], settings: SamplingSettings
+) -> PosteriorNetworks:
+    kept, folds = settings.kept, settings.folds
+    per_set = kept + folds
+    members = _stacked(net, states, range(which * per_set, which * per_set + kept))
+    count = members.chains
+    result = PosteriorNetworks(members, torch.full((count,), 1.0 / count), float("nan"))
+    y = rows.y[which, : rows.count]
+    if not y.is_floating_point():
+        return result
+    x = rows.x[which, : rows.count].numpy()
+    if not folds:
+        residual = y - result.outputs(x)[..., 0].mean(0)
+        result.noise_variance = float(residual.square().mean())
+        return result
+    squares = 0.0
+    for fold in range(folds):
+        left_out = _stacked(net, states, [which * per_set + kept + fold])
+        mean = PosteriorNetworks(left_out, torch.ones(1), 0.0).outputs(x[fold::folds])[..., 0].mean(0)
+        squares += float((y[fold::folds] - mean).square().sum())
+    result.noise_variance = squares / rows.count
+    return result
+
+
+def _stacked(net: ChainMLP, states: list[list[Tensor]], chains: range | list[int]) -> ChainMLP:
+    """Return some chains of all states as the chains of one network."""
+    index = torch.tensor(list(chains))
+    parts = []
+    for state in states:
+        for parameter, value in zip(net.parameters(), state):
+            parameter.data = value
+        parts.append(net.choose(index))
+    whole = ChainMLP(len(index) * len(parts), net.sizes, activation=net.activation, generator=None)
+    for name, parameter in whole.named_parameters():
+        parameter.data = torch.cat([dict(part.named_parameters())[name].data for part in parts])
+    return whole

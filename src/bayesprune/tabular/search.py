@@ -1,0 +1,286 @@
+"""The search: chains on all inputs, pruned by EM-MCMC to a few candidates each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.samplers import CycleClock
+from bayesprune.sparsity import FeedbackPruning, ForwardPruning, SpikeSlabPrior
+from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.rows import Rows
+from bayesprune.tabular.trainer import ChainSettings, ChainTrainer
+
+_MEMORY = 5 * 10**8  # entries of the narrowed copies of all chains (2 GB)
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How candidates are found.
+
+    Args:
+        hidden: hidden widths of the search networks.
+        activation: of the search networks.
+        steps: steps in all.
+        candidates: inputs that each chain keeps.
+        feedback: "none" (DFP: what is pruned never returns) or "masked" (DPF: it may).
+        warmup: share of the steps without pruning.
+        pruned: share of the steps at which only the candidates are left.
+        chain: how the chains move; the temperature is low: p·width weights at T = 1 are mostly noise.
+        slab_precision: δ₁ of the first layer; the other layers have `chain.precision`.
+        spike_precision: δ₀; less where rows are few, see `decays`.
+        first_scale: factor on the first layer's initial weights.
+        every: steps between two EM and pruning steps.
+    """
+
+    hidden: tuple[int, ...] = (64, 32)
+    activation: str = "relu"
+    steps: int = 700
+    candidates: int = 32
+    feedback: str = "none"
+    warmup: float = 0.15
+    pruned: float = 0.65
+    chain: ChainSettings = field(
+        default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=30.0, temperature=0.01, cold=True)
+    )
+    slab_precision: float = 60.0
+    spike_precision: float = 4000.0
+    first_scale: float = 0.1
+    every: int = 4
+
+    def decays(self, num_data: float) -> tuple[float, float]:
+        """Return the weight decays (spike, slab): precisions over rows, the spike's at most 0.4 for stable steps."""
+        slab = self.slab_precision / num_data
+        return max(min(self.spike_precision / num_data, 0.4), 2 * slab), slab
+
+
+@dataclass
+class SearchResult:
+    """What a search found.
+
+    Args:
+        net: the chains, on their candidates only.
+        columns: (C, K) numbers of the candidates, −1 where a chain has fewer.
+        rows: the rows narrowed to the candidates.
+        steps: (t,) steps at which the path was recorded.
+        loss: (t, C) loss.
+        path: (t, C, p) Rao-Blackwell inclusion probabilities P(γ = 1 | w), float16.
+        soft_threshold: λ₁ that the prior implies.
+        hard_threshold: (t,) λ₂ that the ramp implied: the smallest mean squared weight of an input that was kept.
+        lr: step size used in the end; smaller than the settings' where a chain diverged.
+        slab: (C, K) whether the last E-step put the candidate on the slab.
+    """
+
+    net: ChainMLP
+    columns: Tensor
+    rows: Rows
+    steps: list[int]
+    loss: list[Tensor]
+    path: list[Tensor]
+    soft_threshold: float
+    hard_threshold: list[float]
+    lr: float
+    slab: Tensor
+
+
+def search(
+    rows: Rows,
+    weights: Tensor | None,
+    chains: int,
+    outputs: int,
+    settings: SearchSettings,
+    *,
+    expected: float,
+    seed: int,
+) -> SearchResult:
+    """Prune every chain from all inputs to its candidates while it learns.
+
+    A chain starts with first-layer weights next to zero, so that an input's weights show what the data put there. After
+    a warm-up, EM and the L2 rule (equation 10) run every few steps; a cubic ramp leaves `settings.candidates` inputs.
+    With forward pruning the rows are narrowed on the way, so that later steps cost what is left.
+
+    Args:
+        rows: of S data sets.
+        weights: (C, n + B) row weights, or None.
+        chains: C, a multiple of S.
+        outputs: outputs of the networks.
+        settings: how.
+        expected: number of inputs that the prior expects; the inclusion probability is this over p.
+        seed: of initial weights and noise.
+
+    Returns:
+        The candidates and the chains.
+
+    Raises:
+        RuntimeError: the chains diverge at a tenth of the step size too.
+
+    Reference: method, sections 5 and 6; arXiv 2210.12957, Algorithm 3 and equation 10.
+    """
+    lr = settings.chain.lr
+    for _ in range(4):
+        tuned = replace(settings, chain=replace(settings.chain, lr=lr))
+        result = _attempt(rows, weights, chains, outputs, tuned, expected, seed)
+        if result is not None:
+            return result
+        lr /= 3
+    raise RuntimeError(
+        f"the search diverges at lr={settings.chain.lr:g} and at {lr * 3:.2g}: look for outliers in X or y (a column "
+        "whose largest standardised value is far above the others)"
+    )
+
+
+def stage_sizes(p: int, candidates: int, chains: int, count: int) -> list[int]:
+    """Return how many inputs each stage leaves: a quarter of what there is (less where memory asks for it), down to
+    the candidates.
+
+    Args:
+        p: inputs.
+        candidates: inputs left by the last stage.
+        chains: chains, each with a narrowed copy of the rows.
+        count: rows.
+
+    Example:
+        >>> stage_sizes(1000, 32, 4, 10_000)
+        [250, 32]
+    """
+    largest = max(candidates, _MEMORY // max(1, chains * count))
+    sizes = []
+    while p > 8 * candidates:
+        p = max(candidates, min(p // 4, largest))
+        if p > 4 * candidates:
+            sizes.append(p)
+    return [*sizes, min(p, candidates)]
+
+
+def _attempt(
+    rows: Rows, weights: Tensor | None, chains: int, outputs: int, settings: SearchSettings, expected: float, seed: int
+) -> SearchResult | None:
+    p = rows.p
+    candidates = min(settings.candidates, p)
+    generator = torch.Generator().manual_seed(seed)
+    net = ChainMLP(
+        chains,
+        (p, *settings.hidden, outputs),
+        activation=settings.activation,
+        generator=generator,
+        first_scale=settings.first_scale,
+    )
+    columns = torch.arange(p).expand(chains, p)
+    clock = CycleClock(settings.steps, floor=0.02)
+    forward = settings.feedback == "none"
+    sizes = stage_sizes(p, candidates, chains, rows.count) if forward else [candidates]
+    warmup, pruned = round(settings.warmup * settings.steps), round(settings.pruned * settings.steps)
+    ends = [warmup + (pruned - warmup) * (i + 1) // len(sizes) for i in range(len(sizes))]
+    inclusion = min(max(expected / p, 1e-9), 0.5)
+    learners = float(rows.count if weights is None else weights[0, : rows.count].sum())
+    prior = SpikeSlabPrior(*settings.decays(learners), learners, inclusion=inclusion)
+    threshold = prior.threshold(settings.hidden[0] if settings.hidden else outputs)
+    result = SearchResult(net, columns, rows, [], [], [], threshold, [], settings.chain.lr, columns >= 0)
+    done = 0
+    for size, end in zip(sizes, ends):
+        trainer = ChainTrainer(net, rows, weights, settings.chain, seed=seed + done)
+        trainer.optimizer.set_weight_decay(net.first.weight, settings.decays(trainer.num_data)[1])
+        first_stage = done == 0
+        pruner = _pruner(trainer, settings, size, warmup if first_stage else 0, end - done, inclusion)
+        if not _run(trainer, pruner, prior, result, columns, p, clock, done, end - done):
+            return None
+        pruner.finish_()
+        keep = pruner.keep_masks["layers.0.weight"].view(chains, -1)
+        pruner.detach()
+        kept = _kept(keep, size)
+        net, rows = net.choose(torch.arange(chains), kept), rows.narrowed(kept)
+        columns = columns.gather(1, kept.clamp_min(0)).masked_fill(kept < 0, -1)
+        done = end
+    if done < settings.steps:
+        trainer = ChainTrainer(net, rows, weights, settings.chain, seed=seed + done)
+        pruner = _pruner(trainer, settings, None, 0, 0, inclusion)
+        if not _run(trainer, pruner, prior, result, columns, p, clock, done, settings.steps - done):
+            return None
+        result.slab = pruner.soft_masks["layers.0.weight"].view(chains, -1)
+        pruner.detach()
+    result.net, result.columns, result.rows = net, columns, rows
+    return result
+
+
+def _pruner(
+    trainer: ChainTrainer, settings: SearchSettings, size: int | None, warmup: int, ramp_end: int, inclusion: float
+) -> ForwardPruning | FeedbackPruning:
+    """Return the ramp's pruner, or (no size) the EM's.
+
+    On the ramp every input keeps the slab's decay: a group that is sent to the spike before the network has found its
+    input cannot grow past λ₁ any more.
+    """
+    make = ForwardPruning if settings.feedback == "none" else FeedbackPruning
+    width = trainer.rows.p
+    spike, slab = settings.decays(trainer.num_data)
+    options: dict[str, Any] = {"inclusion_probability": inclusion}
+    if size is not None:
+        target = 1 - min(size, width) / width
+        options = {"soft_threshold": 0.0, "target_sparsity": target, "ramp_end_step": ramp_end}
+    return make(
+        trainer.net,
+        trainer.optimizer,
+        groups="input",
+        rule="l2",
+        scope="chain",
+        exclude=[f"layers.{depth}" for depth in range(1, len(trainer.net.layers))],
+        spike_decay=spike,
+        slab_decay=slab,
+        warmup_steps=warmup,
+        every=settings.every,
+        expectation="running",
+        **options,
+    )
+
+
+def _run(
+    trainer: ChainTrainer,
+    pruner: ForwardPruning | FeedbackPruning,
+    prior: SpikeSlabPrior,
+    result: SearchResult,
+    columns: Tensor,
+    p: int,
+    clock: CycleClock,
+    done: int,
+    steps: int,
+) -> bool:
+    """Run a stage and record the paths; returns whether every chain stayed finite."""
+    every = max(1, clock.total_steps // 50)
+    chains = trainer.net.chains
+    losses: list[Tensor] = []
+
+    def record(step: int) -> None:
+        if (done + step + 1) % every:
+            return
+        weights = trainer.net.input_weights().detach()
+        probability = prior.posterior_inclusion(weights.square().sum(1), weights.shape[1])
+        full = torch.zeros(chains, p, dtype=torch.float16)
+        full.scatter_(1, columns.clamp_min(0), probability.to(torch.float16) * (columns >= 0))
+        keep = pruner.keep_masks["layers.0.weight"].view(chains, -1)
+        means = weights.square().mean(1)
+        result.steps.append(done + step + 1)
+        result.path.append(full)
+        result.hard_threshold.append(float(means.masked_fill(~keep, torch.inf).min()))
+
+    losses = trainer.run(steps, lambda step: clock.lr(done + step), record)
+    recorded = [t - done - 1 for t in result.steps if t > done]
+    result.loss += [losses[step] for step in recorded]
+    return all(bool(loss.isfinite().all()) for loss in losses[-1:]) and bool(
+        all(parameter.isfinite().all() for parameter in trainer.net.parameters())
+    )
+
+
+def _kept(keep: Tensor, size: int) -> Tensor:
+    """Return the numbers of the columns that each chain keeps, ascending, with −1 behind them."""
+    order = torch.sort((~keep).to(torch.int8), dim=1, stable=True).indices[:, :size]
+    return order.masked_fill(~keep.gather(1, order), -1)
+
+
+def candidate_union(columns: Sequence[Tensor]) -> list[int]:
+    """Return the inputs that some chain holds, ascending."""
+    found = {int(i) for chain in columns for i in chain.tolist()}
+    return sorted(found - {-1})

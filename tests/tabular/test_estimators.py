@@ -1,0 +1,156 @@
+"""The estimators: scikit-learn's contract, recovery of known inputs, reproducibility, saving, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bayesprune.tabular import design, load
+
+sklearn = pytest.importorskip("sklearn")
+from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
+
+from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, fit_many  # noqa: E402
+
+QUICK = {"search_steps": 60, "evidence_steps": 40, "fit_steps": 80, "n_chains": 3, "n_starts": 2, "random_state": 0}
+
+
+@parametrize_with_checks([SparseBNNRegressor(**QUICK), SparseBNNClassifier(**QUICK)])
+def test_property_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def line():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((400, 40))
+    y = 3 * X[:, 7] - 2 * np.abs(X[:, 11]) + 0.5 * rng.standard_normal(400)
+    model = SparseBNNRegressor(search_steps=400, evidence_steps=100, fit_steps=400, random_state=0).fit(X, y)
+    return X, y, model
+
+
+def test_target_recovers_the_true_inputs_and_the_noise(line):
+    _, _, model = line
+    assert model.get_support(indices=True).tolist() == [7, 11]
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((4000, 40))
+    y = 3 * X[:, 7] - 2 * np.abs(X[:, 11]) + 0.5 * rng.standard_normal(4000)
+    error = np.mean((model.predict(X) - y) ** 2)
+    assert 0.25 * (1 - 4 * np.sqrt(2 / 4000)) < error < 0.36  # never below the noise, and within 45 % of it
+    low, high = model.predict_interval(X, coverage=0.9).T
+    assert 0.87 < np.mean((low < y) & (y < high)) < 0.95
+    mean, std = model.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, model.predict(X))
+    assert (std**2 >= model.noise_variance_ * (1 - 1e-12)).all()
+
+
+def test_equation_probability_and_q_value_of_the_evidence(line):
+    _, _, model = line
+    logit = np.log(model.prior_["inclusion_probability"] / (1 - model.prior_["inclusion_probability"]))
+    np.testing.assert_allclose(
+        model.inclusion_probability_, 1 / (1 + np.exp(-(model.evidence_ + logit))), rtol=1e-9, atol=1e-300
+    )
+    order = np.argsort(-model.inclusion_probability_, kind="stable")
+    wanted = np.cumsum(1 - model.inclusion_probability_[order]) / np.arange(1, 41)
+    np.testing.assert_allclose(model.q_value_[order], wanted, atol=1e-12)
+
+
+def test_roundtrip_saved_estimator_predicts_alike(line, tmp_path):
+    X, _, model = line
+    model.save(tmp_path / "model")
+    back = load(tmp_path / "model")
+    assert (back.predict(X) == model.predict(X)).all()
+    assert back.get_params() == model.get_params()
+    assert (back.transform(X) == X[:, [7, 11]]).all()
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["estimator.json", "estimator.safetensors"]
+    (tmp_path / "model" / "estimator.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a bayesprune tabular estimator"):
+        load(tmp_path / "model")
+
+
+def test_property_same_seed_same_result_and_global_generators_untouched():
+    import torch
+
+    data = design("example2", n=120, p=8, n_test=10)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, second = (SparseBNNRegressor(**QUICK).fit(data.X_train, data.y_train) for _ in range(2))
+    assert (torch.get_rng_state() == before[0]).all() and (np.random.get_state()[1] == before[1]).all()
+    assert (first.predict(data.X_test) == second.predict(data.X_test)).all()
+    assert (first.evidence_ == second.evidence_).all()
+
+
+def test_property_many_at_once_find_what_each_finds_alone():
+    rng = np.random.default_rng(3)
+    data = []
+    for column in (2, 5):
+        X = rng.standard_normal((300, 12))
+        data.append((X, 2 * X[:, column] + 0.3 * rng.standard_normal(300)))
+    settings = QUICK | {"search_steps": 200, "evidence_steps": 80}
+    models = fit_many(SparseBNNRegressor(**settings), data)
+    assert [model.get_support(indices=True).tolist() for model in models] == [[2], [5]]
+
+
+def test_property_groups_are_selected_together_and_classes_keep_their_labels():
+    rng = np.random.default_rng(4)
+    level = rng.integers(3, size=500)
+    X = np.hstack([rng.standard_normal((500, 6)), np.eye(3)[level]])
+    y = np.array(["red", "green", "blue"])[level]
+    model = SparseBNNClassifier(groups=[[6, 7, 8]], **(QUICK | {"search_steps": 200, "evidence_steps": 80})).fit(X, y)
+    assert model.get_support(indices=True).tolist() == [6, 7, 8]
+    assert (model.predict(X) == y).mean() > 0.98
+    assert model.classes_.tolist() == ["blue", "green", "red"]
+    np.testing.assert_allclose(model.predict_proba(X).sum(1), 1.0, atol=1e-6)
+
+
+def test_limit_sparse_matrix_equals_the_array(line):
+    from scipy import sparse
+
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((150, 10)) * (rng.random((150, 10)) < 0.3)
+    y = X[:, 1] + 0.1 * rng.standard_normal(150)
+    dense = SparseBNNRegressor(**QUICK).fit(X, y)
+    thin = SparseBNNRegressor(**QUICK).fit(sparse.csr_matrix(X), y)
+    np.testing.assert_allclose(thin.predict(sparse.csr_matrix(X)), dense.predict(X), rtol=1e-4, atol=1e-5)
+
+
+def test_limit_nothing_to_find_predicts_a_constant():
+    rng = np.random.default_rng(7)
+    X, y = rng.standard_normal((200, 15)), rng.standard_normal(200)
+    model = SparseBNNRegressor(**QUICK).fit(X, y)
+    assert not model.get_support().any()
+    assert np.ptp(model.predict(X)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"select": "best"}, "select='best' is unknown"),
+        ({"fdr": 1.5}, "fdr=1.5 must lie strictly between 0 and 1"),
+        ({"n_chains": 0}, "n_chains=0 must be 'auto' or a whole number"),
+        ({"select": "number"}, "select='number' needs how many"),
+        ({"groups": [[0, 1], [1]]}, "groups name a column twice"),
+        ({"groups": [[99]]}, "groups name column 99"),
+        ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes"),
+        ({"expected_inputs": -1}, "expected_inputs=-1"),
+    ],
+)
+def test_error_parameters_name_the_mend(settings, message):
+    X = np.random.default_rng(0).standard_normal((30, 4))
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        SparseBNNRegressor(**(QUICK | settings)).fit(X, X[:, 0])
+
+
+def test_error_shapes_of_many_differ():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="differ in shape"):
+        fit_many(SparseBNNRegressor(**QUICK), [(rng.random((20, 3)), rng.random(20)), (rng.random((20, 4)), rng.random(20))])
+
+
+@pytest.mark.slow
+def test_target_example2_with_a_tenth_of_the_paper_s_rows():
+    """All five true inputs of Example 2 among 500 from 1,000 rows, and no other."""
+    data = design("example2", n=1000, p=500, seed=100)
+    model = SparseBNNRegressor(random_state=0).fit(data.X_train, data.y_train)
+    assert model.get_support(indices=True).tolist() == [0, 1, 2, 3, 4]

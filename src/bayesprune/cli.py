@@ -1,4 +1,4 @@
-"""The command line: bayesprune demo | recipes | train | evaluate | report."""
+"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict."""
 
 from __future__ import annotations
 
@@ -47,6 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write one self-contained page about runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
+
+    from bayesprune import compact_run, reproduce, select
+    from bayesprune.deploy.commands import add_profile
+
+    select.add_commands(commands)
+    compact_run.add_compact(commands)
+    add_profile(commands)
+    reproduce.add_commands(commands)
     return parser
 
 
@@ -63,8 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     command = {"demo": _demo, "recipes": _recipes, "train": _train, "evaluate": _evaluate, "report": _report}
+    command |= {"compact": _compact, "profile": _profile}
     try:
-        return command[arguments.command](arguments)
+        handler = getattr(arguments, "handler", None) or command[arguments.command]
+        return handler(arguments)
     except KeyboardInterrupt:
         print("bayesprune: interrupted", file=sys.stderr)
         return 130
@@ -99,7 +109,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, results_table
     from bayesprune.train import recipe, train
-    from bayesprune.train.config import refuse_idle
+    from bayesprune.train.idle import refuse_idle
 
     device = [f"device={arguments.device}"] if arguments.device else []
     config = recipe(arguments.recipe, [*arguments.set, *device])
@@ -116,6 +126,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluate(arguments.run, data_dir=arguments.data_dir, split=arguments.split, device=arguments.device)
     print(json.dumps(result, indent=1))
     return 0
+
+
+def _compact(arguments: argparse.Namespace) -> int:
+    from bayesprune.compact_run import compact_command
+
+    return compact_command(arguments)
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from bayesprune.deploy.commands import profile_command
+
+    return profile_command(arguments)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,8 @@ from bayesprune.report.diagrams import layer_sparsity, member_accuracies, reliab
 from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves
 from bayesprune.report.html import write_report
 from bayesprune.report.load import Run, Traces, find_runs, load_run, run_labels
+from bayesprune.report.selection import write_selection_report
+from bayesprune.report.selection_table import selection_table
 from bayesprune.report.style import NothingToDraw, save_png
 from bayesprune.report.table import results_table
 
@@ -22,4 +24,6 @@ __all__ = [
     "save_png",
     "NothingToDraw",
     "write_report",
+    "write_selection_report",
+    "selection_table",
 ]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bayesprune._version import __version__
 from bayesprune.report.diagrams import layer_sparsity, member_accuracies, reliability_diagram, sample_paths
 from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves
 from bayesprune.report.fragments import (
@@ -25,35 +23,9 @@ from bayesprune.report.fragments import (
     warning_box,
 )
 from bayesprune.report.load import Run, run_labels
-from bayesprune.report.style import NothingToDraw, figure_to_svg, write_bytes
-from bayesprune.report.stylesheet import stylesheet
+from bayesprune.report.page import Figures, grid, section, whole_page
+from bayesprune.report.style import write_bytes
 from bayesprune.report.table import results_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Nothing may be fetched and nothing may run, whatever a run's files say.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-
-
-class _Figures:
-    """Numbers the figures, so that their identifiers differ."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, draw: Callable[[], Figure], name: str, caption: str, *, wide: bool = False) -> str:
-        try:
-            figure = draw()
-        except NothingToDraw as reason:
-            return f'<p class="absent">{escape(name)}: {escape(str(reason))}.</p>'
-        self.count += 1
-        svg = figure_to_svg(figure, f"f{self.count}-")
-        kind = ' class="wide"' if wide else ""
-        # Reached by the keyboard, since it may scroll on a phone.
-        reach = ' tabindex="0"' if wide else ""
-        canvas = f'<div class="canvas"{reach}>{svg}</div>'
-        return f"<figure{kind}>{canvas}<figcaption>{caption}</figcaption></figure>"
 
 
 def write_report(runs: Sequence[Run], path: str | os.PathLike[str], *, title: str | None = None) -> Path:
@@ -88,13 +60,12 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str], *, title: st
 
 
 def _page(runs: Sequence[Run], title: str | None) -> str:
-    labels, figure = run_labels(runs), _Figures()
+    labels, figure = run_labels(runs), Figures()
     title = title or (labels[0] if len(runs) == 1 else f"Report of {len(runs)} runs")
     about = _shared(runs)
     headings = labels if len(runs) > 1 else ["The run in detail"]
     links = [("results", "Results"), ("training", "Training")]
     links += [(f"run-{number}", label) for number, label in enumerate(headings, 1)]
-    navigation = "".join(f'<li><a href="#{anchor}">{escape(label)}</a></li>' for anchor, label in links)
     curves = [
         figure(lambda: accuracy_curves(runs), "Accuracy", "Accuracy after each epoch."),
         figure(lambda: learning_rate(runs), "Learning rate", "The cyclical step size; samples come from its cold end."),
@@ -105,35 +76,25 @@ def _page(runs: Sequence[Run], title: str | None) -> str:
             "weights that are exactly zero.",
         ),
     ]
-    sections = [
-        f"<header>\n<h1>{escape(title)}</h1>",
-        f'<p class="muted">{escape(about)}</p>' if about else "",
-        f'<nav aria-label="Sections"><ul>{navigation}</ul></nav>\n</header>\n<main>',
+    parts = [
         key_figures(runs[0]) if len(runs) == 1 else "",
         warning_box(
             [(label if len(runs) > 1 else "", text) for run, label in zip(runs, labels) for text in found_faults(run)]
         ),
-        '<section id="results" aria-labelledby="results-title">\n<h2 id="results-title">Results</h2>',
-        scroll_box(results_table(runs, "html"), "Results table"),
-        table_legend(runs),
-        setting_differences(runs, labels),
-        "</section>",
-        '<section id="training" aria-labelledby="training-title">\n<h2 id="training-title">Training</h2>',
-        _grid(curves),
-        "</section>",
+        section(
+            "results",
+            "Results",
+            scroll_box(results_table(runs, "html"), "Results table"),
+            table_legend(runs),
+            setting_differences(runs, labels),
+        ),
+        section("training", "Training", grid(curves)),
         *(_article(run, name, number, figure) for number, (run, name) in enumerate(zip(runs, headings), 1)),
-        f"</main>\n<footer><p>Written by bayesprune {escape(__version__)}.</p></footer>",
     ]
-    body = "\n".join(part for part in sections if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{stylesheet()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return whole_page(title, about, links, parts)
 
 
-def _article(run: Run, heading: str, number: int, figure: _Figures) -> str:
+def _article(run: Run, heading: str, number: int, figure: Figures) -> str:
     result = run.result or {}
     drawn = [
         figure(
@@ -159,7 +120,7 @@ def _article(run: Run, heading: str, number: int, figure: _Figures) -> str:
     parts = [
         f'<article id="run-{number}" aria-labelledby="run-{number}-title">',
         f'<h2 id="run-{number}-title">{escape(heading)}</h2>\n<p class="muted">{escape(_line(run))}</p>',
-        _grid(drawn),
+        grid(drawn),
         layer_table(sparsity),
         health_table(result.get("health")),
         folded("Configuration", pair_table(flatten(run.config)), kind="config"),
@@ -182,11 +143,3 @@ def _shared(runs: Sequence[Run]) -> str:
     common = [str(next(iter(value))) for value in values if len(value) == 1 and None not in value]
     unfinished = sum(not run.finished for run in runs)
     return " · ".join(common + ([f"{unfinished} unfinished"] if unfinished else []))
-
-
-def _grid(figures: list[str]) -> str:
-    """Flow the small figures in columns, then the wide ones, then what could not be drawn and why."""
-    small = "".join(figure for figure in figures if figure.startswith("<figure>"))
-    wide = "".join(figure for figure in figures if figure.startswith("<figure class"))
-    absent = "".join(figure for figure in figures if figure.startswith("<p"))
-    return (f'<div class="figures">{small}</div>' if small else "") + wide + absent

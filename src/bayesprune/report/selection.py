@@ -1,0 +1,214 @@
+"""One page about a selection of inputs: which, how sure, what they do, and how well they predict."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bayesprune.report.diagrams import reliability_diagram
+from bayesprune.report.fragments import flatten, folded, pair_table, scroll_box, warning_box
+from bayesprune.report.load import Run
+from bayesprune.report.page import Figures, grid, section, whole_page
+from bayesprune.report.selection_effects import partial_dependence
+from bayesprune.report.selection_figures import inclusion_bars, inclusion_paths, inclusion_scatter, training_loss
+from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
+from bayesprune.report.selection_table import selection_table
+from bayesprune.report.style import write_bytes
+from bayesprune.report.table import MISSING
+
+PANELS = 12  # of partial dependence
+
+
+def write_selection_report(result: dict[str, Any], path: str | os.PathLike[str], *, title: str | None = None) -> Path:
+    """Write one self-contained HTML page about a selection of inputs.
+
+    It holds the table of selected inputs, the inclusion probabilities of all, their paths over training with the
+    threshold, the partial dependence of the prediction with credible bands, and the predictions of held-out rows with
+    their calibration. The same result gives the same bytes.
+
+    Args:
+        result: the content of the result.json that `bayesprune select` writes.
+        path: the file to write; it is replaced at once, never half.
+        title: heading of the page; the default names the target.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: `result` is not of a selection.
+        ImportError: Matplotlib is missing.
+
+    Example:
+        >>> write_selection_report({"recipe": "digits"}, "report.html")
+        Traceback (most recent call last):
+            ...
+        ValueError: result: expected the result.json of `bayesprune select`, with "target", "data", "inputs", "held_out"
+    """
+    needed = ("target", "data", "inputs", "held_out")
+    if any(key not in result for key in needed):
+        raise ValueError(f"result: expected the result.json of `bayesprune select`, with {_quoted(needed)}")
+    return write_bytes(path, _page(result, title).encode("utf-8"))
+
+
+def _page(result: dict[str, Any], title: str | None) -> str:
+    figure, target, data = Figures(), result["target"], result["data"]
+    selected = result.get("selected") or []
+    title = title or f"Inputs that matter for {target['name']}"
+    subtitle = (
+        f"{data['source']} · {target['task']} ({target['why']}) · {data['rows']:,} rows · {data['inputs']:,} inputs"
+    )
+    links = [("selected", "Selected inputs"), ("probabilities", "Probabilities"), ("effects", "Effects")]
+    links += [("held-out", "Held-out rows"), ("details", "Details")]
+    curves = result.get("curves") or []
+    more = f" The first {PANELS} of {len(selected)} selected inputs." if len(selected) > PANELS else ""
+    band = "credible band: 90 % of the posterior members" if curves and curves[0]["lower"] else "no members, so no band"
+    parts = [
+        _tiles(result),
+        warning_box([("", note) for note in result.get("notes") or []]),
+        section("selected", "Selected inputs", _selected(result)),
+        section("probabilities", "Inclusion probabilities", grid(_probability_figures(result, figure))),
+        section(
+            "effects",
+            "Effects",
+            grid(
+                [
+                    figure(
+                        lambda: partial_dependence(result, PANELS),
+                        "Partial dependence",
+                        f"Mean prediction over the rows as one input varies ({band}); ticks: deciles of the input. A flat "
+                        f"curve with a large effect in the table means that the input acts through others.{more}",
+                        wide=True,
+                    )
+                ]
+            ),
+        ),
+        section("held-out", "Held-out rows", _scores_line(result), grid(_score_figures(result, figure))),
+        section("details", "Details", _details(result, figure)),
+    ]
+    return whole_page(title, subtitle, links, parts)
+
+
+def _tiles(result: dict[str, Any]) -> str:
+    data, scores = result["data"], result["held_out"]
+    count = len(result.get("selected") or [])
+    expected = result.get("expected_false")
+    note = "" if expected is None else f"expected false ones among them: {expected:.2g}"
+    tiles = [("Selected", f"{count:,} of {data['inputs']:,}", note)]
+    if result["target"]["task"] == "regression":
+        tiles += [
+            (
+                "Root mean squared error",
+                _short(scores.get("rmse")),
+                f"without inputs: {_short(scores.get('rmse_constant'))}",
+            ),
+            ("Explained variance", _share(scores.get("r2")), "of held-out rows"),
+            (
+                "90 % intervals cover",
+                _share(scores.get("coverage")),
+                f"± {_share(scores.get('coverage_error'))} (standard error)",
+            ),
+        ]
+    else:
+        tiles += [
+            ("Accuracy", _share(scores.get("accuracy")), f"without inputs: {_share(scores.get('accuracy_constant'))}"),
+            ("Log loss", _short(scores.get("nll")), f"without inputs: {_short(scores.get('nll_constant'))}"),
+            ("Calibration error", _short(scores.get("ece")), "ECE, 15 bins"),
+        ]
+    tiles.append(("Held-out rows", f"{data['rows_held_out']:,}", f"trained on {data['rows_train']:,}"))
+    items = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in tiles
+    )
+    return f'<dl class="tiles">{items}</dl>'
+
+
+def _selected(result: dict[str, Any]) -> str:
+    if not result.get("selected"):
+        said = (result.get("fallback") or {}).get("sentence") or "No input is selected."
+        return f"<p>{escape(said)}</p>"
+    unit = "in units of the response" if result["target"]["task"] == "regression" else "as a probability"
+    legend = (
+        f"Probability: that the input belongs to the model, mean over the chains (the chains' range beside it). q-value: "
+        f"false-discovery rate of the smallest selection that holds the input. Effect: standard deviation of the prediction "
+        f"due to this input, {unit}; alone: the part that does not depend on other inputs."
+    )
+    table = scroll_box(selection_table(result["selected"], "html"), "Selected inputs")
+    return f'{table}\n<p class="muted">{escape(legend)}</p>'
+
+
+def _probability_figures(result: dict[str, Any], figure: Figures) -> list[str]:
+    drawn = [
+        figure(
+            lambda: inclusion_bars(result),
+            "Inclusion probabilities",
+            "The likeliest inputs. Where the chains' dots lie apart, the chains disagree: do not trust the mean alone.",
+        ),
+        figure(lambda: inclusion_scatter(result), "All inputs", "Every input, in the order of the columns."),
+        figure(
+            lambda: inclusion_paths(result),
+            "Paths over training",
+            "Mean inclusion probability over the chains, epoch by epoch, with the threshold in force.",
+            wide=True,
+        ),
+    ]
+    return drawn
+
+
+def _score_figures(result: dict[str, Any], figure: Figures) -> list[str]:
+    if result["target"]["task"] == "regression":
+        return [
+            figure(
+                lambda: predicted_against_observed(result),
+                "Predicted against observed",
+                "A point on the dashed line is predicted exactly; nine in ten should lie inside their interval.",
+            ),
+            figure(
+                lambda: interval_calibration(result),
+                "Calibration of intervals",
+                "Share of held-out rows inside intervals of each nominal level. Above the line: too wide; below: too narrow.",
+            ),
+        ]
+    scores = {**result["held_out"], "num_samples": (result.get("model") or {}).get("members")}
+    run = Run(Path("selection"), {}, result=scores)
+    return [
+        figure(
+            lambda: roc_curves(result), "ROC", "True against false positives as the threshold on the probability moves."
+        ),
+        figure(
+            lambda: reliability_diagram(run),
+            "Calibration",
+            "Accuracy of rows in each bin of confidence, and its gap to their mean confidence; ECE is the mean gap.",
+        ),
+    ]
+
+
+def _scores_line(result: dict[str, Any]) -> str:
+    rows = [(name, _short(value)) for name, value in result["held_out"].items() if isinstance(value, (int, float))]
+    return folded("All scores", pair_table(rows), kind="scores")
+
+
+def _details(result: dict[str, Any], figure: Figures) -> str:
+    loss = figure(lambda: training_loss(result), "Training loss", "Every chain's loss on the training rows.")
+    dropped = [(str(name), str(reason)) for name, reason in result.get("dropped") or []]
+    parts = [
+        grid([loss]),
+        folded(f"Columns that are not used ({len(dropped)})", pair_table(dropped), kind="dropped"),
+        folded("Prior", pair_table(flatten(result.get("prior") or {})), kind="prior"),
+        folded("Settings", pair_table(flatten(result.get("settings") or {})), kind="settings"),
+        folded("Environment", pair_table(flatten(result.get("environment") or {})), kind="environment"),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _short(value: Any) -> str:
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def _share(value: Any) -> str:
+    return MISSING if value is None else f"{100 * value:.1f}%"
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

@@ -1,0 +1,225 @@
+"""Figures of a selection of inputs: how probable each is, and how that came about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayesprune.report.style import (
+    INK,
+    MUTED,
+    SERIES,
+    NothingToDraw,
+    legend_below,
+    literal,
+    look,
+    new_figure,
+    style_axes,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE = SERIES[:2]
+_NAMED = 8  # lines and points that get a colour and a name of their own
+
+
+def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> Figure:
+    """Inclusion probabilities of the inputs that have the highest, with the chains' own as dots.
+
+    Args:
+        result: of a selection.
+        most: bars in all.
+        others: bars of inputs that are not selected; more if fewer than 12 bars would stand.
+
+    Returns:
+        A figure with a bar an input; its label describes it in words.
+
+    Raises:
+        NothingToDraw: there are no inputs.
+
+    Example:
+        >>> inputs = {"name": ["a", "b"], "probability": [0.9, 0.1], "selected": [True, False], "chains": []}
+        >>> inclusion_bars({"inputs": inputs}).get_label()
+        'Inclusion probabilities of the 2 likeliest inputs, from a (0.90) to b (0.10); 1 selected.'
+    """
+    names, probability, selected, chains = _inputs(result)
+    order = np.lexsort((-probability, ~selected))[: min(most, max(12, int(selected.sum()) + others))]
+    figure = new_figure(4.4, 0.2 * len(order) + 1.1)
+    axes = figure.add_subplot()
+    place = np.arange(len(order))
+    bars = [
+        axes.barh(place[mask], probability[order][mask], height=0.66, color=colour)
+        for mask, colour in ((selected[order], BLUE), (~selected[order], MUTED))
+    ]
+    handles: list[Any] = []
+    labels = []
+    for bar, label in zip(bars, ("selected", "not selected")):
+        if len(bar):
+            handles.append(bar)
+            labels.append(label)
+    if len(chains) > 1:
+        for chain in chains:
+            (dots,) = axes.plot(chain[order], place, "o", color=INK, markersize=2.6, clip_on=False, zorder=4)
+        handles.append(dots)
+        labels.append("single chains")
+    axes.set_yticks(place, [literal(names[i], 26) for i in order])
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    style_axes(axes, x="inclusion probability", title="Inclusion probabilities", grid="x")
+    axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8)
+    if len(order) < len(names):
+        axes.set_title(f"first {len(order)} of {len(names):,}", loc="right", color=MUTED, fontsize=8.5)
+    legend_below(figure, handles, labels)
+    ends = " to ".join(f"{names[i]} ({probability[i]:.2f})" for i in (order[0], order[-1]))
+    figure.set_label(
+        f"Inclusion probabilities of the {len(order)} likeliest inputs, from {ends}; {int(selected.sum())} selected."
+    )
+    return figure
+
+
+def inclusion_scatter(result: dict[str, Any]) -> Figure:
+    """Inclusion probabilities of all inputs, in the order of the columns.
+
+    Args:
+        result: of a selection.
+
+    Returns:
+        A figure with one panel; its label describes it in words.
+
+    Raises:
+        NothingToDraw: there are no inputs.
+
+    Example:
+        >>> inputs = {"name": ["a", "b"], "probability": [0.9, 0.1], "selected": [True, False], "chains": []}
+        >>> inclusion_scatter({"inputs": inputs}).axes[0].get_ylabel()
+        'inclusion probability'
+    """
+    names, probability, selected, _ = _inputs(result)
+    figure = new_figure(4.4, 2.9)
+    axes = figure.add_subplot()
+    at = np.arange(1, len(names) + 1)
+    handles, labels = [], []
+    for mask, colour, size, label in ((~selected, MUTED, 2.2, "not selected"), (selected, BLUE, 4.5, "selected")):
+        if mask.any():
+            # Thousands of points become an image inside the vector graphic.
+            handles += axes.plot(
+                at[mask],
+                probability[mask],
+                "o",
+                color=colour,
+                markersize=size,
+                rasterized=mask.sum() > 1500,
+                clip_on=False,
+            )
+            labels.append(label)
+    axes.set_ylim(-0.02, 1.06)
+    axes.set_xlim(0, len(names) + 1)
+    style_axes(axes, x="column", y="inclusion probability", title="All inputs")
+    legend_below(figure, handles[::-1], labels[::-1])
+    rest = probability[~selected]
+    highest = f"; the highest of the others is {rest.max():.2f}" if rest.size else ""
+    figure.set_label(f"Inclusion probability of all {len(names):,} inputs; {int(selected.sum())} selected{highest}.")
+    return figure
+
+
+def inclusion_paths(result: dict[str, Any]) -> Figure:
+    """Inclusion probabilities over training, the mean of the chains, with the threshold in force.
+
+    Args:
+        result: of a selection, with a history.
+
+    Returns:
+        A figure with one panel; its label describes it in words.
+
+    Raises:
+        NothingToDraw: the estimator kept no paths.
+
+    Example:
+        >>> paths = [{"input": "a", "selected": True, "path": [0.5, 0.9]}]
+        >>> history = {"epoch": [1, 2], "threshold": [0.2, 0.5], "paths": paths}
+        >>> len(inclusion_paths({"history": history}).axes[0].lines)
+        2
+    """
+    history = result.get("history") or {}
+    paths = history.get("paths") or []
+    if not paths or not history.get("epoch"):
+        raise NothingToDraw("the estimator kept no paths")
+    epoch = np.asarray(history["epoch"], dtype=float)
+    figure = new_figure(9.0, 3.4)
+    axes = figure.add_subplot()
+    handles, labels, number = [], [], 0
+    for one in sorted(paths, key=lambda entry: entry["selected"]):  # the selected ones on top
+        path = _numbers(one["path"])
+        named = one["selected"] and number < _NAMED
+        style: dict[str, Any] = look(number) if named else {"color": BLUE if one["selected"] else MUTED}
+        width = 1.6 if one["selected"] else 0.8
+        (line,) = axes.plot(epoch, path, **style, linewidth=width, alpha=1 if one["selected"] else 0.6)
+        if named:
+            handles.append(line)
+            labels.append(str(one["input"]))
+            number += 1
+        elif not one["selected"] and "not selected" not in labels:
+            handles.append(line)
+            labels.append("not selected")
+    threshold = _numbers(history.get("threshold") or [])
+    if len(threshold) == len(epoch) and np.isfinite(threshold).any():
+        handles += axes.plot(epoch, threshold, color=INK, linestyle=(0, (4, 2)), linewidth=1.2, drawstyle="steps-post")
+        labels.append("threshold")
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlim(epoch[0], epoch[-1] if len(epoch) > 1 else epoch[0] + 1)
+    style_axes(axes, x="epoch", y="inclusion probability", title="Paths over training")
+    legend_below(figure, handles, labels)
+    kept = sum(one["selected"] for one in paths)
+    figure.set_label(f"Inclusion probabilities of {len(paths)} inputs over training, {kept} of them selected.")
+    return figure
+
+
+def training_loss(result: dict[str, Any]) -> Figure:
+    """Training loss of every chain over epochs.
+
+    Args:
+        result: of a selection, with a history.
+
+    Returns:
+        A figure with one panel; its label describes it in words.
+
+    Raises:
+        NothingToDraw: the estimator kept no loss.
+
+    Example:
+        >>> training_loss({"history": {"epoch": [1, 2], "loss": [[3.0, 1.0], [2.0, 1.1]]}}).axes[0].get_ylabel()
+        'loss'
+    """
+    history = result.get("history") or {}
+    loss = [_numbers(chain) for chain in history.get("loss") or []]
+    if not loss or not history.get("epoch"):
+        raise NothingToDraw("the estimator kept no loss")
+    figure = new_figure(4.4, 2.6)
+    axes = figure.add_subplot()
+    lines = [axes.plot(history["epoch"], chain, **look(i), linewidth=1.1)[0] for i, chain in enumerate(loss)]
+    finite = np.concatenate([chain[np.isfinite(chain)] for chain in loss])
+    if finite.size and 0 < 20 * finite.min() < finite.max():
+        axes.set_yscale("log")
+    style_axes(axes, x="epoch", y="loss", title="Training loss")
+    if len(lines) <= _NAMED:
+        legend_below(figure, lines, [f"chain {i + 1}" for i in range(len(lines))])
+    ends = ", ".join(f"{chain[-1]:.3g}" for chain in loss[:_NAMED])
+    figure.set_label(f"Training loss of {len(loss)} chains over epochs, ending at {ends}.")
+    return figure
+
+
+def _inputs(result: dict[str, Any]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    inputs = result.get("inputs") or {}
+    names = [str(name) for name in inputs.get("name") or []]
+    if not names:
+        raise NothingToDraw("there are no inputs")
+    selected = np.asarray(inputs["selected"], dtype=bool)
+    chains = np.asarray(inputs.get("chains") or [], dtype=float)
+    return names, _numbers(inputs["probability"]), selected, chains
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Numbers, with NaN where JSON has null."""
+    return np.array([np.nan if value is None else value for value in values], dtype=float)

@@ -1,0 +1,95 @@
+"""The selected inputs as a table: for the terminal, for the page, for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+from bayesprune.report.style import literal
+from bayesprune.report.table import MISSING
+
+KEYS = (
+    "input", "kind", "probability", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
+)  # fmt: skip
+
+
+def selection_table(selected: Sequence[dict[str, Any]], fmt: str = "text", most: int | None = None) -> str:
+    """Write the selected inputs, one a line.
+
+    Args:
+        selected: dicts with the entries of `KEYS`, from a selection's result.
+        fmt: "text" (aligned, for terminals), "html" (a ``<table>`` element) or "csv" (all digits, the names of `KEYS`).
+        most: lines to write; a last one says how many more there are. Not for "csv".
+
+    Returns:
+        The table; text and CSV end in a line break.
+
+    Raises:
+        ValueError: an unknown format.
+
+    Example:
+        >>> row = {"input": "age", "kind": "number", "probability": 0.998, "chain_min": 0.99, "chain_max": 1.0,
+        ...        "q_value": 0.002, "effect": 1.5, "effect_alone": 1.2, "direction": "increasing"}
+        >>> print(selection_table([row]), end="")
+        Input  Probability  Chains       q-value  Effect  Alone  Direction
+        age          0.998  0.990–1.000    0.002     1.5    1.2  increasing
+    """
+    writers: dict[str, Callable[[Sequence[dict[str, Any]], int], str]] = {"text": _text, "html": _html, "csv": _csv}
+    if fmt not in writers:
+        raise ValueError(f"fmt={fmt!r}: expected one of {', '.join(map(repr, writers))}")
+    return writers[fmt](selected, len(selected) if most is None else most)
+
+
+HEADINGS = ("Input", "Probability", "Chains", "q-value", "Effect", "Alone", "Direction")
+WORDS = ("Input", "Chains", "Direction")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    chains = MISSING if row.get("chain_min") is None else f"{row['chain_min']:.3f}–{row['chain_max']:.3f}"
+    q_value = row["q_value"]
+    return [
+        str(row["input"]),
+        f"{row['probability']:.3f}",
+        chains,
+        f"{q_value:.3f}" if q_value >= 0.001 or q_value == 0 else f"{q_value:.0e}",
+        f"{row['effect']:.3g}",
+        MISSING if row["effect_alone"] is None else f"{row['effect_alone']:.3g}",
+        str(row["direction"]),
+    ]
+
+
+def _text(selected: Sequence[dict[str, Any]], most: int) -> str:
+    lines = [[literal(cell, 40).replace(r"\$", "$") for cell in _cells(row)] for row in selected[:most]]
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *lines)]
+
+    def line(cells: Sequence[str]) -> str:
+        aligned = (c.ljust(w) if h in WORDS else c.rjust(w) for c, w, h in zip(cells, widths, HEADINGS))
+        return "  ".join(aligned).rstrip()
+
+    more = [f"… and {len(selected) - most} more"] if len(selected) > most else []
+    return "\n".join([line(HEADINGS), *map(line, lines), *more]) + "\n"
+
+
+def _html(selected: Sequence[dict[str, Any]], most: int) -> str:
+    kind = {name: "" if name in WORDS else ' class="number"' for name in HEADINGS}
+    head = "".join(f'<th scope="col"{kind[name]}>{name}</th>' for name in HEADINGS)
+    rows = []
+    for row in selected[:most]:
+        cells = _cells(row)
+        rest = "".join(f"<td{kind[name]}>{escape(cell)}</td>" for name, cell in list(zip(HEADINGS, cells))[1:])
+        rows.append(f'<tr><th scope="row">{escape(cells[0])}</th>{rest}</tr>')
+    if len(selected) > most:
+        rows.append(f'<tr><td colspan="{len(HEADINGS)}">and {len(selected) - most} more</td></tr>')
+    body = "\n".join(rows)
+    return f'<table class="results">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+
+
+def _csv(selected: Sequence[dict[str, Any]], most: int) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=KEYS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(selected)
+    return out.getvalue()

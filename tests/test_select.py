@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import bayesprune.tabular
+from bayesprune import select as command
+from bayesprune.predict_rows import run_predict
+from bayesprune.select import add_commands, run_select
+from bayesprune.select_output import is_selection
+from linear_selector import ESTIMATORS, load_linear
+
+FILES = ["model", "report.html", "result.json", "selected.csv"]
+
+
+@pytest.fixture(autouse=True)
+def linear(monkeypatch):
+    """Loads the stand-in's models, for those are what these tests save."""
+    monkeypatch.setattr(bayesprune.tabular, "load", load_linear, raising=False)
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Spares the tests that do not look at the page its drawing."""
+    monkeypatch.setattr("bayesprune.select_output.write_selection_report", lambda result, path: path.write_text("page"))
+
+
+def table(rows=600, inputs=30, seed=0):
+    generator = np.random.default_rng(seed)
+    data = {f"v{i}": generator.normal(size=rows).round(6).tolist() for i in range(1, inputs + 1)}
+    data["city"] = generator.choice(["Oslo", "Bergen", "Narvik"], rows).tolist()
+    data["site"] = ["A"] * rows
+    signal = 2 * np.array(data["v3"]) - 1.5 * np.array(data["v7"]) + 2 * (np.array(data["city"]) == "Oslo")
+    data["y"] = (signal + generator.normal(size=rows)).round(6).tolist()
+    data["kind"] = np.array(["low", "high"])[(signal > 0.7).astype(int)].tolist()
+    data["grade"] = [f"g{i}" for i in np.digitize(signal, [-0.5, 2])]
+    return data
+
+
+def write(path, data):
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(data)
+        writer.writerows(zip(*data.values()))
+    return path
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def inputs_of(data, target):
+    return {key: value for key, value in data.items() if key not in {"y", "kind", "grade"} - {target}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished selection for a regression: folder, result and data."""
+    root = tmp_path_factory.mktemp("select")
+    data = inputs_of(table(), "y")
+    path = write(root / "houses.csv", data)
+    return root, run_select(path, "y", root / "out", quiet=True, estimators=ESTIMATORS), data
+
+
+def test_property_the_inputs_are_found_and_everything_is_written(made):
+    root, result, _ = made
+    assert sorted(path.name for path in (root / "out").iterdir()) == FILES
+    assert sorted(path.name for path in root.iterdir()) == ["houses.csv", "out"]  # nothing half-written beside it
+    assert [row["input"] for row in result["selected"]] == ["v3", "v7", "city"]
+    told = {row["input"]: row for row in result["selected"]}
+    assert told["v3"]["direction"] == "increasing" and told["v7"]["direction"] == "decreasing"
+    assert told["city"]["direction"] == "highest for Oslo"
+    assert told["v3"]["effect"] == pytest.approx(2, abs=0.25) and told["v7"]["effect"] == pytest.approx(1.5, abs=0.25)
+    assert result["data"] == {
+        "source": "houses.csv", "rows": 600, "rows_without_target": 0, "rows_train": 480, "rows_held_out": 120,
+        "columns_in_file": 33, "inputs": 31, "columns": 33,
+    }  # fmt: skip
+    assert result["dropped"] == [["site", "constant"]]
+    assert result["held_out"]["rmse"] < 1.3 < 2 < result["held_out"]["rmse_constant"]
+    assert 0.75 < result["held_out"]["coverage"] <= 1
+    assert json.loads((root / "out" / "result.json").read_text()) == result
+
+
+def test_property_the_table_of_selected_inputs(made):
+    root, result, _ = made
+    rows = read(root / "out" / "selected.csv")
+    keys = ["input", "kind", "probability", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction"]
+    assert list(rows[0]) == keys and len(rows) == 3
+    for row, told in zip(rows, result["selected"]):
+        assert {key: type(told[key])(row[key]) for key in keys} == told
+
+
+def test_property_the_model_is_free_of_pickle(made):
+    folder = made[0] / "out" / "model"
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+    assert load_file(folder / "linear.safetensors")
+    assert json.loads((folder / "encoding.json").read_text())["needed"] == ["v3", "v7", "city"]
+
+
+def test_roundtrip_predict_gives_the_held_out_predictions(made, tmp_path, capsys):
+    root, result, _ = made
+    run_predict(root / "out", root / "houses.csv", tmp_path / "p.csv")
+    rows = read(tmp_path / "p.csv")
+    assert list(rows[0]) == ["prediction", "std", "lower90", "upper90"] and len(rows) == 600
+    told = {(row["prediction"], row["lower90"], row["upper90"]) for row in rows}
+    shown = result["predictions"]
+    wanted = {tuple(map(str, row)) for row in zip(shown["predicted"], shown["lower"], shown["upper"])}
+    assert len(wanted) == 120 and wanted <= told
+    assert "RMSE" in capsys.readouterr().err
+    run_predict(root / "out" / "model", root / "houses.csv")
+    assert capsys.readouterr().out == (tmp_path / "p.csv").read_text()
+
+
+def test_property_predict_needs_the_selected_columns_only(made, tmp_path, capsys):
+    root, _, data = made
+    few = write(tmp_path / "few.csv", {"city": data["city"], "v7": data["v7"], "v3": data["v3"], "name": data["city"]})
+    run_predict(root / "out", few, tmp_path / "a.csv")
+    assert capsys.readouterr().err == ""
+    run_predict(root / "out", root / "houses.csv", tmp_path / "b.csv")
+    one, two = ([float(row["prediction"]) for row in read(tmp_path / name)] for name in ("a.csv", "b.csv"))
+    assert np.allclose(one, two, rtol=1e-12)
+    with pytest.raises(ValueError, match="has no column 'v7'"):
+        run_predict(root / "out", write(tmp_path / "less.csv", {"v3": data["v3"], "city": data["city"]}))
+
+
+def test_property_predict_says_what_is_new_and_fills_what_is_missing(made, tmp_path, capsys):
+    root, _, _ = made
+    new = {"v3": ["", 0.5], "v7": [0.1, 0.2], "city": ["Oslo", "Bodø"]}
+    told = run_predict(root / "out", write(tmp_path / "new.csv", new), tmp_path / "p.csv")
+    assert np.isfinite(told["prediction"]).all()
+    assert "1 rows have a 'city' unseen in training ('Bodø')" in capsys.readouterr().err
+    for cell, message in (("inf", "holds inf in data row 1"), ("tall", r"holds text \('tall' in data row 1\)")):
+        bad = write(tmp_path / "bad.csv", {"v3": [cell], "v7": [0.1], "city": ["Oslo"]})
+        with pytest.raises(ValueError, match=message):
+            run_predict(root / "out", bad)
+
+
+def test_error_predict_without_a_model(tmp_path, made):
+    with pytest.raises(ValueError, match="holds no encoding"):
+        run_predict(tmp_path, made[0] / "houses.csv")
+    (tmp_path / "encoding.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        run_predict(tmp_path, made[0] / "houses.csv")
+
+
+@pytest.mark.parametrize(("target", "classes"), [("kind", ["high", "low"]), ("grade", ["g0", "g1", "g2"])])
+def test_property_classes(tmp_path, capsys, target, classes):
+    data = inputs_of(table(), target)
+    data[target] = ["" if i % 50 == 0 else value for i, value in enumerate(data[target])]
+    path = write(tmp_path / "t.csv", data)
+    result = run_select(path, target, tmp_path / "out", estimators=ESTIMATORS)
+    assert {"v3", "v7", "city"} <= {row["input"] for row in result["selected"]}
+    assert result["target"]["classes"] == classes and result["data"]["rows_without_target"] == 12
+    assert result["notes"][0] == f"12 rows without a value of {target!r} left out."
+    scores = result["held_out"]
+    assert scores["accuracy"] > scores["accuracy_constant"] + 0.1 and 0 <= scores["ece"] < 0.3
+    assert [curve["name"] for curve in scores["roc"]] == (["low"] if len(classes) == 2 else classes)
+    assert result["curves"][0]["outputs"] == (["low"] if len(classes) == 2 else classes)
+    printed = capsys.readouterr().out
+    assert "accuracy" in printed and "v3" in printed and "report.html" in printed
+    columns = run_predict(tmp_path / "out", path, tmp_path / "p.csv")
+    assert list(columns) == ["prediction", *(f"probability {name}" for name in classes)]
+    assert set(columns["prediction"]) == set(classes)
+    assert np.allclose(sum(columns[f"probability {name}"] for name in classes), 1)
+    right = np.mean([a == b for a, b in zip(columns["prediction"], data[target]) if b])
+    assert f"accuracy {100 * right:.1f} % on the 588 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("without", "kind"), [("constant", "constant"), ("dense", "dense")])
+def test_property_nothing_selected_is_said_and_is_no_failure(tmp_path, capsys, without, kind, no_page):
+    data = inputs_of(table(), "y")
+    data["y"] = np.random.default_rng(8).normal(size=600).tolist()
+    path = write(tmp_path / "t.csv", data)
+    result = run_select(path, "y", tmp_path / "out", settings=[f"without={without}"], estimators=ESTIMATORS)
+    assert result["selected"] == [] and result["fallback"]["kind"] == kind
+    printed = capsys.readouterr().out
+    assert "No input is selected at a false-discovery rate of 0.05: the likeliest, '" in printed
+    assert ("a constant that uses no input" if kind == "constant" else "dense network on all inputs") in printed
+    assert read(tmp_path / "out" / "selected.csv") == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    predicted = run_predict(tmp_path / "out", path, tmp_path / "p.csv")["prediction"]
+    assert (np.ptp(predicted) < 1e-12) == (kind == "constant")
+    if kind == "constant":
+        run_predict(tmp_path / "out", write(tmp_path / "u.csv", {"unlike": [1, 2]}), tmp_path / "p.csv")
+
+
+def test_property_the_same_seed_gives_the_same_result(made, tmp_path, no_page):
+    root, result, _ = made
+    again = run_select(root / "houses.csv", "y", tmp_path / "out", quiet=True, estimators=ESTIMATORS)
+    other = run_select(root / "houses.csv", "y", tmp_path / "two", quiet=True, seed=1, estimators=ESTIMATORS)
+    assert {**again, "environment": None} == {**result, "environment": None}
+    assert other["predictions"] != result["predictions"]
+
+
+def test_property_what_was_done_to_the_data_is_said(tmp_path, no_page):
+    data = inputs_of(table(rows=240), "y")
+    data["v1"][::10] = [""] * 24
+    data["v2"][5] = ""
+    data["city"][:3] = ["", "", ""]
+    data["copy"] = data["v4"]
+    for name in data:
+        data[name][230:] = data[name][:10] if name != "y" else data[name][230:]
+    notes = run_select(write(tmp_path / "t.csv", data), "y", tmp_path / "out", quiet=True, estimators=ESTIMATORS)[
+        "notes"
+    ]
+    assert "10 rows with the same inputs as an earlier one: copies were kept on one side of the split." in notes
+    assert "2 columns not used: 'site' (constant), 'copy' (equals 'v4' in every row)." in notes
+    assert any(note.startswith("Only 19") for note in notes)
+    missing = next(note for note in notes if note.startswith("Missing numbers in 2 columns"))
+    assert missing.endswith("('v1', 'v2'); where they were missing is an input too for 1 column.")
+    assert any(note.startswith("Missing texts in 1 column") for note in notes)
+
+
+def test_property_an_earlier_selection_is_replaced_and_nothing_else(made, tmp_path, no_page):
+    root, _, _ = made
+    out = tmp_path / "out"
+    out.mkdir()
+    run_select(root / "houses.csv", "y", out, quiet=True, estimators=ESTIMATORS)
+    run_select(root / "houses.csv", "y", out, quiet=True, fdr=0.1, estimators=ESTIMATORS)
+    assert json.loads((out / "result.json").read_text())["settings"]["fdr"] == 0.1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (out / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="holds no selection"):
+        run_select(root / "houses.csv", "y", out, quiet=True, estimators=ESTIMATORS)
+    assert (out / "thesis.txt").exists() and not is_selection(out)
+
+
+def test_property_a_failure_leaves_the_earlier_selection(made, tmp_path, monkeypatch):
+    root, _, _ = made
+    run_select(root / "houses.csv", "y", tmp_path / "out", quiet=True, estimators=ESTIMATORS)
+    before = (tmp_path / "out" / "result.json").read_text()
+
+    def broken(result, path):
+        raise ImportError("Matplotlib")
+
+    monkeypatch.setattr("bayesprune.select_output.write_selection_report", broken)
+    with pytest.raises(ImportError):
+        run_select(root / "houses.csv", "y", tmp_path / "out", quiet=True, fdr=0.1, estimators=ESTIMATORS)
+    assert (tmp_path / "out" / "result.json").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_parity_npz_and_csv_select_the_same(tmp_path, no_page):
+    data = table()
+    X = np.column_stack([data[f"v{i}"] for i in range(1, 31)])
+    np.savez(tmp_path / "t.npz", X=X, y=np.array(data["y"]), names=np.array([f"v{i}" for i in range(1, 31)]))
+    write(tmp_path / "t.csv", {f"v{i}": data[f"v{i}"] for i in range(1, 31)} | {"y": data["y"]})
+    results = [
+        run_select(tmp_path / name, "y", tmp_path / "out", quiet=True, estimators=ESTIMATORS)
+        for name in ("t.npz", "t.csv")
+    ]
+    assert results[0]["selected"] == results[1]["selected"] and results[0]["held_out"] == results[1]["held_out"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "Y"}, "target: houses.csv has no column 'Y'; did you mean 'y'"),
+        ({"task": "classification"}, "fewer than 5 rows"),
+        ({"target": "city", "task": "regression"}, "holds text"),
+        ({"target": "site"}, "constant"),
+        ({"fdr": 0.0}, r"fdr=0\.0"),
+        ({"held_out": 1.0}, r"held_out=1\.0"),
+        ({"drop": ["v33"]}, "no column 'v33'; did you mean 'v3'"),
+        ({"settings": ["probabilty=0.3"]}, "did you mean 'probability'"),
+        ({"settings": ["fdr=0.3"]}, "fdr is set by --fdr"),
+        ({"settings": ["select"]}, "expected KEY=VALUE"),
+    ],
+)
+def test_error_select(made, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run_select(
+            made[0] / "houses.csv", options.pop("target", "y"), tmp_path / "out", estimators=ESTIMATORS, **options
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("rows", "message"), [(30, "at least 40 are needed"), (1, "at least 40 are needed")])
+def test_error_too_few_rows(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        run_select(write(tmp_path / "t.csv", inputs_of(table(rows), "y")), "y", tmp_path / "out", estimators=ESTIMATORS)
+
+
+def test_property_settings_reach_the_estimator(made, tmp_path, no_page):
+    root, _, _ = made
+    result = run_select(
+        root / "houses.csv",
+        "y",
+        tmp_path / "out",
+        quiet=True,
+        settings=["select=number", "n_inputs=2"],
+        drop=["city"],
+        estimators=ESTIMATORS,
+    )
+    assert len(result["selected"]) == 2 and result["rule"] == "as the 2 likeliest"
+    assert result["settings"]["estimator"]["n_inputs"] == 2 and "city" not in result["inputs"]["name"]
+
+
+def test_property_the_command_line(made, tmp_path, capsys, monkeypatch, no_page):
+    root, _, _ = made
+    monkeypatch.setattr(command, "_estimators", lambda: ESTIMATORS)
+    parser = argparse.ArgumentParser()
+    add_commands(parser.add_subparsers())
+    out = str(tmp_path / "out")
+    arguments = [
+        "select",
+        str(root / "houses.csv"),
+        "--target",
+        "y",
+        "--out",
+        out,
+        "--fdr",
+        "0.05",
+        "--drop",
+        "v1",
+        "v2",
+    ]
+    parsed = parser.parse_args(arguments)
+    assert parsed.handler(parsed) == 0
+    assert "3 of 29 inputs selected" in capsys.readouterr().out
+    parsed = parser.parse_args(["predict", out, str(root / "houses.csv")])
+    assert parsed.handler(parsed) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 601

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import multiprocessing.connection as connection
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -76,6 +78,8 @@ def run_jobs(
     if method == "forkserver":
         context.set_forkserver_preload(_PRELOAD)
     begin, waiting = time.monotonic(), list(jobs)
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if here else None
     running: dict[Any, tuple[Any, Job, float]] = {}
     try:
         while waiting or running:
@@ -109,7 +113,14 @@ def run_jobs(
         for process, _, _ in running.values():
             process.kill()
             process.join()
+        if here:
+            signal.signal(signal.SIGTERM, before)
     return len(waiting)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """End as Ctrl-C does, so that no process is left behind."""
+    raise KeyboardInterrupt
 
 
 def _received(receiver: Any, process: Any, seconds: float) -> Outcome:

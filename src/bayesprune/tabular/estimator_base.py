@@ -184,7 +184,7 @@ class SparseBNN(SelectorMixin, BaseEstimator):
             folds=0 if small else 5,
             burn_in=burn_in,
             cycle_steps=max(20, burn_in * 4 // 15),
-            chain=ChainSettings(lr=0.3, beta1=0.9, precision=0.3 if small else 1.0, temperature=1.0),
+            chain=ChainSettings(lr=0.3, beta1=0.9, precision=0.3 if small else 1.0, temperature=1.0, damping=0),
         )
 
     # ---- what is selected -------------------------------------------------------------------------------------------

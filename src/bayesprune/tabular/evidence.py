@@ -15,6 +15,7 @@ from bayesprune.tabular.rows import Rows
 from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likelihood
 
 _BLOCK = 1024  # held-out rows evaluated at a time
+REPLICAS = 3  # trainings of the model that an input is left out of
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class EvidenceSettings:
     passes: int = 2
     liberal: float = 2.0
     chain: ChainSettings = field(
-        default_factory=lambda: ChainSettings(lr=0.05, beta1=0.9, precision=30.0, temperature=1.0)
+        default_factory=lambda: ChainSettings(lr=0.05, beta1=0.9, precision=30.0, temperature=0.1)
     )
 
 
@@ -282,10 +283,28 @@ class _Comparison:
         return [own[i] for own, i in zip(models, best)]
 
     def leave_out(self, models: list[list[int]], held: list[Tensor], learning: Tensor) -> list[dict[int, float]]:
-        """Return for each chain what each input of its model brings."""
-        variants = [[model, *([i for i in model if i != left] for left in model)] for model in models]
-        scores = self.scores(variants, held, learning)
-        return [{i: s[0] - s[k + 1] for k, i in enumerate(model)} for model, s in zip(models, scores)]
+        """Return for each chain what each input of its model brings, less what training alone can feign.
+
+        Two trainings of one model differ by some nats, the more the more rows are held out. With s² the variance of a
+        score over `REPLICAS` trainings of the model with all its inputs, a difference of log-likelihoods has the
+        variance v = s²(1 + 1/REPLICAS); exp(difference) then has expectation exp(v/2) where no input matters, so v/2 is
+        taken off (twice, for s² is estimated).
+        """
+        variants = [[model] * REPLICAS + [[i for i in model if i != left] for left in model] for model in models]
+        scores = [np.array(s) for s in self.scores(variants, held, learning)]
+        used = [s for s, model in zip(scores, models) if model]
+        if not used:
+            return [{} for _ in models]
+        per_set = self.net.chains // len(self.rows.y)
+        result: list[dict[int, float]] = []
+        for first in range(0, len(models), per_set):
+            own = range(first, first + per_set)
+            spread = [scores[c][:REPLICAS].var(ddof=1) for c in own if models[c]]
+            penalty = float(np.mean(spread)) * (1 + 1 / REPLICAS) if spread else 0.0
+            for chain in own:
+                full = scores[chain][:REPLICAS].mean()
+                result.append({i: full - scores[chain][REPLICAS + k] - penalty for k, i in enumerate(models[chain])})
+        return result
 
     def scores(self, models: list[list[list[int]]], held: list[Tensor], learning: Tensor) -> list[list[float]]:
         """Return held-out log-likelihoods of the models of each chain."""

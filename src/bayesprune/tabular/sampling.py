@@ -41,7 +41,7 @@ class SamplingSettings:
     cycle_steps: int = 400
     samples: int = 5
     chain: ChainSettings = field(
-        default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=1.0, temperature=1.0)
+        default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=1.0, temperature=1.0, damping=0)
     )
 
 

@@ -1,0 +1,131 @@
+"""What examples and documents promise: scripts run, snippets run, and every test, file and command they name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bayesprune as bp
+from bayesprune.sparsity import REASONS
+from bayesprune.train import recipes
+from bayesprune.vision import small_cnn
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+
+
+def run_example(name, monkeypatch, *arguments):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    return module.main()
+
+
+def blocks(name):
+    return re.findall(r"```python\n(.*?)```", TEXTS[name], re.DOTALL)
+
+
+@pytest.mark.slow
+def test_target_select_inputs_finds_measurements_and_no_shuffled_copy(monkeypatch, capsys):
+    model = run_example("select_inputs", monkeypatch)
+    selected = set(model.get_feature_names_out())
+    assert {"bmi", "s5"} <= selected  # the two that every regression on these data leads with
+    assert not any(name.endswith("shuffled") for name in selected)
+    assert "inside the 90 % interval" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_property_compact_and_deploy_is_smaller_and_predicts_alike(monkeypatch, capsys, tmp_path):
+    found = run_example("compact_and_deploy", monkeypatch, "--epochs", "4", "--out", str(tmp_path / "model"))
+    before, after = found["parameters"]
+    assert after < 0.6 * before  # 60 % of the prunable weights went, whole channels of them
+    assert found["difference"] < 1e-4
+    assert found["accuracy"] > 0.95
+    assert json.loads((tmp_path / "model" / "architecture.json").read_text())["metadata"]["classes"][3] == "3"
+    assert len(bp.load(tmp_path / "model")) == 4
+    assert "dense / compact" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "place"), [("README.md", 1), ("variable_selection.md", 0)])
+def test_property_selection_snippets_run(page, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    X = np.random.default_rng(0).standard_normal((200, 8))
+    scope = {"X": X, "y": 2 * X[:, 3] + 0.3 * np.random.default_rng(1).standard_normal(200), "X_new": X[:5]}
+    exec(blocks(page)[place], scope)
+    assert scope["model"].get_support(indices=True).tolist() == [3]
+    assert scope["mean"].shape == scope["std"].shape
+
+
+@pytest.mark.parametrize(("page", "place"), [("README.md", 2), ("compaction.md", 0)])
+def test_property_compaction_snippets_run(page, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model, x = small_cnn(num_classes=3, width=8), torch.randn(6, 3, 8, 8)
+    optimizer = bp.CVAdam(model.parameters(), lr=0.1, num_data=6, temperature=1e-2)
+    pruner = bp.ForwardPruning(model, optimizer, groups="channel", target_sparsity=0.5, example_input=x)
+    samples = bp.MemorySamples()
+    for step in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        if step:
+            samples.collect(model, step=step)
+    code = blocks(page)[place].replace('profile("model")', 'profile("model", seconds=0.05)')
+    code = code.replace("stages.0.0.conv1", "features.0")
+    exec(code, {"bp": bp, "model": model, "pruner": pruner, "samples": samples, "x": x})
+    assert "dense / compact" in capsys.readouterr().out
+    torch.testing.assert_close(bp.load("model")(x), model(x))
+
+
+def test_property_tests_that_are_named_exist():
+    files = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        files.setdefault(path.name, "")
+        files[path.name] += path.read_text(encoding="utf-8")
+    named = re.findall(r"(test_\w+\.py)(?:::(\w+))?", TEXTS["paper_map.md"])
+    assert len(named) > 60
+    for file, test in named:
+        assert file in files, f"{file} is named and does not exist"
+        assert not test or f"def {test}(" in files[file], f"{file}::{test} is named and does not exist"
+
+
+def test_property_links_and_files_exist():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", TEXTS[page.name]):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for script in re.findall(r"examples/\w+\.py", TEXTS[page.name]):
+            assert (ROOT / script).exists(), f"{page.name}: {script}"
+    for row in re.findall(r"^\|[^|]*\|[^|]*\|([^|]*)\|", TEXTS["paper_map.md"].split("## Deviations")[0], re.MULTILINE):
+        for file in re.findall(r"`(\w+/[\w./]*)`", row):
+            assert (ROOT / "src" / "bayesprune" / file).exists(), f"paper_map.md: {file}"
+
+
+def test_property_every_refusal_and_every_baseline_is_told():
+    for reason in REASONS:
+        assert f"| `{reason}` |" in TEXTS["compaction.md"], reason
+    from bayesprune import baselines
+
+    known = set(recipes.names())
+    for suffix in re.findall(r"`-([a-z0-9-]+)`", TEXTS["baselines.md"]):
+        place = "cifar10-resnet18" if suffix == "dpf" else "cifar10-resnet20"
+        assert f"{place}-{suffix}" in known, suffix
+    for name in baselines.__all__:
+        if isinstance(getattr(baselines, name), type) and name not in ("SparseTraining", "Preset"):
+            assert f"`{name}`" in TEXTS["baselines.md"], name
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*re.findall(r"^bayesprune train ([\w-]+)", "\n".join(TEXTS.values()), re.MULTILINE)})
+)
+def test_property_recipes_that_are_named_exist(name):
+    assert recipes.recipe(name).schedule.epochs >= 1

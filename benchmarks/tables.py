@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "variable_selection.md")
 NAMES = {"sgd": "SGD (Nesterov)", "cvadam": "CV-Adam", "emmcmc": "CV-Adam + EM-MCMC"}
 
 
@@ -110,17 +110,42 @@ def stationary_law() -> str:
     return f"{table(head, rows)}\n\n{result['chains']:,} chains a row. {where(result['environment'])}."
 
 
+def table4() -> str:
+    from bayesprune.reproduce.tables import table4_markdown
+
+    return table4_markdown(load("table4"))
+
+
+def selection_fdr() -> str:
+    from benchmarks import selection_fdr as benchmark
+
+    return benchmark.table(load("selection_fdr"))
+
+
+def selection_real() -> str:
+    from benchmarks import selection_real as benchmark
+
+    return benchmark.table(load("selection_real")["rows"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "cifar10_resnet20": cifar10_resnet20,
     "optimizer_step": optimizer_step,
     "stationary_law": stationary_law,
+    "table4": table4,
+    "selection_fdr": selection_fdr,
+    "selection_real": selection_real,
 }
+
+
+def filled(name: str) -> str:
+    return TABLES[name]() if (RESULTS / f"{name}.json").exists() else "Not measured yet."
 
 
 def refreshed(text: str) -> str:
     def fill(match: re.Match[str]) -> str:
-        return f"<!-- table:{match[1]} -->\n{TABLES[match[1]]()}\n<!-- /table -->"
+        return f"<!-- table:{match[1]} -->\n{filled(match[1])}\n<!-- /table -->"
 
     return re.sub(r"<!-- table:(\w+) -->\n.*?<!-- /table -->", fill, text, flags=re.DOTALL)
 

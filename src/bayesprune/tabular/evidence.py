@@ -92,7 +92,8 @@ def inclusion_probabilities(gain: np.ndarray, prior: float | None, p: int | None
     """Return P(input matters | data) from the held-out evidence, and the prior probability used.
 
     P_j = sigmoid(E_j + log(π/(1 − π))), with E_j the log predictive likelihood ratio on held-out rows (a cross-validated
-    Bayes factor). Under the null exp(E_j) has expectation at most one, so that a large P_j is rare: it is an e-value.
+    Bayes factor). Where the model without the input is the true law, exp(E_j) has expectation at most one (an e-value),
+    so that a large P_j is rare; how far that carries to fitted models is what `benchmarks.selection_fdr` measures.
     Without a given π it is estimated by empirical Bayes: π = (1 + Σ_j P_j)/(p + 2), iterated.
 
     Args:

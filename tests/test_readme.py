@@ -37,3 +37,11 @@ def test_property_commands_exist(line, capsys):
         main([line, "--help"])
     assert stopped.value.code == 0
     capsys.readouterr()
+
+
+def test_property_tables_say_what_the_results_say():
+    from benchmarks import tables
+
+    for page in tables.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert tables.refreshed(text) == text, f"{page.name} is stale: run python -m benchmarks.tables"

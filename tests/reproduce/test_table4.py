@@ -16,6 +16,7 @@ from bayesprune.reproduce.tables import table4_markdown
 from bayesprune.reproduce.worker import METHODS, VARIANTS, run_table4_job
 from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, example2, fit_many
 from bayesprune.tabular.given import fit_given
+from child_jobs import die, raise_it, sleep_long, succeed
 
 SMALL = {"n": 300, "p": 30, "n_test": 100}
 QUICK = {"search_steps": 60, "evidence_steps": 20, "fit_steps": 40, "n_starts": 4, "n_chains": 2}
@@ -33,24 +34,6 @@ def row(method, network, repetition, selected, score=1.0, status="done", reason=
         "status": status, "reason": reason, "score": score, "selected": selected, "true_inputs": [0, 1, 2, 3, 4],
         "seconds": 3.0, "n": 300, "floor": 0.99 + 0.02 * repetition,
     }  # fmt: skip
-
-
-def succeed(argument):
-    return [argument]
-
-
-def raise_it(argument):
-    raise RuntimeError(f"no luck with {argument}")
-
-
-def sleep_long(argument):
-    time.sleep(60)
-
-
-def die(argument):
-    import os
-
-    os._exit(3)
 
 
 # ---- designs
@@ -212,7 +195,7 @@ def test_property_jobs_end_with_a_value_or_a_reason():
     assert run_jobs(jobs, 2, lambda j, outcome: ended.update({j.argument: outcome})) == 0
     assert time.monotonic() - begin < 40
     assert (ended[1].status, ended[1].value) == ("done", [1])
-    assert ended[2].status == "failed" and "RuntimeError: no luck with 2 (test_table4.py:" in ended[2].reason
+    assert ended[2].status == "failed" and "RuntimeError: no luck with 2 (child_jobs.py:" in ended[2].reason
     assert ended[3].status == "timed out" and "killed after" in ended[3].reason and 4 <= ended[3].seconds < 30
     assert ended[4].status == "failed" and "exit code 3" in ended[4].reason
 

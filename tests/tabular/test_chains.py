@@ -96,7 +96,9 @@ def test_target_posterior_of_a_linear_chain():
     rows = Rows([X], [y], [Standardiser(np.zeros(2), np.ones(2))], 64, generator())
     chains = 600
     net = ChainMLP(chains, (2, 1), generator=generator(1))
-    settings = ChainSettings(lr=0.05, beta1=0.5, precision=precision, temperature=1.0, cold=True, dual_lr=0.0, damping=0)
+    settings = ChainSettings(
+        lr=0.05, beta1=0.5, precision=precision, temperature=1.0, cold=True, dual_lr=0.0, damping=0
+    )
     trainer = ChainTrainer(net, rows, None, settings, seed=3)
     trainer.run(800)
     w = torch.cat([net.input_weights()[:, 0], net.first.bias.view(chains, 1)], 1).detach().double().numpy()
@@ -154,3 +156,37 @@ def test_property_e_values_bound_the_null():
 def test_error_unknown_activation():
     with pytest.raises(ValueError, match="activation='gelu' is unknown"):
         ChainMLP(1, (2, 1), activation="gelu", generator=generator())
+
+
+def test_target_evidence_of_a_true_input_is_what_the_likelihood_gains():
+    """One linear input: per outer row the gain is about ½·log(1 + β²/σ²); null inputs leave or bring less than the prior asks."""
+    from bayesprune.tabular.evidence import EvidenceSettings, weigh
+
+    rng = np.random.default_rng(0)
+    n, p, beta, sigma = 500, 12, 1.0, 0.5
+    X = rng.standard_normal((n, p))
+    y = beta * X[:, 4] + sigma * rng.standard_normal(n)
+    rows = Rows([X], [y], [Standardiser.of(X, y)], 100, generator())
+    folds = Folds(5, 5, 5, n)
+    net = ChainMLP(5, (p, 16, 8, 1), generator=generator(1), first_scale=0.1)
+    settings = ChainSettings(lr=0.1, beta1=0.9, precision=60.0, temperature=0.01, cold=True)
+    ChainTrainer(net, rows, folds.learning(1, rows.batch_size), settings, seed=2).run(300)
+    columns = torch.arange(p).expand(5, p)
+    gain = weigh(net, columns, rows, folds, [np.array([i]) for i in range(p)], EvidenceSettings(), seed=3)
+    expected = n / 5 * 0.5 * np.log(1 + beta**2 / sigma**2)
+    # The log of a ratio of two sums of 100 squares has a standard error of about 10 nats here; the penalty lowers it.
+    assert np.abs(gain[:, 4] - expected).max() < 4 * 10, (gain[:, 4], expected)
+    assert np.delete(gain, 4, axis=1).max() < np.log(p) + 3
+
+
+def test_property_nothing_to_find_leaves_no_model():
+    from bayesprune.tabular.evidence import EvidenceSettings, weigh
+
+    rng = np.random.default_rng(1)
+    X, y = rng.standard_normal((300, 10)), rng.standard_normal(300)
+    rows = Rows([X], [y], [Standardiser.of(X, y)], 100, generator())
+    folds = Folds(5, 5, 5, 300)
+    net = ChainMLP(5, (10, 8, 1), generator=generator(1))
+    quick = EvidenceSettings(rounds=1, settle_steps=50, refit_steps=60)
+    gain = weigh(net, torch.arange(10).expand(5, 10), rows, folds, [np.array([i]) for i in range(10)], quick, seed=3)
+    assert average_evidence(gain).max() < np.log(10) + 3

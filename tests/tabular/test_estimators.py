@@ -145,7 +145,9 @@ def test_error_parameters_name_the_mend(settings, message):
 def test_error_shapes_of_many_differ():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="differ in shape"):
-        fit_many(SparseBNNRegressor(**QUICK), [(rng.random((20, 3)), rng.random(20)), (rng.random((20, 4)), rng.random(20))])
+        fit_many(
+            SparseBNNRegressor(**QUICK), [(rng.random((20, 3)), rng.random(20)), (rng.random((20, 4)), rng.random(20))]
+        )
 
 
 @pytest.mark.slow

@@ -173,7 +173,8 @@ def _notes(result: dict[str, Any]) -> str:
         f"Means over n repetitions ± standard error; {n:,} training rows, 5,000 test rows of their own seeds, columns in random "
         "order. *Italic*: reference rows, which select nothing. Seconds are those of one fit on one core while the other "
         "cores were busy; of a batched computation, its seconds divided by its repetitions.",
-        f"DFP and DPF: one setting for all designs, exactly the true inputs in {exact} of {len(ours)} fits. Outside methods "
+        f"DFP and DPF: one setting for all designs, exactly the true inputs in {exact} of {len(ours)} fits. Where they "
+        "select the same inputs, the same network is sampled from the same seed, so that their scores agree. Outside methods "
         "use 2,000 further rows to choose their model.",
         "The paper's columns are as printed; its blocks of false discoveries and numbers selected for Examples 1 and 3 are "
         "exchanged (five and four true inputs).",
@@ -184,7 +185,8 @@ def _notes(result: dict[str, Any]) -> str:
     last = result["commands"][-1] if result["commands"] else None
     if last:
         notes.append(
-            f"A fit is killed after: {caps}. {result['wall_seconds'] / 3600:.1f} hours in all; {last['cpu']}, {last['cores']} cores, "
+            f"A fit is killed after: {caps}. {result['wall_seconds'] / 3600:.1f} hours of commands in all; "
+            f"{last['cpu']}, {last['cores']} cores, "
             f"{last['processes']} processes of 1 thread, torch {last['torch']}, commit {last['commit']}."
         )
     return "\n\n".join(notes)

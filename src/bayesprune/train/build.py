@@ -13,7 +13,7 @@ from torch import nn
 from bayesprune import baselines, vision
 from bayesprune.samplers import CVAdam, CycleClock
 from bayesprune.sparsity import FeedbackPruning, ForwardPruning
-from bayesprune.train.config import BASELINES, ON_SGD, RunConfig
+from bayesprune.train.config import BASELINES, ON_SGD, PruningConfig, RunConfig
 
 Pruner = ForwardPruning | FeedbackPruning | baselines.SparseTraining
 
@@ -127,6 +127,11 @@ def build_optimizer(config: RunConfig, parameters: nn.Module | Iterable[Any], nu
     )  # fmt: skip
 
 
+def ramp_steps(pruning: PruningConfig, total_steps: int) -> tuple[int, int]:
+    """Return the steps at which the ramp begins and the target is reached, of a run of so many steps."""
+    return int(pruning.prune_from * total_steps), int(pruning.prune_until * total_steps)
+
+
 def build_pruner(
     config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, example: torch.Tensor
 ) -> Pruner | None:
@@ -136,7 +141,7 @@ def build_pruner(
     if config.sampler.method != "emmcmc":
         return None
     pruning = config.pruning
-    begin, end = int(pruning.prune_from * total_steps), int(pruning.prune_until * total_steps)
+    begin, end = ramp_steps(pruning, total_steps)
     settings: dict[str, Any] = {
         "groups": pruning.groups,
         "rule": pruning.rule,
@@ -168,7 +173,8 @@ def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:
 def build_baseline(config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> Pruner:
     """Return a sparse-training baseline, attached to the optimizer."""
     pruning, method = config.pruning, config.sampler.method
-    begin, end = int(pruning.prune_from * total_steps), max(1, int(pruning.prune_until * total_steps))
+    begin, end = ramp_steps(pruning, total_steps)
+    end = max(1, end)
     epoch = total_steps // config.schedule.epochs
     settings: dict[str, Any] = {
         "target_sparsity": pruning.target_sparsity,

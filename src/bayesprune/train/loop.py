@@ -23,6 +23,7 @@ from bayesprune.train.build import (
     build_optimizer,
     build_pruner,
     channels_last_is_safe,
+    ramp_steps,
 )
 from bayesprune.train.config import RAMPED, RunConfig, as_dict, from_dict
 from bayesprune.train.devices import fabric, interruptible
@@ -240,7 +241,7 @@ class Trainer:
 
     def _at_target(self, step: int) -> bool:
         """Return whether the sparsity is final; samples before that would belong to a larger network."""
-        until = int(self.config.pruning.prune_until * self.clock.total_steps)
+        until = ramp_steps(self.config.pruning, self.clock.total_steps)[1]
         return self.config.sampler.method not in RAMPED or step >= until
 
     def _check_collection(self) -> None:

@@ -30,7 +30,7 @@ class EvidenceSettings:
         tested: inputs of a chain that are weighed at most; the rest have no evidence.
         passes: times at most that the inputs of a chain's model are left out in turn before the last weighing.
         liberal: nats that an input must bring on the inner rows to be in a chain's model.
-        batch_size: rows a step.
+        batch_size: rows a step at most.
         chain: how the chains move.
     """
 
@@ -41,8 +41,9 @@ class EvidenceSettings:
     tested: int = 48
     passes: int = 2
     liberal: float = 2.0
+    batch_size: int = 256
     chain: ChainSettings = field(
-        default_factory=lambda: ChainSettings(lr=0.05, beta1=0.9, precision=30.0, temperature=0.1)
+        default_factory=lambda: ChainSettings(lr=0.05, beta1=0.9, precision=30.0, largest_decay=0.05, temperature=0.1)
     )
 
 
@@ -185,8 +186,8 @@ def weigh(
         owner[members] = number
     inner = [folds.inner(chain) for chain in range(chains)]
     outer = [folds.outer(chain) for chain in range(chains)]
-    learning = folds.learning(2, rows.batch_size)
-    narrow = rows.narrowed(columns)
+    narrow = rows.narrowed(columns).in_batches(settings.batch_size)
+    learning = folds.learning(2, narrow.batch_size)
     gains: list[dict[int, float]] = []
     for round_ in range(settings.rounds + 1):
         gains = _gains_without_refit(net, columns, narrow, inner, owner)
@@ -206,7 +207,7 @@ def weigh(
         leaving = [set(w[: (len(w) + 1) // 2]) for w in weak]
         models = [[i for i in model if i not in left] for model, left in zip(models, leaving)]
     result = np.zeros((chains, len(groups)))
-    for chain, brought in enumerate(weighing.leave_out(models, outer, folds.learning(1, rows.batch_size))):
+    for chain, brought in enumerate(weighing.leave_out(models, outer, folds.learning(1, narrow.batch_size))):
         for number, value in brought.items():
             result[chain, number] = value
     return result

@@ -159,6 +159,13 @@ class Rows:
         small._standardisers = self._standardisers[part]
         return small
 
+    def in_batches(self, size: int) -> Rows:
+        """Return the same rows in minibatches of at most `size`."""
+        small = object.__new__(Rows)
+        small.__dict__.update(self.__dict__)
+        small.batch_size = min(size, self.batch_size)
+        return small
+
     def narrowed(self, columns: Tensor) -> Rows:
         """Return the same rows with columns of their own for each of C chains.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,12 +62,16 @@ class PosteriorNetworks:
 
     @torch.no_grad()
     def outputs(self, x: np.ndarray, block: int = 4096) -> Tensor:
-        """Return (M, n, k) outputs at standardised rows of the selected columns (zeros behind them, if they are few)."""
+        """Return (M, n, k) outputs at standardised rows of the selected columns (zeros behind them, if they are few).
+
+        In float64, so that a row's prediction does not depend on which rows stand beside it.
+        """
         missing = self.net.sizes[0] - x.shape[1]
         if missing > 0:
             x = np.pad(x, ((0, 0), (0, missing)))
-        parts = [self.net(torch.from_numpy(x[i : i + block])[None]) for i in range(0, len(x), block)]
-        return torch.cat(parts, 1) if parts else torch.zeros(self.net.chains, 0, self.net.sizes[-1])
+        net = copy.deepcopy(self.net).double()
+        parts = [net(torch.from_numpy(x[i : i + block]).double()[None]) for i in range(0, len(x), block)]
+        return torch.cat(parts, 1) if parts else torch.zeros(net.chains, 0, net.sizes[-1], dtype=torch.float64)
 
 
 def sample_posterior(rows: Rows, outputs: int, settings: SamplingSettings, *, seed: int) -> list[PosteriorNetworks]:

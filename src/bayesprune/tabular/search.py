@@ -31,7 +31,8 @@ class SearchSettings:
         warmup: share of the steps without pruning.
         pruned: share of the steps at which only the candidates are left.
         chain: how the chains move; the temperature is low: p·width weights at T = 1 are mostly noise.
-        slab_precision: δ₁ of the first layer; the other layers have `chain.precision`.
+        slab_precision: δ₁ of the first layer; the other layers have `chain.precision`. `chain.largest_decay` bounds
+            both decays.
         spike_precision: δ₀; less where rows are few, see `decays`.
         first_scale: factor on the first layer's initial weights.
         every: steps between two EM and pruning steps.
@@ -45,7 +46,9 @@ class SearchSettings:
     warmup: float = 0.15
     pruned: float = 0.65
     chain: ChainSettings = field(
-        default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=30.0, temperature=0.01, cold=True)
+        default_factory=lambda: ChainSettings(
+            lr=0.1, beta1=0.9, precision=30.0, largest_decay=0.05, temperature=0.01, cold=True
+        )
     )
     slab_precision: float = 60.0
     spike_precision: float = 4000.0
@@ -54,7 +57,7 @@ class SearchSettings:
 
     def decays(self, num_data: float) -> tuple[float, float]:
         """Return the weight decays (spike, slab): precisions over rows, the spike's at most 0.4 for stable steps."""
-        slab = self.slab_precision / num_data
+        slab = min(self.slab_precision / num_data, self.chain.largest_decay)
         return max(min(self.spike_precision / num_data, 0.4), 2 * slab), slab
 
 

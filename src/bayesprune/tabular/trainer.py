@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ class ChainSettings:
         lr: peak step size l.
         beta1: momentum retention β₁.
         precision: prior precision δ of every weight; the weight decay is δ over the number of training rows.
+        largest_decay: bound on that weight decay. Where it exceeds what a column's correlation with the response pulls
+            with, a network that starts next to zero stays there. Leave it infinite where a prior is meant.
         temperature: T of the posterior, with the residual variance that each chain estimates for itself.
         cold: leave the residual variance out of the loss (it is then ½ squared error of the standardised response), so
             that step sizes do not change as the fit improves; T is small in a search and means no posterior.
@@ -37,10 +40,15 @@ class ChainSettings:
     lr: float = 0.1
     beta1: float = 0.9
     precision: float = 30.0
+    largest_decay: float = math.inf
     temperature: float = 1.0
     cold: bool = False
     dual_lr: float = 0.1
     damping: int = 2
+
+    def decay(self, num_data: float) -> float:
+        """Return the weight decay for a number of training rows."""
+        return min(self.precision / num_data, self.largest_decay)
 
 
 def log_likelihood(outputs: Tensor, y: Tensor, variance: Tensor | None) -> Tensor:
@@ -101,7 +109,7 @@ class ChainTrainer:
             lr=settings.lr,
             betas=(settings.beta1, 1.0),
             num_data=self.num_data,
-            weight_decay=settings.precision / self.num_data,
+            weight_decay=settings.decay(self.num_data),
             temperature=settings.temperature,
             dual_lr=settings.dual_lr,
             seed=seed,
@@ -167,7 +175,7 @@ class ChainTrainer:
             return None, self.settings.temperature
         smallest = self.variance.min()
         for group in self.optimizer.param_groups:
-            group["weight_decay"] = self.settings.precision / self.num_data * float(smallest)
+            group["weight_decay"] = self.settings.decay(self.num_data) * float(smallest)
         return smallest / self.variance, self.settings.temperature * float(smallest)
 
     def _damp_(self) -> None:

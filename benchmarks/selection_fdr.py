@@ -3,7 +3,8 @@
     python -m benchmarks.selection_fdr [--only N0 strength …] [--budget-minutes 60] [--chunk 5] [--threads 1]
 
 One cell is a design with its settings; its repetitions are fitted a chunk at a time as one batched computation.
-Finished chunks are kept in benchmarks/results/selection_fdr.json and not repeated; the table comes from it.
+Finished chunks are kept in benchmarks/results/selection_fdr.json and not repeated; the table and the plot
+docs/figures/selection_fdr.png come from it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bayesprune.train.folder import write_json
 from bayesprune.train.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "selection_fdr.json"
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "selection_fdr.png"
 LEVELS = (0.05, 0.1)
 SEED = 1  # not the seed of Table 4, and not those the defaults were chosen on
 
@@ -93,6 +95,37 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def draw(results: dict[str, Any]) -> None:
+    """Draw realised FDR (bars of two standard errors) against its nominal level, and power, design by design."""
+    from matplotlib.figure import Figure
+
+    keys = list(results["cells"])
+    places = np.arange(len(keys))[::-1]
+    figure = Figure(figsize=(9, 0.32 * len(keys) + 1.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    for level, colour, shift in zip(LEVELS, ("#1f77b4", "#d95f02"), (0.15, -0.15)):
+        own = [summary(results["cells"][key]["rows"], level) for key in keys]
+        spread = [2 * np.nan_to_num(one["fdr_se"]) for one in own]
+        left.errorbar(
+            [one["fdr"] for one in own], places + shift, xerr=spread, fmt="o", ms=4, color=colour, label=f"at {level}"
+        )
+        left.axvline(level, color=colour, lw=0.8, ls="--")
+        right.plot([one["power"] for one in own], places + shift, "o", ms=4, color=colour)
+    left.set(
+        yticks=places,
+        yticklabels=keys,
+        xlabel="realised FDR (± 2 standard errors); dashed: nominal",
+        xlim=(-0.01, None),
+    )
+    right.set(xlabel="power", xlim=(-0.03, 1.03))
+    left.legend(frameon=False, fontsize=8)
+    left.tick_params(axis="y", labelsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(cells()), default=list(cells()))
@@ -134,6 +167,7 @@ def main() -> None:
         write_json(RESULTS, results)
         print(f"{key}: repetitions {missing[0]}–{missing[-1]}, {cell['rows'][-1]['seconds']:.1f} s each", flush=True)
     print(table(results))
+    draw(results)
 
 
 if __name__ == "__main__":

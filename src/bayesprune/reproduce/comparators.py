@@ -38,7 +38,7 @@ class Found:
 def lasso(data: SimulatedData, seed: int, **settings: Any) -> list[Found]:
     """Fit LassoCV, or a logistic regression with an L1 penalty by LogisticRegressionCV, on standardised columns.
 
-    Selected is every column with a coefficient that is not zero at the penalty of the best 5-fold score. The folds are
+    Selected is every column with a coefficient (of any class) that is not zero at the penalty of the best 5-fold score. The folds are
     those of the training rows; the validation rows are not used.
     """
     from sklearn.linear_model import LassoCV, LogisticRegressionCV
@@ -49,12 +49,13 @@ def lasso(data: SimulatedData, seed: int, **settings: Any) -> list[Found]:
         chosen: dict[str, Any] = {"cv": 5, "eps": 0.01, "max_iter": 5_000} | settings
         model: Any = LassoCV(**chosen)
     else:
-        chosen = {"cv": 5, "solver": "liblinear", "tol": 1e-3, "Cs": np.geomspace(3e-4, 0.3, 10).tolist()} | settings
+        solver = "liblinear" if len(np.unique(data.y_train)) == 2 else "saga"
+        chosen = {"cv": 5, "solver": solver, "tol": 1e-3, "Cs": np.geomspace(3e-4, 0.3, 10).tolist()} | settings
         model = LogisticRegressionCV(**chosen, **_l1(), scoring="neg_log_loss", random_state=seed)
     pipeline = make_pipeline(StandardScaler(), model).fit(data.X_train.astype(np.float64), data.y_train)
     penalty = {"alpha": float(model.alpha_)} if data.task == "regression" else {"C": float(np.ravel(model.C_)[0])}
     rule = "coefficients that are not zero at the penalty of the best cross-validated loss"
-    selected = np.flatnonzero(np.ravel(model.coef_))
+    selected = np.flatnonzero(np.atleast_2d(model.coef_).any(0))
     return [Found("linear", pipeline.predict(data.X_test), selected, chosen | penalty | {"rule": rule})]
 
 
@@ -157,4 +158,4 @@ def _nested(
 
 
 def _scores(model: Any, X: np.ndarray, task: str) -> np.ndarray:
-    return model.predict(X) if task == "regression" else model.predict_proba(X)[:, 1]
+    return model.predict(X) if task == "regression" else model.predict_proba(X)

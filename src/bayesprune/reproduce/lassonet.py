@@ -62,7 +62,7 @@ def lassonet(data: SimulatedData, seed: int, **settings: Any) -> list[Found]:
         y, y_validation = (y - shift) / unit, (y_validation - shift) / unit
 
     def scores(net: Any, rows: np.ndarray) -> np.ndarray:
-        return net.predict(rows)[:, 0] * unit + shift if regression else net.predict_proba(rows)[:, 1]
+        return net.predict(rows)[:, 0] * unit + shift if regression else net.predict_proba(rows)
 
     begin, ended = time.monotonic(), {"path_complete": True}
 
@@ -96,4 +96,4 @@ def lassonet(data: SimulatedData, seed: int, **settings: Any) -> list[Found]:
 
 
 def _labels(scores: np.ndarray, regression: bool) -> np.ndarray:
-    return scores if regression else (scores > 0.5).astype(np.int64)
+    return scores if regression else scores.argmax(1)

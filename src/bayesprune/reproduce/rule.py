@@ -44,10 +44,13 @@ def row_losses(task: str, prediction: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Args:
         task: "regression" or "classification".
-        prediction: (n,) predicted means, or probabilities of label 1.
-        y: (n,) responses or labels 0 and 1.
+        prediction: (n,) predicted means, or (n, K) probabilities of the labels; (n,) are those of label 1.
+        y: (n,) responses or labels from 0 to K − 1.
     """
+    prediction = np.asarray(prediction, dtype=np.float64)
     if task == "regression":
-        return np.square(np.asarray(prediction, dtype=np.float64) - y)
-    p = np.clip(np.asarray(prediction, dtype=np.float64), 1e-7, 1 - 1e-7)
-    return -np.where(np.asarray(y) == 1, np.log(p), np.log1p(-p))
+        return np.square(prediction - y)
+    if prediction.ndim == 1:
+        prediction = np.stack([1 - prediction, prediction], axis=1)
+    own = np.take_along_axis(prediction, np.asarray(y, dtype=np.int64)[:, None], axis=1)[:, 0]
+    return -np.log(np.clip(own, 1e-7, 1 - 1e-7))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bayesprune.deploy import Ensemble, load
 from bayesprune.deploy.folding import fold
+from bayesprune.deploy.threads import side_by_side
 from bayesprune.posterior import MemorySamples, predict
 
 STRATEGIES = ("vmap", "folded", "loop")
@@ -154,6 +155,58 @@ def test_property_a_layer_called_twice_is_not_folded():
     model.bn.running_mean.fill_(0.5)
     ensemble = Ensemble(model, [model.state_dict()], strategy="folded")
     x = torch.randn(1, 3, 5, 5)
+    with torch.no_grad():
+        assert torch.allclose(ensemble(x)[0], model(x), atol=1e-6)
+
+
+def test_parity_threads_side_by_side(make, images):
+    nets, images = members(make, "resnet20", 5), torch.cat([images, -images, 2 * images, 0.5 * images])
+    ensemble = Ensemble(nets[0], states(nets), strategy="folded")
+    before = torch.get_num_threads()
+    try:
+        found = {}
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                found[threads] = ensemble(images)
+            with torch.inference_mode():
+                assert torch.allclose(ensemble(images), found[threads], atol=1e-6)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    plain = torch.stack([net(images) for net in nets]).detach()
+    assert all((outputs - plain).abs().max() <= 1e-5 * plain.abs().max() for outputs in found.values())
+    x = images.clone().requires_grad_()
+    ensemble(x).sum().backward()
+    y = images.clone().requires_grad_()
+    torch.stack([net(y) for net in nets]).sum().backward()
+    assert x.grad is not None and torch.allclose(x.grad, y.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_property_results_keep_their_order_and_errors_come_through():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert side_by_side([lambda i=i: i for i in range(7)]) == list(range(7))
+        with pytest.raises(ZeroDivisionError):
+            side_by_side([lambda: 1 // 0, lambda: 1])
+        assert not any(side_by_side([torch.is_grad_enabled] * 3)) and torch.is_grad_enabled()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_property_terms_of_unlike_shapes_are_added_as_they_are():
+    class Squeeze(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gate = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.gate(y.mean((2, 3), keepdim=True)) + y
+
+    model, x = Squeeze().eval(), torch.randn(2, 3, 5, 5)
+    ensemble = Ensemble(model, [model.state_dict()], strategy="folded")
     with torch.no_grad():
         assert torch.allclose(ensemble(x)[0], model(x), atol=1e-6)
 

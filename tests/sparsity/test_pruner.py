@@ -178,6 +178,44 @@ def test_property_layer_scope_stops_at_the_floor_where_a_layer_has_few_groups(re
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_property_layer_scope_of_channels_keeps_the_same_share_of_every_set(residual, cv_adam, train, multiple):
+    model = residual()
+    example = torch.zeros(2, 2, 6, 6)
+    pruner = ForwardPruning(
+        model, cv_adam(model.parameters()), groups="channel", example_input=example, target_sparsity=0.7, warmup_steps=1,
+        ramp_end_step=6, scope="layer", round_to=multiple,
+    )  # fmt: skip
+    before = {name: mask.clone() for name, mask in pruner.keep_masks.items()}
+    for step in range(8):
+        train(model, pruner.optimizer, range(step, step + 1))
+        shares = []
+        for name, mask in pruner.keep_masks.items():
+            assert not (mask & ~before[name]).any()  # what is gone stays gone
+            before[name] = mask.clone()
+            assert int(mask.sum()) % multiple == 0 and mask.any()
+            shares.append((int(mask.sum()) / mask.numel(), multiple / mask.numel()))
+        # All at m⌊kC/m⌋ of one k, but for the sets that had their turn first.
+        assert max(share for share, _ in shares) - min(share + unit for share, unit in shares) <= max(
+            u for _, u in shares
+        )
+    assert abs(pruner.hard_sparsity - 0.7) < 0.12
+    best = pruner.groups[0]
+    assert before[best.name].any()
+
+
+def test_property_layer_scope_of_channels_drops_the_smallest_of_each_set(residual, cv_adam, train):
+    model = residual()
+    pruner = ForwardPruning(
+        model, cv_adam(model.parameters()), groups="channel", example_input=torch.zeros(2, 2, 6, 6),
+        target_sparsity=0.5, scope="layer",
+    )  # fmt: skip
+    means = [each.mean_square() for each in pruner.groups]
+    pruner.finish_()
+    for mean, mask in zip(means, pruner.keep_masks.values()):
+        assert not mask.all() and mean[~mask].max() <= mean[mask].min()
+
+
 # -- life with optimizers --------------------------------------------------------------------------------------------
 
 
@@ -277,8 +315,10 @@ def test_property_channels_last_weights_are_pruned_alike(residual, make_optimize
         ({"rule": "concentration", "groups": "weight", "hard_threshold": 0.1}, "rule='concentration'"),
         ({"rule": "concentration", "groups": "kernel", "target_sparsity": 0.1}, "rule='concentration'"),
         ({"groups": "channel", "target_sparsity": 0.1}, "example_input is needed"),
-        ({"groups": "channel", "scope": "layer"}, "scope='layer'"),
+        ({"groups": "channel", "scope": "chain"}, "scope='chain'"),
         ({"scope": "model"}, "scope='model'"),
+        ({"round_to": 0}, "round_to=0"),
+        ({"round_to": 8, "groups": "channel"}, "round_to=8 needs groups='channel' and scope='layer'"),
         ({"expectation": "mean"}, "expectation='mean'"),
         ({"reading": "paper"}, "reading='paper'"),
     ],

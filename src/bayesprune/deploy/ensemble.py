@@ -14,10 +14,12 @@ from torch.func import functional_call, vmap
 
 from bayesprune.deploy.architecture import Spec, describe, rebuild
 from bayesprune.deploy.folding import fold
+from bayesprune.deploy.threads import side_by_side
 from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction
 from bayesprune.posterior.samples import Samples
 
 STRATEGIES = ("auto", "vmap", "folded", "loop")
+FEW = 8  # of fewer inputs, operations are so short that threads mostly wait for the interpreter's lock
 
 
 class Ensemble(nn.Module):
@@ -29,8 +31,9 @@ class Ensemble(nn.Module):
     Args:
         model: the architecture; its forward must be traceable (see `bayesprune.deploy.save`). It is left as it is.
         members: a `SampleStore`, `MemorySamples`, or a sequence of state dicts of ``model``.
-        strategy: how to run the members. "vmap": all at once, ``torch.func.vmap`` over the stacked weights. "folded": one
-            after the other, with BatchNorm folded into the convolutions and channels last: outputs differ by rounding;
+        strategy: how to run the members. "vmap": all at once, ``torch.func.vmap`` over the stacked weights. "folded": each
+            by itself, with BatchNorm folded into the convolutions and channels last (outputs differ by rounding), and on a CPU, from
+            eight inputs on and without gradients, in as many threads as torch may use;
             "loop": one after the other, as they are. "auto": "vmap" on a GPU and for models without convolutions or
             attention, else "folded": on a CPU a convolution over stacked weights becomes a grouped one, which is slower.
 
@@ -166,7 +169,10 @@ class Ensemble(nn.Module):
                 self._folded = [_channels_last(fold(self.member(index))) for index in range(self.count)]
             last = torch.channels_last
             values = [value.contiguous(memory_format=last) if value.ndim == 4 else value for value in inputs]
-            outputs = [member(*(value.clone() for value in values)) for member in self._folded]
+            tasks = [lambda m=member: m(*(value.clone() for value in values)) for member in self._folded]
+            alone = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or self.device.type != "cpu"
+            alone = alone or len(values[0]) < FEW
+            outputs = [task() for task in tasks] if alone else side_by_side(tasks)
         else:
             outputs = [self._loop(index, inputs) for index in range(self.count)]
         if isinstance(outputs[0], Tensor):
@@ -248,12 +254,10 @@ class Ensemble(nn.Module):
             if not len(values):
                 continue
             output = self(values.to(self.device))
-            for index in range(self.count):
-                own: Any = output[index] if isinstance(output, Tensor) else tuple(part[index] for part in output)
-                found = mixture.outputs(own, variances[index])
+            for index, found in enumerate(self._outputs(output, mixture, variances)):
                 if any(part.isnan().any() for part in found):
                     raise ValueError(f"members: member {index} gives outputs that are not finite; leave it out")
-                parts[index].append(tuple(part.cpu() for part in found))
+                parts[index].append(found)
             if isinstance(target, Tensor):
                 labels.append(target.cpu())
         if not parts[0]:
@@ -261,6 +265,17 @@ class Ensemble(nn.Module):
         for batches in parts:
             mixture.add(tuple(torch.cat(columns) for columns in zip(*batches)))
         return mixture.result(torch.cat(labels) if labels else None)
+
+    def _outputs(self, output: Any, mixture: ClassMixture | MomentMixture, variances: list[float]) -> list[Any]:
+        """Of each member, what the mixture takes in; all members' logits (S, n, C) at once, as if they were one batch."""
+        if isinstance(mixture, ClassMixture) and isinstance(output, Tensor) and output.ndim == 3:
+            (rows,) = mixture.outputs(output.flatten(0, 1), 0.0)
+            return [(part.cpu(),) for part in rows.unflatten(0, (self.count, -1))]
+        found = []
+        for index, variance in enumerate(variances):
+            own: Any = output[index] if isinstance(output, Tensor) else tuple(part[index] for part in output)
+            found.append(tuple(part.cpu() for part in mixture.outputs(own, variance)))
+        return found
 
     def save(self, folder: str | os.PathLike[str], **arguments: Any) -> Path:
         """Write the ensemble for `bayesprune.deploy.load`; arguments as `bayesprune.deploy.save`."""

@@ -48,6 +48,7 @@ class Pruner:
         example_input: Any = None,
         scope: str = "global",
         min_groups: int = 1,
+        round_to: int = 1,
         num_data: float | None = None,
     ) -> None:
         _check(rule in RULES, f"rule={rule!r} is unknown; choose one of {', '.join(map(repr, RULES))}")
@@ -55,11 +56,12 @@ class Pruner:
         _check(0 <= momentum < 1, f"momentum={momentum} must lie in [0, 1)")
         _check(reading in ("signed", "absolute"), f"reading={reading!r} must be 'signed' or 'absolute'")
         _check(scope in ("global", "layer", "chain"), f"scope={scope!r} must be 'global', 'layer' or 'chain'")
-        _check(
-            scope == "global" or groups != "channel",
-            f"scope={scope!r} has no meaning for groups='channel'; use 'global'",
-        )
         _check(scope != "chain" or groups == "input", f"scope='chain' ranks inputs, not groups={groups!r}; use 'input'")
+        _check(round_to >= 1, f"round_to={round_to} must be at least 1")
+        _check(
+            round_to == 1 or (groups == "channel" and scope == "layer"),
+            f"round_to={round_to} needs groups='channel' and scope='layer', which keep whole multiples of channels",
+        )
         _check(every >= 1, f"every={every} must be at least 1 (optimizer steps between updates)")
         _check(warmup_steps >= 0, f"warmup_steps={warmup_steps} must not be negative")
         _check(min_groups >= 0, f"min_groups={min_groups} must not be negative")
@@ -98,7 +100,7 @@ class Pruner:
         self.groups = _held_by(
             optimizer, partition(model, groups, exclude=exclude, coupling=coupling, example_input=example_input)
         )
-        self._rule = HardRule(self.groups, rule, self.permanent, reading, scope, min_groups)
+        self._rule = HardRule(self.groups, rule, self.permanent, reading, scope, min_groups, round_to)
         if inclusion_probability is None and soft_threshold is None:
             soft_threshold = SOFT_THRESHOLD
         self.priors: list[SpikeSlabPrior] = []
@@ -306,9 +308,11 @@ class Pruner:
             (cover, Zeroing(drop)) for cover, drop, any_ in zip(self._covers, drops, any_true(drops)) if any_
         ]
         self._active_norms = []
-        gone = [~mask for mask in keep]
-        for each, mask, any_ in zip(self.groups, gone, any_true(gone)):
-            self._active_norms += [(norm, mask) for _, norm in each.norms if any_]
+        for each, mask, any_ in zip(self.groups, keep, any_true([~mask for mask in keep])):
+            self._active_norms += [
+                (norm, each.dropped_from(name, mask, len(norm.running_mean)))  # type: ignore[arg-type]
+                for name, norm in each.norms if any_ and isinstance(getattr(norm, "running_mean", None), Tensor)
+            ]  # fmt: skip
 
     # -- hooks -------------------------------------------------------------------------------------------------------
 
@@ -372,6 +376,5 @@ def _differ(old: Sequence[Tensor], new: Sequence[Tensor]) -> list[bool]:
 
 
 def _reset_running_stats_(norm: Any, drop: Tensor) -> None:
-    if norm.running_mean is not None:
-        norm.running_mean.masked_fill_(drop, 0)
-        norm.running_var.masked_fill_(drop, 1)
+    norm.running_mean.masked_fill_(drop, 0)
+    norm.running_var.masked_fill_(drop, 1)

@@ -43,8 +43,8 @@ def channel_partition(
             reason = f"written by {outside[0]}, which is excluded"
         if reason is None and coupling == "none" and (space.joined or len(space.writers) > 1):
             reason = "coupled with other layers (coupling='none')"
-        if reason is None and space.channels < 2:
-            reason = "a single channel"
+        if reason is None and space.channels // space.block < 2:
+            reason = "a single channel" if space.block == 1 else "a single group of a GroupNorm"
         if reason is not None:
             reasons[label] = reason
             continue
@@ -65,30 +65,34 @@ def channel_partition(
 
 
 def _groups_of(space: ChannelSpace, named: dict[str, nn.Module], readers: list[tuple[str, int]]) -> ChannelGroups:
-    count = space.channels
+    count = space.channels // space.block
     slices: list[Slice] = []
     tied: list[Slice] = []
 
-    def vector(name: str, param: Any) -> None:
-        if isinstance(param, Tensor):
-            tied.append(Slice(name, param, (count,), (count,)))
+    def cut(name: str, param: Tensor, axis: int, spread: int = 1, start: int | None = None) -> Slice:
+        """The groups along an axis, ``spread`` entries a channel, from ``start`` on if other channels lie there too."""
+        each, shape = spread * space.block, tuple(param.shape)
+        ones = [1] * axis, [1] * (len(shape) - axis - 1)
+        window = None if start is None else (start, count * each)
+        if each == 1:
+            view = (*shape[:axis], count, *shape[axis + 1 :])
+            return Slice(name, param, view, (*ones[0], count, *ones[1]), None, axis, window)
+        view = (*shape[:axis], count, each, *shape[axis + 1 :])
+        return Slice(name, param, view, (*ones[0], count, 1, *ones[1]), axis, axis, window)
 
     for name in [*space.writers, *space.depthwise]:
-        weight = _weight(named[name])
-        slices.append(Slice(f"{name}.weight", weight, tuple(weight.shape), (count, *[1] * (weight.dim() - 1))))
-        vector(f"{name}.bias", named[name].bias)
+        slices.append(cut(f"{name}.weight", _weight(named[name]), 0))
+        if isinstance(bias := named[name].bias, Tensor):
+            tied.append(cut(f"{name}.bias", bias, 0))
     for name, spread in readers:
-        weight = _weight(named[name])
-        shape = tuple(weight.shape)
-        if spread == 1:
-            slices.append(Slice(f"{name}.weight", weight, shape, (1, count, *[1] * (weight.dim() - 2))))
-        else:
-            slices.append(Slice(f"{name}.weight", weight, (shape[0], count, spread), (1, count, 1), split=1))
+        slices.append(cut(f"{name}.weight", _weight(named[name]), 1, spread, space.starts.get(name)))
     norms = [(name, named[name]) for name in space.norms]
     for name, norm in norms:
-        vector(f"{name}.weight", norm.weight)
-        vector(f"{name}.bias", norm.bias)
-    return ChannelGroups(slices[0].name, "channel", (count,), slices, tied, norms)
+        for which in ("weight", "bias"):
+            if isinstance(param := getattr(norm, which), Tensor):
+                tied.append(cut(f"{name}.{which}", param, 0, 1, space.starts.get(name)))
+    starts = {name: space.starts[name] for name, _ in norms if name in space.starts}
+    return ChannelGroups(slices[0].name, "channel", (count,), slices, tied, norms, starts)
 
 
 def _weight(module: nn.Module) -> Tensor:

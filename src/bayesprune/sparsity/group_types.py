@@ -8,7 +8,7 @@ themselves is ever stored per group.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ class Slice:
         view: A shape of the parameter (axes split, never permuted) in which the groups lie along axes.
         mask_view: The mask's shape in that view, broadcastable to ``view``.
         split: The axis of the parameter that the view splits in two, if any.
+        axis: Of channel groups, the axis of the parameter along which the channels lie.
+        window: Of channel groups, (start, length) on that axis where only a part of it is theirs; ``view`` is of that part.
     """
 
     name: str
@@ -32,6 +34,13 @@ class Slice:
     view: tuple[int, ...]
     mask_view: tuple[int, ...]
     split: int | None = None
+    axis: int = 0
+    window: tuple[int, int] | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of the parameter's entries along ``axis`` that the groups own together."""
+        return int(self.param.shape[self.axis]) if self.window is None else self.window[1]
 
     @property
     def per_group(self) -> int:
@@ -44,7 +53,9 @@ class Slice:
         return tuple(axis for axis, m in enumerate(self.mask_view) if m == 1)
 
     def viewed(self, tensor: Tensor) -> Tensor:
-        """``tensor`` (of the parameter's shape) in the shape ``view``."""
+        """``tensor`` (of the parameter's shape), or the window's part of it, in the shape ``view``."""
+        if self.window is not None:
+            tensor = tensor.narrow(self.axis, *self.window)
         return tensor if tensor.shape == self.view else tensor.reshape(self.view)
 
     def sum_squares(self, tensor: Tensor) -> Tensor:
@@ -60,14 +71,21 @@ class Slice:
             mask: A tensor with one entry per group.
 
         Returns:
-            The entries, repeated only where a group occupies a part of an axis (grouped convolutions, flattened maps).
+            The entries, repeated only where a group occupies a part of an axis (grouped convolutions, flattened maps),
+            and True outside the window.
         """
         mask = mask.reshape(self.mask_view)
-        if self.split is None:
+        if self.split is not None:
+            at = self.split
+            before, pair, after = self.mask_view[:at], self.view[at : at + 2], self.mask_view[at + 2 :]
+            mask = mask.expand(*before, *pair, *after).reshape(*before, math.prod(pair), *after)
+        if self.window is None:
             return mask
-        at = self.split
-        before, pair, after = self.mask_view[:at], self.view[at : at + 2], self.mask_view[at + 2 :]
-        return mask.expand(*before, *pair, *after).reshape(*before, self.param.shape[at], *after)
+        shape = list(mask.shape)
+        shape[self.axis] = int(self.param.shape[self.axis])
+        whole = mask.new_ones(shape)
+        whole.narrow(self.axis, *self.window).copy_(mask)
+        return whole
 
 
 class Groups:
@@ -80,6 +98,7 @@ class Groups:
         slices: The weights that the groups consist of and that their statistics are computed from.
         tied: Tensors zeroed with a group without counting in its statistic (biases, normalisation scale and shift).
         norms: Normalisation modules whose running statistics are reset to (0, 1) with a group.
+        starts: Of normalisation modules on a concatenation, the first entry that is theirs.
         size: Number n of weights in one group.
         count: Number of groups.
     """
@@ -92,6 +111,7 @@ class Groups:
         slices: Sequence[Slice],
         tied: Sequence[Slice] = (),
         norms: Sequence[tuple[str, nn.Module]] = (),
+        starts: Mapping[str, int] | None = None,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -99,6 +119,7 @@ class Groups:
         self.slices = tuple(slices)
         self.tied = tuple(tied)
         self.norms = tuple(norms)
+        self.starts = dict(starts or {})
         self.count = self.shape.numel()
         self.size = sum(part.per_group for part in self.slices)
 
@@ -121,6 +142,32 @@ class Groups:
     def all_kept(self) -> Tensor:
         """A fresh mask that keeps every group."""
         return torch.ones(self.shape, dtype=torch.bool, device=self.device)
+
+    def dropped_from(self, norm: str, keep: Tensor, features: int) -> Tensor:
+        """Which of a normalisation module's entries a mask drops.
+
+        Args:
+            norm: Name of the module, one of ``norms``.
+            keep: A mask of these groups.
+            features: Number of the module's entries.
+
+        Returns:
+            One boolean an entry, True = drop.
+        """
+        drop = ~keep.reshape(-1)
+        start = self.starts.get(norm)
+        own = self.channels if start is not None else features
+        drop = drop.repeat_interleave(own // self.count)
+        if start is None:
+            return drop
+        whole = drop.new_zeros(features)
+        whole[start : start + own] = drop
+        return whole
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a set of them; a group is a block of several where a GroupNorm ties them."""
+        return self.slices[0].length
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.kind!r}, count={self.count}, size={self.size})"
@@ -203,8 +250,9 @@ class ChannelGroups(Groups):
         slices: Sequence[Slice],
         tied: Sequence[Slice] = (),
         norms: Sequence[tuple[str, nn.Module]] = (),
+        starts: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(name, kind, shape, slices, tied, norms)
+        super().__init__(name, kind, shape, slices, tied, norms, starts)
         self.size -= sum(diagonal.shape[0] for diagonal in self._diagonals())
 
     def sum_squares(self) -> Tensor:
@@ -216,10 +264,15 @@ class ChannelGroups(Groups):
 
     def _diagonals(self) -> Iterator[Tensor]:
         """Per weight that appears twice (as row and as column), its entries ``w[c, c]`` as ``(entries, C)``."""
-        seen: set[int] = set()
+        first: dict[int, Slice] = {}
         for part in self.slices:
-            if id(part.param) in seen:
-                diagonal = torch.diagonal(part.param.detach(), dim1=0, dim2=1)
-                half = diagonal.dtype in (torch.float16, torch.bfloat16)
-                yield (diagonal.float() if half else diagonal).reshape(-1, self.count)
-            seen.add(id(part.param))
+            other = first.setdefault(id(part.param), part)
+            if other is part:
+                continue
+            square = part.param.detach()
+            for each in (other, part):
+                square = square if each.window is None else square.narrow(each.axis, *each.window)
+            blocks = square.reshape(self.count, -1, self.count, square.shape[1] // self.count, *square.shape[2:])
+            diagonal = torch.diagonal(blocks, dim1=0, dim2=2)
+            half = diagonal.dtype in (torch.float16, torch.bfloat16)
+            yield (diagonal.float() if half else diagonal).reshape(-1, self.count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,14 +78,13 @@ class Partition(list[Groups]):
         if self.kind != "channel":
             sums = torch.stack([mask.sum() for mask in keep]).tolist() if keep else []
             return {groups.name: kept * groups.size for groups, kept in zip(self, sums)}
-        # A weight is cut by rows of one set and columns of another: what is left is a rectangle, or, where both are the
-        # same set, a square.
-        kept: dict[str, int] = {name: param.numel() for name, param in self.weights().items()}
+        # A weight is cut by rows of one set and columns of others: what is left is a rectangle.
+        sizes = {name: list(param.shape) for name, param in self.weights().items()}
         for groups, mask in zip(self, keep):
-            left = int(mask.sum())
+            gone = groups.count - int(mask.sum())
             for part in groups.slices:
-                kept[part.name] = kept[part.name] * left // groups.count
-        return kept
+                sizes[part.name][part.axis] -= gone * (part.length // groups.count)
+        return {name: math.prod(shape) for name, shape in sizes.items()}
 
 
 def prunable_modules(model: nn.Module, exclude: Exclude = ()) -> tuple[dict[str, nn.Module], list[Exclusion]]:

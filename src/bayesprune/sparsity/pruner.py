@@ -44,8 +44,12 @@ class ForwardPruning(Pruner):
         coupling: Of channel groups: ``"group"`` or ``"none"``.
         example_input: For channel groups: an input on which the graph is traced.
         scope: The target holds ``"global"``-ly over all prunable weights, ranked together, in each ``"layer"``
-            alone, or (``groups="input"``) in each ``"chain"``, that is channel group of a grouped convolution.
+            alone (of channel groups: every set of coupled channels loses the same share of them, which takes
+            multiply-adds where ``"global"`` takes mostly the wide layers' parameters), or (``groups="input"``) in each
+            ``"chain"``, that is channel group of a grouped convolution.
         min_groups: Every tensor (set of channels) keeps at least this many groups.
+        round_to: With ``scope="layer"``, every set of channels keeps a multiple of this many: kernels are built for
+            multiples of 8 or 16, and a compact network of such widths is faster at the same number of parameters.
         num_data: Number N of training examples; None: the optimizer's ``num_data``, if it has one.
 
     Raises:

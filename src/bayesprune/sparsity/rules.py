@@ -26,6 +26,7 @@ class HardRule:
         reading: Of the concentration rule.
         scope: ``"global"``, ``"layer"`` or ``"chain"``, of a target.
         min_groups: Every tensor keeps at least this many groups.
+        round_to: Every set of channels keeps a multiple of this many.
     """
 
     groups: Partition
@@ -34,6 +35,7 @@ class HardRule:
     reading: str
     scope: str
     min_groups: int
+    round_to: int = 1
 
     def threshold_masks(self, means: Sequence[Tensor], old: Sequence[Tensor], threshold: float) -> list[Tensor]:
         """Keep what reaches the threshold (equations 9 and 10).
@@ -78,7 +80,7 @@ class HardRule:
                 self._chain_mask(each, statistic, before if self.permanent else None, target)
                 for each, statistic, before in zip(self.groups, statistics, old)
             ]
-        if self.scope == "layer":
+        if self.scope == "layer" and self.groups.kind != "channel":
             masks = []
             for index, (statistic, size) in enumerate(zip(statistics, sizes)):
                 before = None if kept is None else [kept[index]]
@@ -89,6 +91,8 @@ class HardRule:
             return masks
         if self.groups.kind != "channel":
             return threshold_for_sparsity(statistics, sizes, target, kept=kept, min_groups=self.min_groups).keep
+        if self.scope == "layer":
+            return self._even_masks(statistics, kept, target)
         # Channel groups overlap: zeros are counted, a dozen times, on masks of a few thousand entries, off the device.
         cut = threshold_for_sparsity(
             [statistic.cpu() for statistic in statistics],
@@ -100,6 +104,36 @@ class HardRule:
             total=self.groups.total,
         )
         return [mask.to(each.device) for mask, each in zip(cut.keep, self.groups)]
+
+    def _even_masks(self, statistics: Sequence[Tensor], kept: Sequence[Tensor] | None, target: float) -> list[Tensor]:
+        """Keep the same share k of every set of C channels, in multiples of m = ``round_to``: m⌊kC/m⌋, at least m.
+
+        A channel that r others of its set outrank is kept iff r < m or k >= m(⌊r/m⌋ + 1)/C. Of the sets that change at one k the
+        last lose theirs first, so that the target is met as nearly as a multiple of one set allows.
+        """
+        shares = []
+        for index, statistic in enumerate(statistics):
+            values = (statistic if kept is None else statistic.masked_fill(~kept[index], -torch.inf)).cpu()
+            rank = torch.empty(len(values), dtype=torch.float64)
+            rank[values.argsort(descending=True, stable=True)] = torch.arange(len(values), dtype=torch.float64)
+            share = self.round_to * (rank.div(self.round_to, rounding_mode="floor") + 1) / len(values) + 1e-9 * index
+            floor = max(self.min_groups, self.round_to if self.round_to > 1 else 0)
+            shares.append(share.masked_fill(rank < floor, 0.0))
+        steps = torch.cat(shares).unique()
+
+        def masks(place: int) -> list[Tensor]:
+            limit = steps[len(steps) - 1 - place]
+            found = [share <= limit for share in shares]
+            return found if kept is None else [new & old.cpu() for new, old in zip(found, kept)]
+
+        wanted = round(target * self.groups.total)
+        low, high = 0, len(steps) - 1
+        while low < high:  # the fewest sets' channels that reach the wanted
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.groups.zeros(masks(middle)) >= wanted else (middle + 1, high)
+        if low and self.groups.zeros(masks(low)) - wanted > wanted - self.groups.zeros(masks(low - 1)):
+            low -= 1
+        return [mask.to(each.device) for mask, each in zip(masks(low), self.groups)]
 
     def _chain_mask(self, each: Groups, statistic: Tensor, before: Tensor | None, target: float) -> Tensor:
         """Keep the largest of each channel group of a grouped convolution, the same number in each."""

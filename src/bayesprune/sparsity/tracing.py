@@ -1,96 +1,44 @@
 """Which channels belong together: the graph is traced; tensors that add up, or pass each other on, share channels.
 
 A :class:`ChannelSpace` is a set of C channels with everything that touches them: the convolution and linear rows that
-write them, the columns that read them, the BatchNorm pairs on the way. Residual additions join the spaces of their
-summands.
+write them, the columns that read them, the normalisation pairs on the way. Residual additions join the spaces of their
+summands; a concatenation lays spaces one behind the other.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# What acts on each channel alone and leaves a zero channel zero.
-_PASS_MODULES: tuple[type, ...] = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh,
-    nn.Softsign, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.MaxPool1d, nn.MaxPool2d,
-    nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
-    nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Upsample, nn.ZeroPad1d,
-    nn.ZeroPad2d, nn.ZeroPad3d,
-)  # fmt: skip
-_PASS_FUNCTIONS: set[Callable[..., Any]] = {
-    F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.hardswish, F.tanh,
-    torch.relu, torch.relu_, torch.tanh, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.max_pool1d, F.max_pool2d,
-    F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d,
-    F.adaptive_avg_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d, F.interpolate,
-    operator.truediv, operator.neg, torch.neg,
-}  # fmt: skip
-_PASS_METHODS = {
-    "relu",
-    "relu_",
-    "tanh",
-    "tanh_",
-    "contiguous",
-    "clone",
-    "detach",
-    "to",
-    "float",
-    "double",
-    "half",
-    "neg",
-}
-_RESHAPES: tuple[Any, ...] = (torch.flatten, torch.reshape, "flatten", "view", "reshape", torch.squeeze, "squeeze")
-_MEANS: tuple[Any, ...] = (torch.mean, torch.sum, torch.amax, "mean", "sum", "amax")
-_ADDS: tuple[Any, ...] = (operator.add, operator.iadd, operator.sub, torch.add, torch.sub, "add", "add_", "sub")
-_PRODUCTS: tuple[Any, ...] = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-
-
-@dataclass(eq=False)
-class ChannelSpace:
-    """A set of channels that exist or vanish together, and everything that touches them.
-
-    Attributes:
-        channels: Their number C.
-        writers: Convolution and linear modules whose row c writes channel c.
-        readers: Modules whose columns of channel c read it, with the number of columns a channel (more than one after a
-            flatten).
-        depthwise: Depthwise convolutions: their row c reads and writes channel c.
-        norms: BatchNorm modules on the channels.
-        pinned: Why the channels cannot be removed (``None`` if they can).
-        joined: Whether an addition or product joined several tensors into this set.
-    """
-
-    channels: int
-    writers: list[str] = field(default_factory=list)
-    readers: list[tuple[str, int]] = field(default_factory=list)
-    depthwise: list[str] = field(default_factory=list)
-    norms: list[str] = field(default_factory=list)
-    pinned: str | None = None
-    joined: bool = False
+from bayesprune.sparsity.channel_spaces import (
+    ADDS,
+    BATCH_NORMS,
+    CATS,
+    CONVOLUTIONS,
+    PASS_FUNCTIONS,
+    PASS_METHODS,
+    PASS_MODULES,
+    PRODUCTS,
+    RESHAPES,
+    ChannelSpace,
+    ChannelValue,
+    axis_after,
+    broadcasts,
+    label,
+    passes,
+)
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (*_CONV, *_NORM, nn.Linear)) or super().is_leaf_module(m, module_qualified_name)
-
-
-@dataclass
-class _Value:
-    """What is known of one tensor of the graph: its channels lie on axis 1, ``spread`` entries each."""
-
-    space: ChannelSpace
-    spread: int
-    shape: torch.Size
+        return isinstance(m, (*CONVOLUTIONS, *BATCH_NORMS, nn.Linear)) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 class _Walk:
@@ -99,8 +47,8 @@ class _Walk:
     def __init__(self, model: nn.Module, example: tuple[Any, ...]) -> None:
         self.modules = dict(model.named_modules())
         self.spaces: list[ChannelSpace] = []
-        self.values: dict[fx.Node, _Value] = {}
-        self.calls: dict[str, tuple[_Value | None, _Value | None]] = {}
+        self.values: dict[fx.Node, ChannelValue] = {}
+        self.calls: dict[str, tuple[ChannelValue | None, ChannelValue | None]] = {}
         self.weights: dict[int, str] = {}
         try:
             graph = _Tracer().trace(model)
@@ -126,42 +74,34 @@ class _Walk:
 
     # -- spaces ------------------------------------------------------------------------------------------------------
 
-    def _new(self, node: fx.Node, shape: torch.Size, pinned: str | None = None) -> _Value:
-        space = ChannelSpace(shape[1] if len(shape) > 1 else 1, pinned=pinned)
+    def _new(self, node: fx.Node, shape: torch.Size, pinned: str | None = None, axis: int = 1) -> ChannelValue:
+        space = ChannelSpace(shape[axis] if len(shape) > axis else 1, pinned=pinned)
         self.spaces.append(space)
-        value = _Value(space, 1, shape)
+        value = ChannelValue([(space, 1)], shape, axis)
         self.values[node] = value
         return value
 
-    def _pin(self, value: _Value | None, reason: str) -> None:
-        if value is not None and value.space.pinned is None:
-            value.space.pinned = reason
+    def _pin(self, value: ChannelValue | None, reason: str) -> None:
+        for space, _ in value.parts if value is not None else []:
+            space.pin(reason)
 
-    def _join(self, a: _Value, b: _Value, reason: str) -> None:
-        """Make two values share one space; where their channels do not match, both stay."""
-        one, two = a.space, b.space
-        if one is two:
-            return
-        if self.spaces.index(one) > self.spaces.index(two):
-            one, two = two, one  # the order stays that of the graph
-        if one.channels != two.channels or a.spread != b.spread:
+    def _join(self, a: ChannelValue, b: ChannelValue, reason: str) -> None:
+        """Make two values share their sets; where their channels do not match, all stay."""
+        if [(s.channels, spread) for s, spread in a.parts] != [(s.channels, spread) for s, spread in b.parts]:
             self._pin(a, reason)
             self._pin(b, reason)
             return
-        one.writers += two.writers
-        one.readers += two.readers
-        one.depthwise += two.depthwise
-        one.norms += two.norms
-        one.pinned = one.pinned or two.pinned
-        one.joined = True
-        self.spaces.remove(two)
-        for pair in self.calls.values():
-            for value in pair:
-                if value is not None and value.space is two:
-                    value.space = one
-        for value in self.values.values():
-            if value.space is two:
-                value.space = one
+        for place in range(len(a.parts)):
+            one, two = a.parts[place][0], b.parts[place][0]
+            if one is two:
+                continue
+            if self.spaces.index(one) > self.spaces.index(two):
+                one, two = two, one  # the order stays that of the graph
+            one.absorb(two)
+            self.spaces.remove(two)
+            held = [value for pair in self.calls.values() for value in pair if value is not None]
+            for value in [*held, *self.values.values(), a, b]:
+                value.parts = [(one if space is two else space, spread) for space, spread in value.parts]
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -183,66 +123,89 @@ class _Walk:
         elif shape is None:
             if meta is not None:  # several tensors at once
                 for value in sources:
-                    self._pin(value, f"operation {_label(node)} returns several tensors")
+                    self._pin(value, f"operation {label(node)} returns several tensors")
         else:
             self._function(node, sources, shape)
 
-    def _module(self, node: fx.Node, name: str, sources: list[_Value], shape: torch.Size | None) -> None:
+    def _module(self, node: fx.Node, name: str, sources: list[ChannelValue], shape: torch.Size | None) -> None:
         module = self.modules[name]
         source = sources[0] if len(sources) == 1 else None
         if source is None or shape is None:
             self._unknown(node, f"module {name} ({type(module).__name__})", sources, shape)
-        elif isinstance(module, (*_CONV, nn.Linear)):
+        elif isinstance(module, (*CONVOLUTIONS, nn.Linear)):
             self._layer(node, name, module, source, shape)
-        elif isinstance(module, _NORM):
-            if source.spread != 1:
-                self._unknown(node, f"BatchNorm {name} behind a flatten", sources, shape)
-            else:
-                if name not in source.space.norms:
-                    source.space.norms.append(name)
-                self._again(name, source, source)
-                self.values[node] = _Value(source.space, 1, shape)
+        elif isinstance(module, (*BATCH_NORMS, nn.GroupNorm)):
+            self._norm(node, name, module, source, shape)
         elif isinstance(module, nn.Flatten):
             self._reshape(node, source, shape, f"flatten {name}")
-        elif isinstance(module, _PASS_MODULES) and shape[1] == source.shape[1]:
-            self.values[node] = _Value(source.space, source.spread, shape)
+        elif isinstance(module, PASS_MODULES) and passes(type(module).__name__, source, shape):
+            self.values[node] = source.like(shape)
         else:
             self._unknown(node, f"module {name} ({type(module).__name__})", sources, shape)
 
-    def _layer(self, node: fx.Node, name: str, module: nn.Module, source: _Value, shape: torch.Size) -> None:
+    def _norm(self, node: fx.Node, name: str, module: nn.Module, source: ChannelValue, shape: torch.Size) -> None:
+        kind = "GroupNorm" if isinstance(module, nn.GroupNorm) else "BatchNorm"
+        if source.axis != 1 or any(spread != 1 for _, spread in source.parts):
+            self._unknown(node, f"{kind} {name} behind a flatten or on another axis", [source], shape)
+            return
+        if isinstance(module, nn.GroupNorm):
+            if not source.plain:
+                self._unknown(node, f"GroupNorm {name} on a concatenation", [source], shape)
+                return
+            space = source.parts[0][0]
+            space.block = math.lcm(space.block, space.channels // module.num_groups)
+        if name not in self.calls:
+            self._touch(name, source, lambda space, spread: space.norms.append(name))
+        self._again(name, source, source)
+        self.values[node] = source.like(shape)
+
+    def _touch(self, name: str, source: ChannelValue, note: Callable[[ChannelSpace, int], None]) -> None:
+        """Note a module that has the channels of a value at its entries, one part behind the other."""
+        start, seen = 0, set()
+        for space, spread in source.parts:
+            if id(space) in seen:
+                space.pin(f"{name} has the channels twice")
+            else:
+                note(space, spread)
+            if len(source.parts) > 1:
+                space.starts[name] = start
+            seen.add(id(space))
+            start += space.channels * spread
+
+    def _layer(self, node: fx.Node, name: str, module: nn.Module, source: ChannelValue, shape: torch.Size) -> None:
         weight = module.weight
         assert isinstance(weight, Tensor)
         owner = self.weights.setdefault(id(weight), name)
-        if isinstance(module, nn.Linear) and len(shape) != 2:
-            self._unknown(node, f"linear layer {name} on a tensor of {len(shape)} dimensions", [source], shape)
-            return
+        axis = len(shape) - 1 if isinstance(module, nn.Linear) else 1
         if owner != name:
             for value in [*self.calls.get(owner, ()), source]:
                 self._pin(value, f"layers {owner} and {name} share their weight")
-            self._new(node, shape, f"layers {owner} and {name} share their weight")
+            self._new(node, shape, f"layers {owner} and {name} share their weight", axis)
             return
         groups = getattr(module, "groups", 1)
         first = name not in self.calls
-        if groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1:
+        if groups > 1 and groups == weight.shape[0] and weight.shape[1] == 1 and source.axis == 1 and source.plain:
             if first:
-                source.space.depthwise.append(name)
+                source.parts[0][0].depthwise.append(name)
             self._again(name, source, source)
-            self.values[node] = _Value(source.space, source.spread, shape)
+            self.values[node] = source.like(shape)
             return
-        target = self._new(node, shape)
+        target = self._new(node, shape, axis=axis)
         if groups > 1:
             self._pin(source, f"read by the grouped convolution {name}")
             self._pin(target, f"written by the grouped convolution {name}")
+        if source.axis != axis:
+            self._pin(source, f"layer {name} reads another axis of the tensor")
         if first:
-            source.space.readers.append((name, source.spread))
-            target.space.writers.append(name)
+            self._touch(name, source, lambda space, spread: space.readers.append((name, spread)))
+            target.parts[0][0].writers.append(name)
         self._again(name, source, target)
 
-    def _again(self, name: str, source: _Value, target: _Value) -> None:
+    def _again(self, name: str, source: ChannelValue, target: ChannelValue) -> None:
         """A module called a second time ties both calls' channels."""
         if name in self.calls:
             before, after = self.calls[name]
-            if before is not None and before.spread != source.spread:
+            if before is not None and [p for _, p in before.parts] != [p for _, p in source.parts]:
                 self._pin(source, f"module {name} is called on different layouts")
                 self._pin(before, f"module {name} is called on different layouts")
             elif before is not None:
@@ -250,61 +213,67 @@ class _Walk:
             if after is not None:
                 self._join(after, target, f"module {name} is called twice")
         else:
-            self.calls[name] = (
-                _Value(source.space, source.spread, source.shape),
-                _Value(target.space, 1, target.shape),
-            )
+            self.calls[name] = source.like(source.shape), target.like(target.shape)
 
-    def _function(self, node: fx.Node, sources: list[_Value], shape: torch.Size) -> None:
+    def _function(self, node: fx.Node, sources: list[ChannelValue], shape: torch.Size) -> None:
         target = node.target
-        added = target in _ADDS and all(s.shape == shape for s in sources)
-        multiplied = target in _PRODUCTS and all(_broadcasts(s.shape, shape) for s in sources)
-        if len(sources) == 2 and (added or multiplied):
-            self._join(sources[0], sources[1], f"operation {_label(node)} joins unlike channels")
-            self.values[node] = _Value(sources[0].space, sources[0].spread, shape)
+        added = target in ADDS and all(s.shape == shape for s in sources)
+        multiplied = target in PRODUCTS and all(broadcasts(s, shape) for s in sources)
+        what = f"operation {label(node)}"
+        if target in CATS:
+            self._cat(node, sources, shape)
+        elif len(sources) == 2 and (added or multiplied) and sources[0].axis == sources[1].axis:
+            self._join(sources[0], sources[1], f"{what} joins unlike channels")
+            self.values[node] = sources[0].like(shape)
         elif len(sources) != 1:
-            self._unknown(node, f"operation {_label(node)}", sources, shape)
-        elif (target in _ADDS or target in _PRODUCTS) and shape != sources[0].shape:
-            self._unknown(node, f"operation {_label(node)} changes the shape and", sources, shape)
-        elif target in (*_PASS_FUNCTIONS, *_ADDS, *_PRODUCTS) or (node.op == "call_method" and target in _PASS_METHODS):
-            self.values[node] = _Value(sources[0].space, sources[0].spread, shape)
-        elif target in _RESHAPES:
-            self._reshape(node, sources[0], shape, f"operation {_label(node)}")
-        elif target in _MEANS and sources[0].spread == 1 and _is_pool(sources[0].shape, shape, node):
-            self.values[node] = _Value(sources[0].space, 1, shape)
+            self._unknown(node, what, sources, shape)
+        elif (target in ADDS or target in PRODUCTS) and shape != sources[0].shape:
+            self._unknown(node, f"{what} changes the shape and", sources, shape)
+        elif (target in PASS_FUNCTIONS and passes(what, sources[0], shape)) or (
+            target in (*ADDS, *PRODUCTS) or (node.op == "call_method" and target in PASS_METHODS)
+        ):
+            self.values[node] = sources[0].like(shape)
+        elif target in RESHAPES:
+            self._reshape(node, sources[0], shape, what)
+        elif (axis := axis_after(node, sources[0], shape)) is not None:
+            self.values[node] = sources[0].like(shape, axis)
         else:
-            self._unknown(node, f"operation {_label(node)}", sources, shape)
+            self._unknown(node, what, sources, shape)
 
-    def _reshape(self, node: fx.Node, source: _Value, shape: torch.Size, label: str) -> None:
-        before = source.shape
-        if len(shape) == 2 and len(before) >= 2 and shape[0] == before[0] and shape[1] == math.prod(before[1:]):
-            self.values[node] = _Value(source.space, source.spread * math.prod(before[2:]), shape)
-        elif shape[:2] == before[:2]:
-            self.values[node] = _Value(source.space, source.spread, shape)
+    def _cat(self, node: fx.Node, sources: list[ChannelValue], shape: torch.Size) -> None:
+        """Concatenated along their channels, sets lie one behind the other; along another axis, they are the same set."""
+        terms = node.args[0] if node.args else node.kwargs.get("tensors")
+        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        known = isinstance(terms, (list, tuple)) and all(term in self.values for term in terms)
+        values = [self.values[term] for term in terms] if known else []  # type: ignore[union-attr, index]
+        if not values or not isinstance(dim, int) or len({value.axis for value in values}) > 1:
+            self._unknown(node, f"operation {label(node)}", sources, shape)
+        elif dim % len(shape) == values[0].axis:
+            self.values[node] = ChannelValue([part for value in values for part in value.parts], shape, values[0].axis)
         else:
-            self._unknown(node, label, [source], shape)
+            for value in values[1:]:
+                self._join(values[0], value, f"operation {label(node)} joins unlike channels")
+            self.values[node] = values[0].like(shape)
 
-    def _unknown(self, node: fx.Node, label: str, sources: list[_Value], shape: torch.Size | None) -> None:
-        reason = f"{label} is not known to act on each channel alone"
+    def _reshape(self, node: fx.Node, source: ChannelValue, shape: torch.Size, what: str) -> None:
+        before, last = source.shape, source.axis == len(source.shape) - 1
+        whole = len(shape) == 2 and len(before) >= 2 and shape[0] == before[0] and shape[1] == math.prod(before[1:])
+        if whole and source.axis == 1:
+            behind = math.prod(before[2:])
+            self.values[node] = ChannelValue([(space, spread * behind) for space, spread in source.parts], shape)
+        elif source.axis == 1 and shape[:2] == before[:2]:
+            self.values[node] = source.like(shape)
+        elif last and len(before) > 2 and shape[-1:] == before[-1:]:
+            self.values[node] = source.like(shape, len(shape) - 1)
+        else:
+            self._unknown(node, what, [source], shape)
+
+    def _unknown(self, node: fx.Node, what: str, sources: list[ChannelValue], shape: torch.Size | None) -> None:
+        reason = f"{what} is not known to act on each channel alone"
         for value in sources:
             self._pin(value, reason)
-        if shape is not None:
-            self._new(node, shape, reason)
-
-
-def _label(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
-
-
-def _broadcasts(shape: torch.Size, result: torch.Size) -> bool:
-    return len(shape) == len(result) and shape[1] == result[1]
-
-
-def _is_pool(before: torch.Size, after: torch.Size, node: fx.Node) -> bool:
-    """Whether a reduction ran over axes behind the channels only."""
-    dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-    axes = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, (list, tuple)) else []
-    return bool(axes) and all(isinstance(a, int) and a % len(before) >= 2 for a in axes) and before[:2] == after[:2]
+        if shape is not None:  # what comes out is pinned on any axis; that of the input lets sums see why
+            self._new(node, shape, reason, next((v.axis for v in sources if v.axis < len(shape)), 1))
 
 
 def trace_channels(model: nn.Module, example_input: Any) -> list[ChannelSpace]:

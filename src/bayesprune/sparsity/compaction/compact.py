@@ -300,8 +300,8 @@ def _masked_copy(model: nn.Module, pruner: Pruner | None) -> tuple[nn.Module, li
     modules: dict[str, Any] = dict(masked.named_modules())
     for each in pruner.groups:
         for name, _ in each.norms:
-            drop = ~pruner.keep_masks[each.name]
-            if modules[name].running_mean is not None:
+            if getattr(modules[name], "running_mean", None) is not None:
+                drop = each.dropped_from(name, pruner.keep_masks[each.name], len(modules[name].running_mean))
                 modules[name].running_mean.masked_fill_(drop, 0)
                 modules[name].running_var.masked_fill_(drop, 1)
     return masked, [f"the pruner's masks were applied to {changed} tensors first"] if changed else []

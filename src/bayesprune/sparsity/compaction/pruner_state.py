@@ -144,13 +144,14 @@ def _groups(
         return None
     count = int(index.numel())
     parts = {
-        which: [_slice(part, params[part.name], count) for part in held if part.name in params]
+        which: [_slice(part, params[part.name], old, count, cuts) for part in held if part.name in params]
         for which, held in (("slices", old.slices), ("tied", old.tied))
     }
     if not parts["slices"]:
         return None
     norms = [(name, modules[name]) for name, _ in old.norms if name in modules]
-    made = CompactChannelGroups(old.name, old.kind, (count,), parts["slices"], parts["tied"], norms)
+    starts = {name: _moved(start, cuts.get(f"{name}.running_mean", []), 0) for name, start in old.starts.items()}
+    made = CompactChannelGroups(old.name, old.kind, (count,), parts["slices"], parts["tied"], norms, starts)
     made.trained_size = old.trained_size if isinstance(old, CompactChannelGroups) else old.size
     return made, [(0, index)]
 
@@ -163,10 +164,13 @@ def _channels(old: Groups, params: dict[str, Any], cuts: Mapping[str, Cut]) -> T
     for part in [*old.slices, *old.tied]:
         if part.name not in params:
             continue
-        axis = next(dim for dim, size in enumerate(part.mask_view) if size != 1)
-        spread = part.view[axis + 1] if part.split is not None else 1
-        cut = next((index for dim, index in cuts.get(part.name, []) if dim == axis), None)
-        index = torch.arange(old.count) if cut is None else torch.unique(cut // spread)
+        cut = _cut_along(cuts.get(part.name, []), part.axis)
+        if cut is None:
+            index = torch.arange(old.count)
+        else:
+            start, length = part.window or (0, part.length)
+            own = cut[(cut >= start) & (cut < start + length)] - start
+            index = torch.unique(own // (length // old.count))
         if found is not None and not torch.equal(found, index):
             raise CompactionError(
                 "pruner-groups",
@@ -177,10 +181,24 @@ def _channels(old: Groups, params: dict[str, Any], cuts: Mapping[str, Cut]) -> T
     return found
 
 
-def _slice(part: Slice, param: Tensor, count: int) -> Slice:
-    mask_view = tuple(count if size != 1 else 1 for size in part.mask_view)
-    if part.split is None:
-        return Slice(part.name, param, tuple(param.shape), mask_view)
-    at, spread = part.split, part.view[part.split + 1]
-    view = (*param.shape[:at], count, spread, *param.shape[at + 1 :])
-    return Slice(part.name, param, view, mask_view, at)
+def _cut_along(cut: Cut, axis: int) -> Tensor | None:
+    return next((index for dim, index in cut if dim == axis), None)
+
+
+def _moved(start: int, cut: Cut, axis: int) -> int:
+    """Where an entry lies once what was cut in front of it is gone."""
+    left = _cut_along(cut, axis)
+    return start if left is None else int((left < start).sum())
+
+
+def _slice(part: Slice, param: Tensor, old: Groups, count: int, cuts: Mapping[str, Cut]) -> Slice:
+    at, each = part.axis, part.length // old.count
+    mask_view = list(part.mask_view)
+    mask_view[at] = count
+    window = None
+    if part.window is not None:
+        window = _moved(part.window[0], cuts.get(part.name, []), at), count * each
+    pair = (count,) if part.split is None else (count, each)
+    return Slice(
+        part.name, param, (*param.shape[:at], *pair, *param.shape[at + 1 :]), tuple(mask_view), part.split, at, window
+    )

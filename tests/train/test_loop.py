@@ -58,7 +58,7 @@ def test_parity_evaluate_agrees_with_the_result(sparse_run):
 def test_property_validation_images_are_held_out(tmp_path):
     trainer = Trainer(tiny("digits-sgd", "validation_size=100"), tmp_path / "run", quiet=True)
     assert trainer.split == "validation"
-    assert trainer.watch_loader.num_images == 100
+    assert trainer.watch_loader.batches.num_images == 100
     assert trainer.loader.num_images == 96
 
 

@@ -15,10 +15,11 @@ from bayesprune.samplers import CVAdam, CycleClock
 from bayesprune.sparsity import FeedbackPruning, ForwardPruning
 from bayesprune.train.config import BASELINES, ON_SGD, PruningConfig, RunConfig
 
+Dataset = vision.ArrayDataset | vision.ImageDataset
 Pruner = ForwardPruning | FeedbackPruning | baselines.SparseTraining
 
 
-def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None) -> vision.ArrayDataset:
+def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Return the data set of a run, with its validation images held out.
 
     Args:
@@ -30,6 +31,7 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
         FileNotFoundError: The folder does not hold it; the message says what was expected where.
     """
     wanted = config.data
+    data: Dataset
     if wanted.dataset == "digits":
         data = vision.load_digits()
     else:
@@ -38,10 +40,15 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
             raise ValueError(
                 f"dataset={wanted.dataset!r} needs --data-dir: the folder that holds it (or set BAYESPRUNE_DATA)."
             )
-        if wanted.dataset == "folder":
+        if wanted.dataset == "images":
+            data = vision.open_images(Path(data_dir), wanted.image_size, workers=config.runtime.workers)
+        elif wanted.dataset == "folder":
             data = vision.load_image_folder(Path(data_dir), wanted.image_size)
         else:
             data = vision.load_cifar(wanted.dataset, Path(data_dir))
+    if isinstance(data, vision.ImageDataset):
+        data = data.hold_out(wanted.validation_size) if wanted.validation_size else data
+        return data.subset(wanted.train_size) if wanted.train_size else data
     if wanted.validation_size:
         data = vision.split_validation(data, wanted.validation_size, seed=0)
     if wanted.train_size:
@@ -49,7 +56,17 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
     return data
 
 
-def build_network(config: RunConfig, data: vision.ArrayDataset) -> nn.Module:
+def build_augmentation(config: RunConfig) -> vision.Augmentation | vision.RandomResizedCrop | None:
+    """Return what is done to a training image; None for nothing."""
+    wanted = config.data
+    if not wanted.augment:
+        return None
+    if wanted.dataset == "images":
+        return vision.RandomResizedCrop(scale=(wanted.crop_scale, 1.0), flip=wanted.flip)
+    return vision.Augmentation(padding=wanted.padding, mode="zero", flip=wanted.flip)
+
+
+def build_network(config: RunConfig, data: Dataset) -> nn.Module:
     """Return the network of a run, initialised from the run's seed; torch's global generator is left as it was."""
     arguments = {"num_classes": data.num_classes}
     if config.network.network == "mlp":
@@ -138,10 +155,15 @@ def build_pruner(
     """Return the pruner of a run, attached to the optimizer; None where nothing is pruned."""
     if config.sampler.method in BASELINES:
         return build_baseline(config, model, optimizer, total_steps)
-    if config.sampler.method != "emmcmc":
-        return None
     pruning = config.pruning
     begin, end = ramp_steps(pruning, total_steps)
+    if config.sampler.method == "channel_gmp":
+        return baselines.gradual_channel_pruning(
+            model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
+            every=pruning.every or 100, exclude=pruning.exclude, example_input=example,
+        )  # fmt: skip
+    if config.sampler.method != "emmcmc":
+        return None
     settings: dict[str, Any] = {
         "groups": pruning.groups,
         "rule": pruning.rule,

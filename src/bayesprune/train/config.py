@@ -17,21 +17,24 @@ class DataConfig:
     """Which images, how they are cut and presented."""
 
     dataset: str = "digits"
-    """digits, cifar10, cifar100 or folder."""
+    """digits, cifar10, cifar100, folder (images in folders, held in memory) or images (folders or tar shards, decoded by
+    worker processes)."""
     image_size: int = 224
-    """Side to which a folder's images are cut; other data sets have their own."""
+    """Side to which the images of folder and images are cut; other data sets have their own."""
     train_size: int = 0
     """Training images used, a stratified choice; 0 is all."""
     validation_size: int = 0
     """Images held out of training; every choice is made on them, never on the test set."""
     batch_size: int = 64
-    """Images a step; the last, short batch of an epoch is left out."""
+    """Images a step, over all processes of a data-parallel run; the last, short batch of an epoch is left out."""
     augment: bool = True
-    """Random crop and mirror."""
+    """Random crop and mirror; of images, a random window scaled to image_size."""
     padding: int = 4
     """Pixels added on each side before the crop."""
     flip: bool = True
     """Mirror half of the images."""
+    crop_scale: float = 0.08
+    """Smallest share of an image's area that a random window of images holds."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class SamplerConfig:
 
     method: str = "cvadam"
     """sgd, cvadam, emmcmc (CV-Adam with spike-and-slab pruning); csgld or csghmc; rank1, swag or ensemble on SGD; or a
-    sparse-training baseline on SGD: sparse_momentum, dsr, set, rigl, gmp, dpf."""
+    sparse-training baseline on SGD: sparse_momentum, dsr, set, rigl, gmp, dpf, channel_gmp."""
     lr: float = 1.0
     """Peak step size."""
     beta1: float = 0.1
@@ -167,6 +170,8 @@ class RuntimeConfig:
     """Memory format of images and convolutions."""
     threads: int = 0
     """CPU threads; 0 is torch's choice."""
+    workers: int = 4
+    """Processes that decode images, for each process that trains; 0 is none beside it. The images are the same."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 is every step."""
     evaluate_every: int = 1
@@ -231,7 +236,7 @@ class RunConfig:
 
 _INF = float("inf")
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "dataset": ("digits", "cifar10", "cifar100", "folder"),
+    "dataset": ("digits", "cifar10", "cifar100", "folder", "images"),
     "method": (
         "sgd",
         "cvadam",
@@ -247,6 +252,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
         "rigl",
         "gmp",
         "dpf",
+        "channel_gmp",
     ),
     "noise": ("exact", "paper"),
     "prior": ("gaussian", "cauchy"),
@@ -266,7 +272,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
     "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9), "drop_fraction": (0, 0.999),
-    "every": (0, 1e9), "prune_from": (0, 1), "prune_until": (0, 1), "threads": (0, 1024),
+    "every": (0, 1e9), "prune_from": (0, 1), "prune_until": (0, 1), "threads": (0, 1024), "workers": (0, 1024), "crop_scale": (1e-3, 1),
     "noise_epochs": (0, 1e6), "members": (1, 1024), "prior_std": (1e-9, 1e6), "annealing": (0, 1), "draws": (1, 1e5),
     "rank": (0, 1e4), "collect_from": (0, 1), "random_sign": (0, 1),
     "checkpoint_minutes": (0, 1e6), "evaluate_every": (0, 1e6), "trace_every": (0, 1e9), "trace_channels": (0, 64),
@@ -364,8 +370,8 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 
 BASELINES = ("sparse_momentum", "dsr", "set", "rigl", "gmp", "dpf")
-ON_SGD = ("sgd", "rank1", "swag", "ensemble", *BASELINES)
-RAMPED = ("emmcmc", "gmp", "dpf")  # dense at first: samples wait for the target
+ON_SGD = ("sgd", "rank1", "swag", "ensemble", "channel_gmp", *BASELINES)
+RAMPED = ("emmcmc", "gmp", "dpf", "channel_gmp")  # dense at first: samples wait for the target
 
 
 def locate(key: str) -> tuple[str, str]:

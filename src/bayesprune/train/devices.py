@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from bayesprune.train.parallel import launched
 
 
 def fabric(device: str, precision: str) -> Any:
-    """Return Lightning Fabric on one device; `auto` is cuda where there is one, else the CPU."""
+    """Return Lightning Fabric on one device, or on those of torchrun's processes; `auto` is cuda where there is one, else
+    the CPU.
+    """
     try:
         import logging
 
         from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
         raise ImportError('training needs Lightning Fabric: pip install "bayesprune[train]"') from error
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -27,7 +35,24 @@ def fabric(device: str, precision: str) -> Any:
         )
     if device == "auto":  # not Fabric's own choice: it would take mps, which has no float64
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
+    _, processes, here = launched()
+    if processes == 1:
+        return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
+    # BatchNorm's statistics are averaged, not taken from the first process; the others wait while that one evaluates.
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = (
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    )  # later versions of torch
+    strategy = DDPStrategy(timeout=timedelta(hours=6), **{buffers: False})  # type: ignore[arg-type]
+    shared = Fabric(
+        accelerator=device,
+        devices=here,
+        num_nodes=processes // here,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    shared.launch()
+    return shared
 
 
 @contextmanager
@@ -56,3 +81,25 @@ def interruptible() -> Iterator[Any]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class Watched:
+    """Batches that can be read again and again, with a call before each.
+
+    Args:
+        batches: The batches.
+        before: Called before each; what it raises ends the reading.
+
+    Example:
+        >>> list(Watched([1, 2], lambda: None))
+        [1, 2]
+    """
+
+    def __init__(self, batches: Iterable[Any], before: Callable[[], None]) -> None:
+        self.batches, self.before = batches, before
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches from the first."""
+        for batch in self.batches:
+            self.before()
+            yield batch

@@ -11,14 +11,13 @@ from torch import nn
 
 from bayesprune.posterior import SampleStore, classification_metrics, predict
 from bayesprune.train import folder as names
-from bayesprune.train.build import build_data, build_network
+from bayesprune.train.build import Dataset, build_data, build_network
 from bayesprune.train.config import RunConfig, from_dict
-from bayesprune.vision import ArrayDataset
 
 
 def load_trained(
     run: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None
-) -> tuple[nn.Module, SampleStore, ArrayDataset, RunConfig]:
+) -> tuple[nn.Module, SampleStore, Dataset, RunConfig]:
     """Return a run's network at its final weights, its posterior samples, its data and its configuration.
 
     Args:

@@ -87,9 +87,16 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "commit": commit(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def command() -> str:
+    """Return this process's command, absolute paths by their last part alone: they mean nothing on another machine."""
+    return " ".join(
+        Path(word).name if place == 0 or word.startswith("/") else word for place, word in enumerate(sys.argv)
+    )
 
 
 def commit() -> str | None:

@@ -20,6 +20,12 @@ _BASELINE_KEYS: dict[str, set[str]] = {
     "rank1": {"members", "prior", "prior_std", "random_sign", "annealing", "draws"},
     "swag": {"rank", "collect_from", "draws"},
 }
+_DATA_KEYS: dict[str, set[str]] = {
+    "image_size": {"folder", "images"},
+    "crop_scale": {"images"},
+    "workers": {"images"},
+    "padding": {"digits", "cifar10", "cifar100", "folder"},
+}
 _COMMON = {"target_sparsity", "every", "exclude", "dense_layers", "distribution"}
 _PRUNING_KEYS: dict[str, set[str]] = {
     "sgd": set(),
@@ -31,16 +37,22 @@ _PRUNING_KEYS: dict[str, set[str]] = {
     "rigl": {*_COMMON, "prune_until", "drop_fraction"},
     "gmp": {*_COMMON, "prune_from", "prune_until"},
     "dpf": {*_COMMON, "prune_from", "prune_until"} - {"distribution"},
+    "channel_gmp": {"target_sparsity", "every", "exclude", "prune_from", "prune_until"},
 }
 
 
 def refuse_idle(config: RunConfig, key: str) -> None:
-    """Raise ValueError if setting `key` changes nothing under the configuration's method.
+    """Raise ValueError if setting `key` changes nothing under the configuration's method or data set.
 
     Example:
         >>> refuse_idle(RunConfig(), "lr")
     """
     section, name = locate(key)
+    dataset = config.data.dataset
+    if dataset not in _DATA_KEYS.get(name, {dataset}):
+        raise ValueError(
+            f"{key} changes nothing with dataset={dataset}; take a recipe that uses it, or set dataset too."
+        )
     method = config.sampler.method
     idle = section == "pruning" and name not in _PRUNING_KEYS.get(method, set())
     idle = idle or (section == "baseline" and name not in _BASELINE_KEYS.get(method, set()))

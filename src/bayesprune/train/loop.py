@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from bayesprune.posterior import SampleStore, classification_metrics, predict, p
 from bayesprune.sparsity import FeedbackPruning
 from bayesprune.train import folder as names
 from bayesprune.train.build import (
+    build_augmentation,
     build_clock,
     build_data,
     build_network,
@@ -25,15 +26,17 @@ from bayesprune.train.build import (
     channels_last_is_safe,
     ramp_steps,
 )
-from bayesprune.train.config import RAMPED, RunConfig, as_dict, from_dict
-from bayesprune.train.devices import fabric, interruptible
+from bayesprune.train.claim import check_folder
+from bayesprune.train.config import RAMPED, RunConfig, as_dict
+from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.memory import keep_freed_memory
 from bayesprune.train.methods import build_method
+from bayesprune.train.parallel import Ranks
 from bayesprune.train.result import run_result
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tensors, save_tree
-from bayesprune.vision import Augmentation
+from bayesprune.vision import ImageLoader
 
 
 class NonFiniteLoss(RuntimeError):
@@ -41,7 +44,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Interrupted(RuntimeError):
-    """The run was stopped by Ctrl-C (or SIGTERM) after writing a checkpoint."""
+    """The run was stopped by Ctrl-C, SIGTERM or `stop` after writing a checkpoint."""
 
 
 def train(
@@ -51,8 +54,9 @@ def train(
     data_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     quiet: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """Train one run into a folder and return its result.
+    """Train one run into a folder and return its result; under torchrun, on all of its processes.
 
     Args:
         config: What to run.
@@ -61,6 +65,7 @@ def train(
         resume: Go on from the folder's checkpoint (from the start where it has none). On one CPU the resumed run equals
             the uninterrupted one bit for bit.
         quiet: Print nothing.
+        stop: Asked between two steps, and between two batches of an evaluation; when true, the run ends as by Ctrl-C.
 
     Returns:
         The content of result.json.
@@ -69,7 +74,7 @@ def train(
         FileExistsError: `out` holds a run and `resume` is False.
         ValueError: The folder's configuration differs from `config`.
         NonFiniteLoss: The loss became inf or nan.
-        Interrupted: Ctrl-C; a checkpoint was written.
+        Interrupted: Ctrl-C or `stop`; a checkpoint was written.
 
     Example:
         >>> import tempfile
@@ -80,40 +85,18 @@ def train(
         1
     """
     out = Path(out)
-    _check_folder(out, config, resume)
+    check_folder(out, config, resume)
     if resume and (out / names.RESULT).exists():
         return names.read_json(out / names.RESULT)
     threads = torch.get_num_threads()
     try:
-        trainer = Trainer(config, out, data_dir=data_dir, quiet=quiet)
-        names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once everything else was in order
+        trainer = Trainer(config, out, data_dir=data_dir, quiet=quiet, stop=stop)
+        if trainer.ranks.main:
+            names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once all else was in order
         with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):
             return trainer.run()
     finally:
         torch.set_num_threads(threads)
-
-
-def _check_folder(out: Path, config: RunConfig, resume: bool) -> None:
-    """Refuse a folder that is not free, or that holds another run."""
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"out={str(out)!r} is a file; name a folder.")
-    if (out / names.CONFIG).exists():
-        if not resume:
-            raise FileExistsError(f"{out} holds a run already; add --resume to go on with it, or name another folder.")
-        stored = from_dict(names.read_json(out / names.CONFIG))
-        if _computed(stored) != _computed(config):
-            raise ValueError(
-                f"{out} was begun with another configuration; resume it with the same recipe and --set values."
-            )
-    elif out.exists() and any(not path.name.endswith(".partial") for path in out.iterdir()):
-        raise FileExistsError(f"{out} is not empty and holds no run; name a new or empty folder.")
-
-
-def _computed(config: RunConfig) -> dict[str, Any]:
-    """Return what decides the result: all but where and how often things are shown and saved."""
-    values = as_dict(config)
-    values["runtime"] = {key: values["runtime"][key] for key in ("precision", "compile", "channels_last")}
-    return values
 
 
 class Trainer:
@@ -124,15 +107,18 @@ class Trainer:
         out: Run folder.
         data_dir: Folder of the data set.
         quiet: Print nothing.
+        stop: Asked between two steps and between two batches of an evaluation.
     """
 
     def __init__(
-        self, config: RunConfig, out: Path, *, data_dir: str | os.PathLike[str] | None = None, quiet: bool = False
-    ) -> None:
+        self, config: RunConfig, out: Path, *, data_dir: str | os.PathLike[str] | None = None, quiet: bool = False,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:  # fmt: skip
         runtime = config.runtime
         if runtime.threads:
             torch.set_num_threads(runtime.threads)
-        self.config, self.out, self.quiet = config, out, quiet
+        self.config, self.out = config, out
+        self.stop = self._asked = stop or (lambda: False)
         self.fabric = fabric(runtime.device, runtime.precision)
         device = self.fabric.device
         if device.type == "cpu":
@@ -143,29 +129,33 @@ class Trainer:
         channels_last = runtime.channels_last and channels_last_is_safe(model, device)
         if channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ranks = ranks = Ranks(device, config.data.batch_size)
+        self.quiet = quiet = quiet or not ranks.main
         common: dict[str, Any] = {"device": device, "channels_last": channels_last}
-        augmentation = Augmentation(padding=config.data.padding, mode="zero", flip=config.data.flip)
         self.loader = data.loader(
             "train", batch_size=config.data.batch_size, drop_last=True, seed=config.seed,
-            augmentation=augmentation if config.data.augment else None, **common,
+            augmentation=build_augmentation(config), share=ranks.share, **common,
         )  # fmt: skip
-        self.test_loader = data.loader("test", batch_size=256, **common)
-        held_out = data.validation_images is not None
-        self.split = "validation" if held_out else "test"
-        self.watch_loader = data.loader("validation", batch_size=256, **common) if held_out else self.test_loader
+        test = data.loader("test", batch_size=256, **common)
+        self.test_loader = Watched(test, self._continue)
+        self.split = "validation" if data.count("validation") else "test"
+        self.watch_loader = self.test_loader
+        if self.split != "test" or ranks.processes > 1:
+            watched = data.loader(self.split, batch_size=256, share=ranks.share, **common)
+            self.watch_loader = Watched(watched, self._continue)
         self.clock = build_clock(config, len(self.loader))
 
-        number = len(data.train_images)
+        number = data.count("train")
         self.method = build_method(
             config, model.to(device), self.clock, number, lambda seed: build_network(replace(config, seed=seed), data)
         )
         self.model = self.method.model.to(device)
+        ranks.watch(self.model)
         self.optimizer = build_optimizer(config, self.method.parameters(), num_data=number)
         self.forward = self.fabric.setup_module(torch.compile(self.model) if runtime.compile else self.model)
         self.stepper = self.fabric.setup_optimizers(self.optimizer)
         self._check_collection()
-        images, _ = next(iter(self.test_loader))
-        self.example = images[:1]
+        self.example = test.first(1)
         self.pruner = build_pruner(config, self.model, self.optimizer, self.clock.total_steps, self.example)
         self.samples = SampleStore(out / names.SAMPLES)
         every = runtime.trace_every or max(1, self.clock.total_steps // 200)
@@ -177,19 +167,22 @@ class Trainer:
         self.seconds = 0.0
         self.last_good: int | None = None
         self.progress = Progress(self.clock.total_steps, quiet)
-        self.board = TensorBoard(out if runtime.tensorboard else None)
+        self.board = TensorBoard(out if runtime.tensorboard and ranks.main else None)
 
     # ---- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         """Train to the end from where the folder stands, evaluate, and write result.json."""
         self._restore()
-        record = names.environment(str(self.fabric.device))
-        if not (self.out / names.ENVIRONMENT).exists():
+        record = {**names.environment(str(self.fabric.device)), "processes": self.ranks.processes}
+        if self.ranks.main and not (self.out / names.ENVIRONMENT).exists():
             names.write_json(self.out / names.ENVIRONMENT, record)
         since_save = tick = time.monotonic()
         self.model.train()
         with interruptible() as interrupted:
+            self._asked = lambda: interrupted() or self.stop()
+            if self.step and self.step % len(self.loader) == 0 and len(self.history) < self.step // len(self.loader):
+                self._end_epoch()  # the run was stopped in its evaluation
             while self.step < self.clock.total_steps:
                 for images, labels in self.loader:
                     self._train_step(images, labels)
@@ -200,19 +193,30 @@ class Trainer:
                     self.seconds, tick = self.seconds + now - tick, now
                     self.progress.update(self.step, self.history)
                     due = now - since_save >= 60 * self.config.runtime.checkpoint_minutes
-                    if interrupted() or (due and self.step < self.clock.total_steps):
+                    asked, due = self.ranks.any(self.step, self._asked(), due)
+                    left = self.clock.total_steps - self.step
+                    if left == 1 or (
+                        left and (asked or due)
+                    ):  # not at the end: the last gradients belong to the result
                         self.save_checkpoint()
                         since_save = time.monotonic()
-                    if interrupted():
-                        self.progress.close()
-                        raise Interrupted(
-                            f"stopped at step {self.step} of {self.clock.total_steps}; go on with --resume."
-                        )
-        if self.pruner is not None:
-            self.pruner.finish_()
-        self._check_finite(weights=True)
+                    if asked:
+                        self._end_early()
+            if self.pruner is not None:
+                self.pruner.finish_()
+            self._check_finite(weights=True)
+            self.progress.close()
+            if isinstance(self.loader, ImageLoader):
+                self.loader.close()
+            return self._finish(record)
+
+    def _end_early(self) -> None:
         self.progress.close()
-        return self._finish(record)
+        raise Interrupted(f"stopped at step {self.step} of {self.clock.total_steps}; go on with --resume.")
+
+    def _continue(self) -> None:
+        if self.ranks.processes == 1 and self._asked():  # several agree between two steps only
+            self._end_early()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
         lr = self.method.lr(self.step)
@@ -230,9 +234,10 @@ class Trainer:
             )
         if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
             self._check_finite()
+        self.ranks.average_statistics_()
         self.stepper.step()
         self.method.end_(self.step)
-        if self.method.collects and self.clock.collect(self.step) and self._at_target(self.step):
+        if self.ranks.main and self.method.collects and self.clock.collect(self.step) and self._at_target(self.step):
             info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.method.info(self.step)}
             with self._sparse():
                 self.samples.collect(self.model, **info)
@@ -268,7 +273,7 @@ class Trainer:
 
     def _check_finite(self, weights: bool = False) -> None:
         """Stop on a loss that is not finite; with `weights`, on such weights too."""
-        fine = bool(self.sums[0].isfinite())
+        fine = bool(self.ranks.sum(self.sums)[0].isfinite())
         if weights:
             fine = fine and all(bool(p.isfinite().all()) for p in self.model.parameters())
         if fine:
@@ -283,7 +288,8 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         self._check_finite()
-        loss, correct, seen = self.sums.tolist()
+        self.ranks.check_same()
+        loss, correct, seen = self.ranks.sum(self.sums).tolist()
         epoch, every = self.step // len(self.loader), self.config.runtime.evaluate_every
         row: dict[str, Any] = {
             "step": self.step, "epoch": epoch, "cycle": self.clock.cycle(self.step - 1),
@@ -292,11 +298,17 @@ class Trainer:
             "target_sparsity": None, "seconds": round(self.seconds, 2),
         }  # fmt: skip
         if every and (epoch % every == 0 or self.step == self.clock.total_steps):
-            with self._sparse():
-                prediction = predict(self.model, None, self.watch_loader)
+            try:
+                with self._sparse():
+                    prediction = predict(self.model, None, self.watch_loader)
+            except Interrupted:
+                if self.step < self.clock.total_steps:
+                    self.save_checkpoint()  # with this epoch's sums: its row is written on resuming
+                raise
             assert prediction.labels is not None
             scores = classification_metrics(prediction.probabilities, prediction.labels)
-            row.update(split=self.split, accuracy=scores["accuracy"], nll=scores["nll"])
+            accuracy, nll = self.ranks.mean([scores["accuracy"], scores["nll"]], len(prediction.labels))
+            row.update(split=self.split, accuracy=accuracy, nll=nll)
         if self.pruner is not None:
             row.update(
                 soft_sparsity=self.pruner.soft_sparsity, hard_sparsity=self.pruner.hard_sparsity,
@@ -304,11 +316,14 @@ class Trainer:
             )  # fmt: skip
         self.history.append(row)
         self.sums.zero_()
-        names.write_history(self.out, self.history)
+        if self.ranks.main:
+            names.write_history(self.out, self.history)
         self.board.write(row)
         self.progress.epoch(row)
 
     def _finish(self, record: dict[str, Any]) -> dict[str, Any]:
+        if not self.ranks.main:
+            return self.ranks.from_main(None)
         names.write_history(self.out, self.history)
         self.traces.save(self.out)
         self.samples.truncate(
@@ -322,7 +337,7 @@ class Trainer:
         names.write_json(self.out / names.RESULT, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)
-        return names.read_json(self.out / names.RESULT)
+        return self.ranks.from_main(names.read_json(self.out / names.RESULT))
 
     # ---- stopping and going on ------------------------------------------------------------------------------------------
 
@@ -330,23 +345,24 @@ class Trainer:
         """Write everything that the rest of the run depends on, atomically."""
         self._check_finite(weights=True)
         state = {
-            "step": self.step, "seconds": self.seconds, "sums": self.sums, "history": self.history,
+            "step": self.step, "seconds": self.seconds, "sums": self.ranks.sum(self.sums), "history": self.history,
             "samples": len(self.samples), "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             "method": self.method.state_dict(),
-            "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), "cpu_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.fabric.device) if self.fabric.device.type == "cuda" else None,
+            "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), **self.ranks.random_state(),
         }  # fmt: skip
-        save_tree(self.out / names.CHECKPOINT, state)
+        if self.ranks.main:
+            save_tree(self.out / names.CHECKPOINT, state)
         self.last_good = self.step
 
     def _restore(self) -> None:
         """Go to the folder's checkpoint, or to the start."""
         path = self.out / names.CHECKPOINT
         if not path.exists():
-            self.samples.truncate(0)
-            torch.manual_seed(self.config.seed)  # dropout draws from torch's generator
+            if self.ranks.main:
+                self.samples.truncate(0)
+            self.ranks.set_random_state(self.config.seed)
             return
         state = load_tree(path)
         self.model.load_state_dict(state["model"])
@@ -357,10 +373,9 @@ class Trainer:
         self.loader.load_state_dict(state["loader"])
         self.method.load_state_dict(state.get("method", {}))
         self.traces.load_state_dict(state["traces"])
-        self.samples.truncate(state["samples"])
+        if self.ranks.main:
+            self.samples.truncate(state["samples"])
+            self.sums.copy_(state["sums"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-        self.sums.copy_(state["sums"])
         self.last_good = self.step
-        torch.set_rng_state(state["cpu_rng"])
-        if state["cuda_rng"] is not None and self.fabric.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"], self.fabric.device)
+        self.ranks.set_random_state(self.config.seed, state)

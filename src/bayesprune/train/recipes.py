@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from bayesprune.baselines import published
+from bayesprune.train import imagenet_recipes
+from bayesprune.train.best_recipes import best
 from bayesprune.train.config import (
     BASELINES,
+    RAMPED,
     BaselineConfig,
     DataConfig,
     NetworkConfig,
@@ -18,6 +22,7 @@ from bayesprune.train.config import (
     ScheduleConfig,
     override,
 )
+from bayesprune.train.twin_recipes import twins
 
 _RECIPES: dict[str, Callable[[], RunConfig]] = {}
 
@@ -41,7 +46,7 @@ def recipe(name: str, settings: Iterable[str] = ()) -> RunConfig:
     """Return a recipe's configuration, with keys overridden.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`; behind that of a pruned run may stand another target sparsity in percent, "-80".
         settings: "key=value" strings.
 
     Raises:
@@ -50,7 +55,15 @@ def recipe(name: str, settings: Iterable[str] = ()) -> RunConfig:
     Example:
         >>> recipe("cifar10-resnet20-sgd", ["epochs=3"]).schedule.epochs
         3
+        >>> recipe("cifar10-resnet18-dfp-80").pruning.target_sparsity
+        0.8
     """
+    base, _, percent = name.rpartition("-")
+    if name not in _RECIPES and base in _RECIPES and re.fullmatch(r"\d\d", percent):
+        config = _RECIPES[base]()
+        if config.sampler.method in (*RAMPED, *BASELINES):
+            config = replace(config, pruning=replace(config.pruning, target_sparsity=int(percent) / 100))
+            return override(replace(config, recipe=name), settings)
     if name not in _RECIPES:
         near = difflib.get_close_matches(name, _RECIPES, n=1, cutoff=0.3)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -267,6 +280,13 @@ def _register_paper() -> None:
             )
         _register_baselines(place, described, lambda d=dataset, n=network: _paper_sgd(d, n), target)  # type: ignore[misc]
         _register_sampling(place, described, lambda d=dataset, n=network: _paper_sgd(d, n), 0.05)  # type: ignore[misc]
+        words = f"{network} on {dataset}"
+        _RECIPES.update(best(place, words, lambda d=dataset, n=network: _paper(d, n), target))  # type: ignore[misc]
 
 
 _register_paper()
+_RECIPES.update(imagenet_recipes.RECIPES)
+_IMAGENET = ("imagenet-resnet50", "resnet50 on ImageNet at the paper's setting", imagenet_recipes.imagenet_resnet50_sgd)
+_register_baselines(*_IMAGENET, 0.8)
+_register_sampling(*_IMAGENET, 0.05)
+_RECIPES.update(twins(sparse_baseline, sampling_baseline))

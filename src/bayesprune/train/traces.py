@@ -72,7 +72,7 @@ class ChannelTraces:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         tensors = dict(state["tensors"])
-        if tensors.keys() - {"steps", "lr"} != self._views.keys():
+        if "steps" not in tensors or tensors.keys() - {"steps", "lr"} != self._views.keys():
             return  # nothing, or other channels, were traced before: begin anew
         self._lrs = list(state["lrs"])
         self._steps = tensors["steps"].tolist()

@@ -2,6 +2,7 @@
 
 from bayesprune.vision.augment import Augmentation, crop_and_flip, draw, pad_images
 from bayesprune.vision.cifar import load_cifar
+from bayesprune.vision.crops import RandomResizedCrop
 from bayesprune.vision.data import ArrayDataset, channel_statistics, split_validation, stratified_indices, subset
 from bayesprune.vision.digits import load_digits
 from bayesprune.vision.families import (
@@ -14,9 +15,12 @@ from bayesprune.vision.families import (
     vit,
 )
 from bayesprune.vision.folders import load_image_folder
+from bayesprune.vision.image_data import ImageDataset, open_images
+from bayesprune.vision.image_loader import ImageLoader
 from bayesprune.vision.loader import BatchLoader
 from bayesprune.vision.networks import build, names
 from bayesprune.vision.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet20, resnet34, resnet50
+from bayesprune.vision.shards import write_shards
 from bayesprune.vision.small import SmallCNN, digits_resnet, mlp, small_cnn
 from bayesprune.vision.wide_resnet import WideResNet, wide_resnet, wrn28_10
 
@@ -50,13 +54,18 @@ __all__ = [
     "load_cifar",
     "load_digits",
     "load_image_folder",
+    "ImageDataset",
+    "open_images",
+    "write_shards",
     "split_validation",
     "subset",
     "stratified_indices",
     "channel_statistics",
     # Batches
     "BatchLoader",
+    "ImageLoader",
     "Augmentation",
+    "RandomResizedCrop",
     "pad_images",
     "draw",
     "crop_and_flip",

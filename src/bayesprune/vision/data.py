@@ -72,6 +72,17 @@ class ArrayDataset:
         """Channels of the images."""
         return self.train_images.shape[1]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    def count(self, split: str) -> int:
+        """Return the number of images of a split, 0 where there is none."""
+        images = {"train": self.train_images, "test": self.test_images, "validation": self.validation_images}[split]
+        return 0 if images is None else len(images)
+
     def split(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the images and labels of a split.
 

@@ -25,7 +25,7 @@ class BatchLoader:
     Args:
         images: Images of shape (n, channels, height, width), uint8 or floating point.
         labels: n labels, of any dtype.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch, over all processes that share it.
         mean: Mean of each channel after scaling; None for 0.
         std: Standard deviation of each channel after scaling; None for 1.
         scale: The pixel value that counts as 1; None for 255 (uint8) or 1 (other dtypes).
@@ -36,6 +36,7 @@ class BatchLoader:
         channels_last: Lay the batches out in channels-last order.
         drop_last: Leave out the last batch of an epoch when it is not full.
         dtype: Type of the batches.
+        share: (rank, processes): which part of every batch this process takes.
 
     Raises:
         ValueError: Shapes that do not fit, no images, a batch size below one or above the number of images with
@@ -64,6 +65,7 @@ class BatchLoader:
         channels_last: bool = False,
         drop_last: bool = False,
         dtype: torch.dtype = torch.float32,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if images.ndim != 4 or len(images) != len(labels) or len(images) == 0:
             raise ValueError(
@@ -77,6 +79,7 @@ class BatchLoader:
         self.augmentation = augmentation
         self.drop_last = drop_last
         self.dtype = dtype
+        self.share = share
         self.num_images = len(images)
         self.image_size = (images.shape[2], images.shape[3])
         self.device = torch.device(device) if device is not None else images.device
@@ -89,16 +92,9 @@ class BatchLoader:
 
         if scale is None:
             scale = 255.0 if images.dtype == torch.uint8 else 1.0
-        average = _per_channel("mean", mean, 0.0, images.shape[1])
-        spread = _per_channel("std", std, 1.0, images.shape[1])
-        if not (spread > 0).all() or scale <= 0:
-            raise ValueError(f"std={std}, scale={scale}: both must be above 0")
-        # (x / scale - mean) / std as one multiplication and one subtraction.
         kind = torch.float64 if dtype == torch.float64 else torch.float32
-        # Both are spread out to an image: three channels as the innermost dimension of a broadcast would be slow.
-        constants = torch.cat([1 / (scale * spread), average / spread]).to(self.device, kind)
-        self._factor, self._shift = (
-            constants.expand(2, images.shape[1], *self.image_size).contiguous(memory_format=layout).split(1)
+        self._factor, self._shift = pixel_constants(
+            mean, std, scale, images.shape[1], self.image_size, self.device, layout=layout, dtype=kind
         )
 
         self._generator = torch.Generator().manual_seed(seed)
@@ -133,11 +129,17 @@ class BatchLoader:
         while self._epoch == epoch:
             yield self._next()
 
+    def first(self, count: int) -> Tensor:
+        """Return the first images, not augmented where the loader does not augment; it stays where it stands."""
+        return self._images_at(torch.arange(min(count, self.num_images), device=self.device), None)
+
     def _next(self) -> tuple[Tensor, Tensor]:
         if self._order is None:
             self._plan()
         assert self._order is not None
-        chosen = slice(self._batch * self.batch_size, (self._batch + 1) * self.batch_size)
+        start = self._batch * self.batch_size
+        part = part_of(min(self.batch_size, self.num_images - start), *self.share)
+        chosen = slice(start + part.start, start + part.stop)
         index = self._order[chosen]
         draws = None if self._draws is None else self._draws[:, chosen]
         # The loader moves on before it hands out the batch, so that a state saved in the loop's body counts it as done.
@@ -187,21 +189,58 @@ class BatchLoader:
         Raises:
             ValueError: A state of another batch size or number of images.
         """
-        for name in ("batch_size", "num_images"):
-            if int(state[name]) != getattr(self, name):
-                raise ValueError(
-                    f"the saved loader has {name}={int(state[name])}, this one {getattr(self, name)}: "
-                    "resume with the settings of the saved run"
-                )
-        if not 0 <= int(state["batch"]) < len(self):
-            raise ValueError(
-                f"the saved loader stands at batch {int(state['batch'])}, but an epoch has {len(self)}: "
-                "resume with the drop_last of the saved run"
-            )
+        check_position(state, self)
         self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
         self._epoch_state = state["generator"].clone().cpu()
         self._order = self._draws = None
         self._resumed = True
+
+
+def part_of(count: int, rank: int, processes: int) -> slice:
+    """Return which of `count` images a process takes; the parts follow each other and differ by one at most.
+
+    Example:
+        >>> part_of(10, 1, 4)
+        slice(2, 5, None)
+    """
+    return slice(rank * count // processes, (rank + 1) * count // processes)
+
+
+def check_position(state: dict[str, Any], loader: Any) -> None:
+    """Refuse a saved position of a loader with another batch size, number of images or number of batches."""
+    for name in ("batch_size", "num_images"):
+        if int(state[name]) != getattr(loader, name):
+            raise ValueError(
+                f"the saved loader has {name}={int(state[name])}, this one {getattr(loader, name)}: "
+                "resume with the settings of the saved run"
+            )
+    if not 0 <= int(state["batch"]) < len(loader):
+        raise ValueError(
+            f"the saved loader stands at batch {int(state['batch'])}, but an epoch has {len(loader)}: "
+            "resume with the drop_last of the saved run"
+        )
+
+
+def pixel_constants(
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    scale: float,
+    channels: int,
+    size: tuple[int, int],
+    device: torch.device,
+    *,
+    layout: torch.memory_format,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
+    """Return (a, b) with (x / scale - mean) / std = a·x - b, each spread out to an image."""
+    average = _per_channel("mean", mean, 0.0, channels)
+    spread = _per_channel("std", std, 1.0, channels)
+    if not (spread > 0).all() or scale <= 0:
+        raise ValueError(f"std={std}, scale={scale}: both must be above 0")
+    constants = torch.cat([1 / (scale * spread), average / spread]).to(device, dtype)
+    # Spread out, because three channels as the innermost dimension of a broadcast would be slow.
+    factor, shift = constants.expand(2, channels, *size).contiguous(memory_format=layout).split(1)
+    return factor, shift
 
 
 def _per_channel(name: str, values: Sequence[float] | None, default: float, channels: int) -> Tensor:

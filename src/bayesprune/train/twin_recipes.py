@@ -1,0 +1,97 @@
+"""CPU twins of Table 1's methods: a half-width ResNet-20, 10,000 training images, 20 epochs, minutes on one core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from bayesprune.train.config import (
+    BASELINES,
+    DataConfig,
+    NetworkConfig,
+    PruningConfig,
+    RunConfig,
+    RuntimeConfig,
+    SamplerConfig,
+    ScheduleConfig,
+)
+
+_DESCRIBED = "CPU twin (half-width ResNet-20, 10,000 images, 20 epochs)"
+_TARGET = 0.9
+
+
+def twin_sgd() -> RunConfig:
+    """CPU twin (half-width ResNet-20, 10,000 images, 20 epochs), Nesterov SGD."""
+    return RunConfig(
+        data=DataConfig("cifar10", train_size=10_000, batch_size=64),
+        network=NetworkConfig("resnet20", width=8),
+        sampler=SamplerConfig("sgd", lr=0.1, beta1=0.9),
+        schedule=ScheduleConfig(epochs=20),
+        runtime=RuntimeConfig(precision="bf16-mixed", evaluate_every=0, trace_channels=0),
+    )
+
+
+def twin_cvadam() -> RunConfig:
+    """CPU twin (half-width ResNet-20, 10,000 images, 20 epochs), CV-Adam with 6 samples."""
+    return replace(
+        twin_sgd(),
+        sampler=SamplerConfig("cvadam", lr=0.2, beta1=0.9, temperature=1e-3),
+        schedule=ScheduleConfig(epochs=20, samples_per_cycle=6, sample_every=0.5),
+    )
+
+
+def _emmcmc(groups: str, feedback: str, every: int) -> Callable[[], RunConfig]:
+    def make() -> RunConfig:
+        base = twin_cvadam()
+        pruning = PruningConfig(_TARGET, feedback=feedback, groups=groups, every=every, prune_from=0.1, prune_until=0.6)
+        return replace(base, sampler=replace(base.sampler, method="emmcmc"), pruning=pruning)
+
+    name = "DFP" if feedback == "none" else "DPF"
+    make.__doc__ = f"{_DESCRIBED}, EM-MCMC {name} by {groups}s to {_TARGET:.0%} of the prunable weights."
+    return make
+
+
+def _channel_gmp() -> RunConfig:
+    base = twin_sgd()
+    pruning = PruningConfig(_TARGET, groups="channel", every=10, prune_from=0.1, prune_until=0.6)
+    return replace(base, sampler=replace(base.sampler, method="channel_gmp"), pruning=pruning)
+
+
+_channel_gmp.__doc__ = f"{_DESCRIBED}, gradual L2 channel pruning on SGD to {_TARGET:.0%} of the prunable weights."
+
+
+def twins(
+    sparse_baseline: Callable[[RunConfig, str, float], RunConfig],
+    sampling_baseline: Callable[..., RunConfig],
+) -> dict[str, Callable[[], RunConfig]]:
+    """Return the twins by name.
+
+    Args:
+        sparse_baseline: `recipes.sparse_baseline`.
+        sampling_baseline: `recipes.sampling_baseline`.
+    """
+    found: dict[str, Callable[[], RunConfig]] = {"twin-sgd": twin_sgd, "twin-cvadam": twin_cvadam}
+    for name in ("csgld", "csghmc", "rank1", "ensemble", "swag"):
+
+        def sampled(name: str = name) -> RunConfig:
+            config = sampling_baseline(twin_sgd(), name, 0.05)
+            return replace(config, baseline=replace(config.baseline, random_sign=1.0)) if name == "rank1" else config
+
+        sampled.__doc__ = f"{_DESCRIBED}, {name}."
+        found[f"twin-{name}"] = sampled
+    for method in BASELINES:
+
+        def sparse(method: str = method) -> RunConfig:
+            return sparse_baseline(twin_sgd(), method, _TARGET)
+
+        sparse.__doc__ = f"{_DESCRIBED}, {method} to {_TARGET:.0%} of the prunable weights."
+        found["twin-dpf-sgd" if method == "dpf" else f"twin-{method.replace('_', '-')}"] = sparse
+    return found | {
+        "twin-dfp": _emmcmc("weight", "none", 0),
+        "twin-dpf": _emmcmc("weight", "dense_copy", 0),
+        "twin-dfp-kernel": _emmcmc("kernel", "none", 0),
+        "twin-dpf-kernel": _emmcmc("kernel", "dense_copy", 0),
+        "twin-dfp-channel": _emmcmc("channel", "none", 10),
+        "twin-dpf-channel": _emmcmc("channel", "masked", 10),
+        "twin-channel-gmp": _channel_gmp,
+    }

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bayesprune import cli
+from bayesprune.posterior import SampleStore
+from bayesprune.train import evaluate, load_tree, recipe, train
+from bayesprune.train.config import as_dict
+from bayesprune.train.idle import refuse_idle
+from bayesprune.train.loop import Trainer
+from bayesprune.train.parallel import Ranks
+from parallel_run import STOPPED, run
+from pictures import write_pictures
+
+TINY = [
+    "network=resnet20", "width=4", "image_size=28", "batch_size=8", "epochs=4", "cycles=1", "warmup_epochs=1",
+    "samples_per_cycle=2", "sample_every=0.5", "precision=32-true", "compile=no", "workers=0", "threads=1", "device=cpu",
+    "checkpoint_minutes=0", "trace_every=3",
+]  # fmt: skip
+VIT = [*TINY, "network=vit", "width=12", "channels_last=no"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), train=20, val=5)
+
+
+@pytest.fixture(scope="module")
+def shards(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("shards") / "out"
+    assert cli.main(["shards", str(root), "--out", str(out), "--size", "16"]) == 0
+    return out
+
+
+def content(out):
+    """Return what a run leaves behind, but times."""
+    result, history = (json.loads((out / name).read_text()) for name in ("result.json", "history.json"))
+    kept = {k: v for k, v in result.items() if k not in ("seconds", "environment", "config", "classes")}
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+    weights = [load_file(str(out / "model.safetensors")), *SampleStore(out / "samples")]
+    return kept, rows, [{key: tensor.tolist() for key, tensor in state.items()} for state in weights]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("imagenet-resnet50-dfp", []), ("imagenet-resnet50-sgd", ["precision=bf16-mixed"])]
+)
+def test_roundtrip_resumed_in_an_epoch_from_shards_with_workers(name, settings, root, shards, tmp_path, monkeypatch):
+    """Stopped in the middle of an epoch and resumed from shards with other workers: bit for bit the whole run."""
+    config = recipe(name, [*TINY, *settings])
+    train(config, tmp_path / "whole", data_dir=root, quiet=True)
+    step = Trainer._train_step
+
+    def stopping(self, images, labels):
+        if self.step == 12:  # two batches into the third epoch
+            raise KeyboardInterrupt
+        step(self, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "half", data_dir=root, quiet=True)
+    other = recipe(name, [*TINY, *settings, "workers=2"])
+    train(other, tmp_path / "half", data_dir=shards, quiet=True, resume=True)
+    assert content(tmp_path / "half") == content(tmp_path / "whole")
+    assert len(content(tmp_path / "whole")[2]) == 3
+    scores = evaluate(tmp_path / "whole", data_dir=root)
+    assert (
+        scores["average"]["accuracy"] == json.loads((tmp_path / "whole" / "result.json").read_text())["accuracy_mean"]
+    )
+
+
+def test_property_settings_reach_the_loaders(root, tmp_path):
+    def trainer(*settings):
+        return Trainer(recipe("imagenet-resnet50-sgd", [*TINY, *settings]), tmp_path / "x", data_dir=root, quiet=True)
+
+    plain = trainer("augment=no", "image_size=24", "train_size=20", "validation_size=8", "workers=1")
+    assert plain.loader._decoder.augmentation is None and plain.loader.workers == 1
+    assert plain.loader.num_images == 20 and plain.watch_loader.batches.num_images == 8 and plain.split == "validation"
+    assert plain.example.shape == (1, 3, 24, 24)
+    crop = trainer("crop_scale=0.5", "flip=no").loader._decoder.augmentation
+    assert crop.scale == (0.5, 1.0) and not crop.flip
+    assert trainer().loader._decoder.augmentation.scale == (0.08, 1.0)
+
+
+def test_error_settings_of_another_data_set():
+    images, digits = recipe("imagenet-resnet50-sgd"), recipe("digits-sgd")
+    for config, key in ((images, "padding"), (digits, "workers"), (digits, "crop_scale"), (digits, "image_size")):
+        with pytest.raises(ValueError, match=f"{key} changes nothing with dataset="):
+            refuse_idle(config, key)
+    for config, key in ((digits, "padding"), (images, "workers"), (images, "image_size"), (images, "crop_scale")):
+        refuse_idle(config, key)
+
+
+def test_equation_recipes_are_the_papers_setting():
+    for name, target in (("dfp", 0.8), ("dfp-90", 0.9), ("dpf", 0.8), ("dpf-90", 0.9)):
+        config = recipe(f"imagenet-resnet50-{name}")
+        assert config.pruning.target_sparsity == target
+        assert config.pruning.feedback == ("none" if name.startswith("dfp") else "dense_copy")
+        assert (config.schedule.epochs, config.schedule.warmup_epochs, config.schedule.cycles) == (200, 50, 3)
+        assert (config.data.batch_size, config.sampler.lr, config.sampler.weight_decay) == (64, 1.0, 5e-4)
+        assert config.sampler.temperature == 1 / 1_281_167  # k = 1/N
+
+
+# ---- data parallel ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes():
+    # the fork server imports torch once for all runs; it is a process of its own and finds parallel_run by PYTHONPATH
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["parallel_run"])
+    return context
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def together(processes, count, config, out, data_dir, stop_at=None):
+    """Run `count` processes to their end and return their exit codes and states."""
+    port = free_port()
+    arguments = (count, port, as_dict(config), str(out), str(data_dir), stop_at)
+    children = [processes.Process(target=run, args=(rank, *arguments)) for rank in range(count)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(240)
+    codes = [child.exitcode for child in children]
+    return codes, [load_tree(f"{out}-{rank}") for rank in range(count) if Path(f"{out}-{rank}").exists()]
+
+
+def leaves(tree, path=""):
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from leaves(value, f"{path}/{key}")
+    elif isinstance(tree, torch.Tensor):
+        yield path, tree
+
+
+def assert_same(first, second, skip=()):
+    one, other = dict(leaves(first)), dict(leaves(second))
+    assert one.keys() == other.keys()
+    assert not [key for key in one if not key.startswith(skip) and not torch.equal(one[key], other[key])]
+
+
+def test_property_two_processes_hold_the_same_weights_and_are_one_process(root, processes, tmp_path):
+    """Without BatchNorm, two processes of half the batch are one process of the whole batch, noise included."""
+    config = recipe("imagenet-resnet50-cvadam", [*VIT, "lr=0.1", "temperature=1e-3"])
+    codes, states = together(processes, 2, config, tmp_path / "two", root)
+    assert codes == [0, 0]
+    assert_same(*states, skip=("/rng",))
+    codes, alone = together(processes, 1, config, tmp_path / "one", root)
+    assert codes == [0]
+    # Sums in another order: float32's rounding, grown over 20 steps
+    for key, tensor in leaves(alone[0]["model"]):
+        assert (tensor - states[0]["model"][key[1:]]).abs().max() < 1e-5, key
+    moved = max(float((tensor - start).abs().max()) for tensor, start in started(config, root, states[0]["model"]))
+    assert moved > 0.02  # against which 1e-5 is small
+    rows = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("one", "two")]
+    for one, two in zip(*rows):
+        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+        assert two["nll"] == pytest.approx(one["nll"], rel=1e-3) and two["accuracy"] == pytest.approx(one["accuracy"])
+
+
+def started(config, root, model):
+    from bayesprune.train.build import build_data, build_network
+
+    for name, start in build_network(config, build_data(config, root)).state_dict().items():
+        yield model[name], start
+
+
+def test_roundtrip_two_processes_pruned_stopped_and_resumed(root, processes, tmp_path):
+    """With BatchNorm and pruning; one process is told to stop, both do, and go on bit for bit."""
+    config = recipe("imagenet-resnet50-dfp", TINY)
+    codes, whole = together(processes, 2, config, tmp_path / "whole", root)
+    assert codes == [0, 0]
+    assert_same(*whole, skip=("/rng",))
+    assert not torch.equal(whole[0]["rng"], whole[1]["rng"])  # dropout would differ between the processes
+    codes, _ = together(processes, 2, config, tmp_path / "half", root, stop_at=7)
+    assert codes == [STOPPED, STOPPED]
+    shutil.copytree(tmp_path / "half", tmp_path / "other")
+    assert together(processes, 1, config, tmp_path / "other", root)[0] == [0]  # goes on alone, too
+    codes, half = together(processes, 2, config, tmp_path / "half", root)
+    assert codes == [0, 0]
+    for one, other in zip(whole, half):
+        assert_same(one, other)
+    assert content(tmp_path / "whole") == content(tmp_path / "half")
+    assert json.loads((tmp_path / "half" / "result.json").read_text())["environment"]["processes"] == 2
+
+
+def test_error_batch_that_processes_cannot_share(monkeypatch):
+    for key, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ValueError, match="batch_size=64 must be a multiple of the 3 processes"):
+        Ranks(torch.device("cpu"), 64)
+
+
+@pytest.mark.slow
+def test_property_torchrun_trains_and_prints_once(root, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "bayesprune"]
+    command += ["train", "imagenet-resnet50-cvadam", "--data-dir", str(root), "--out", str(tmp_path / "run"), "--set"]
+    done = subprocess.run([*command, *TINY, "epochs=2"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch    2") == 1 and done.stdout.count("NLL") == 1
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["environment"]["processes"] == 2

@@ -16,11 +16,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/bayesprune demo --out demo
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+test: $(STAMP)  # two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m ""
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m ""
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks

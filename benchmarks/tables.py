@@ -17,7 +17,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "variable_selection.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "variable_selection.md",
+    ROOT / "docs" / "compaction.md",
+)
 NAMES = {"sgd": "SGD (Nesterov)", "cvadam": "CV-Adam", "emmcmc": "CV-Adam + EM-MCMC"}
 
 
@@ -116,6 +121,18 @@ def table4() -> str:
     return table4_markdown(load("table4"))
 
 
+def cpu_twins() -> str:
+    from benchmarks import cpu_twins as benchmark
+
+    return benchmark.table(load("cpu_twins"))
+
+
+def paper_table(name: str) -> str:
+    from bayesprune.reproduce.paper_tables import paper_table_markdown
+
+    return paper_table_markdown(name, load(name))
+
+
 def selection_fdr() -> str:
     from benchmarks import selection_fdr as benchmark
 
@@ -128,14 +145,44 @@ def selection_real() -> str:
     return benchmark.table(load("selection_real")["rows"])
 
 
+def compact_resnet18() -> str:
+    from benchmarks import compact_resnet18 as benchmark
+
+    result = load("compact_resnet18")
+    return f"{benchmark.table(result)}\n\n{result['verdict']} {where(result['environment'])}."
+
+
+def sparse_ensemble() -> str:
+    from benchmarks import sparse_ensemble as benchmark
+
+    result = load("sparse_ensemble")
+    return f"{benchmark.table(result)}\n\n{result['verdict']} {where(result['environment'])}."
+
+
+def compare_torch_pruning() -> str:
+    from benchmarks import compare_torch_pruning as benchmark
+
+    result = load("compare_torch_pruning")
+    settings = result["settings"]
+    note = f"Each group dropped with probability {settings['share']}, seed {settings['seed']}, Torch-Pruning {settings['torch_pruning']}."
+    return f"{benchmark.table(result)}\n\n{note} {where(result['environment'])}."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "demo": demo,
     "cifar10_resnet20": cifar10_resnet20,
     "optimizer_step": optimizer_step,
     "stationary_law": stationary_law,
+    "cpu_twins": cpu_twins,
+    "table1": lambda: paper_table("table1"),
+    "table2": lambda: paper_table("table2"),
+    "table3": lambda: paper_table("table3"),
     "table4": table4,
     "selection_fdr": selection_fdr,
     "selection_real": selection_real,
+    "compact_resnet18": compact_resnet18,
+    "sparse_ensemble": sparse_ensemble,
+    "compare_torch_pruning": compare_torch_pruning,
 }
 
 

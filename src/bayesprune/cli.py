@@ -1,4 +1,4 @@
-"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict."""
+"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict | compact | profile | reproduce | shards."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
 
-    from bayesprune import compact_run, reproduce, select
+    from bayesprune import compact_run, reproduce, select, shard_command
     from bayesprune.deploy.commands import add_profile
 
     select.add_commands(commands)
     compact_run.add_compact(commands)
     add_profile(commands)
     reproduce.add_commands(commands)
+    shard_command.add_shards(commands)
     return parser
 
 
@@ -110,13 +111,15 @@ def _train(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, results_table
     from bayesprune.train import recipe, train
     from bayesprune.train.idle import refuse_idle
+    from bayesprune.train.parallel import launched
 
     device = [f"device={arguments.device}"] if arguments.device else []
     config = recipe(arguments.recipe, [*arguments.set, *device])
     for setting in arguments.set:
         refuse_idle(config, setting.partition("=")[0].strip())
     train(config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet)
-    print(results_table([load_run(arguments.out)], fmt="text"))
+    if launched()[0] == 0:
+        print(results_table([load_run(arguments.out)], fmt="text"))
     return 0
 
 

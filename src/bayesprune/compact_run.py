@@ -168,7 +168,7 @@ def _load(
         shape, normalisation = (3, 32, 32), {"scale": 255.0, "mean": list(mean), "std": list(std)}
     else:
         data = vision.load_digits() if dataset == "digits" else build_data(config, data_dir)
-        shape = cast("tuple[int, int, int]", tuple(data.train_images.shape[1:]))
+        shape = data.image_shape
         normalisation = {"scale": data.scale, "mean": list(data.mean), "std": list(data.std)}
     known: Any = SimpleNamespace(num_classes=len(classes), in_channels=shape[0])
     model = build_network(config, known)

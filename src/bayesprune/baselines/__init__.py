@@ -1,6 +1,7 @@
 """What the method is compared with, one method a file."""
 
 from bayesprune.baselines.allocation import erdos_renyi_kernel, layer_counts
+from bayesprune.baselines.channels import gradual_channel_pruning
 from bayesprune.baselines.dsr import DynamicSparseReparameterization
 from bayesprune.baselines.ensemble import DeepEnsemble, independent_seeds
 from bayesprune.baselines.magnitude import GradualMagnitudePruning
@@ -50,6 +51,7 @@ __all__ = [
     "RigL",
     "GradualMagnitudePruning",
     "dynamic_pruning_with_feedback",
+    "gradual_channel_pruning",
     "erdos_renyi_kernel",
     "layer_counts",
     "PRESETS",

@@ -1,5 +1,5 @@
 from bayesprune.report.diagrams import layer_sparsity, member_accuracies, reliability_diagram, sample_paths
-from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves
+from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves, training_course
 from bayesprune.report.html import write_report
 from bayesprune.report.load import Run, Traces, find_runs, load_run, run_labels
 from bayesprune.report.selection import write_selection_report
@@ -16,6 +16,7 @@ __all__ = [
     "results_table",
     "accuracy_curves",
     "sparsity_curves",
+    "training_course",
     "learning_rate",
     "sample_paths",
     "reliability_diagram",

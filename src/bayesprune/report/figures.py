@@ -135,6 +135,55 @@ def sparsity_curves(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def training_course(runs: Sequence[Run]) -> Figure:
+    """Accuracy, soft sparsity and hard sparsity over epochs side by side, one line a run: pruning while it trains.
+
+    Args:
+        runs: one colour each; those without a value for a panel are left out of it.
+
+    Returns:
+        A figure with three panels; its label describes it in words.
+
+    Raises:
+        NothingToDraw: no run has one of the three in its history.
+
+    Example:
+        >>> from pathlib import Path
+        >>> rows = [{"step": e, "epoch": e, "accuracy": 0.5 + 0.1 * e, "hard_sparsity": 0.2 * e} for e in range(4)]
+        >>> [axes.get_title(loc="left") for axes in training_course([Run(Path("dfp"), {}, history=rows)]).axes]
+        ['Accuracy', 'Soft sparsity', 'Hard sparsity']
+
+    Reference:
+        Ke & Fan (2022), Figure 2.
+    """
+    panels = (
+        ("accuracy", "Accuracy", "accuracy (%)"),
+        ("soft_sparsity", "Soft sparsity", "groups on the spike (%)"),
+        ("hard_sparsity", "Hard sparsity", "weights at zero (%)"),
+    )
+    if not any(np.isfinite(run.column(key)).any() for run in runs for key, *_ in panels):
+        raise NothingToDraw("no run has an accuracy or a sparsity in its history")
+    figure = new_figure(2.1 * WIDTH, 3.0)
+    lines: dict[int, object] = {}
+    words = []
+    for axes, (key, title, name) in zip(figure.subplots(1, len(panels)), panels):
+        for index, run in enumerate(runs):
+            line = _curve(axes, run.column("epoch"), 100 * run.column(key), **look(index), linewidth=1.6)
+            lines.setdefault(index, line)
+        style_axes(axes, x="epoch", y=name, title=title)
+        _whole_ticks(axes)
+        if key != "accuracy":
+            axes.set_ylim(-2, 102)
+    for run, label in zip(runs, run_labels(runs)):
+        ends = [(title, run.column(key)[np.isfinite(run.column(key))]) for key, title, _ in panels]
+        said = ", ".join(f"{title.lower()} {100 * values[-1]:.1f}%" for title, values in ends if len(values))
+        words.append(f"{label} ends at {said}")
+    drawn = [(line, run_labels(runs)[index]) for index, line in lines.items() if line is not None]
+    legend_below(figure, [line for line, _ in drawn], [label for _, label in drawn])
+    figure.set_label("Accuracy, soft and hard sparsity over epochs. " + "; ".join(words) + ".")
+    return figure
+
+
 def learning_rate(runs: Sequence[Run]) -> Figure:
     """Learning rate over steps, by step where a run recorded it so, else by epoch; ticks mark where samples were taken.
 

@@ -1,4 +1,4 @@
-"""The command `bayesprune reproduce`."""
+"""The command `bayesprune reproduce`: the paper's tables and figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
         >>> parser.parse_args(["reproduce", "table4", "--examples", "2"]).examples
         [2]
     """
-    reproduce = commands.add_parser("reproduce", help="run the paper's tables again")
+    reproduce = commands.add_parser("reproduce", help="run the paper's tables and figures again")
     what = reproduce.add_subparsers(dest="what", required=True, metavar="WHAT")
     table4 = what.add_parser("table4", help="variable selection on simulated data, ten methods")
     table4.add_argument("--examples", type=int, nargs="+", default=[1, 2, 3], choices=(1, 2, 3))
@@ -41,6 +41,79 @@ def add_commands(commands: Any) -> None:
     table4.add_argument("--retry", action="store_true", help="run failed and timed-out rows again")
     table4.add_argument("--out", default="benchmarks/results/table4.json", metavar="FILE")
     table4.set_defaults(handler=_table4)
+    for name, text in (
+        ("table1", "CIFAR-10: accuracy dense and sparse"),
+        ("table2", "CIFAR-100: accuracy dense and sparse"),
+        ("table3", "ImageNet: accuracy dense and sparse"),
+    ):
+        table = what.add_parser(name, help=text)
+        _add_run_options(table, f"benchmarks/results/{name}.json")
+        table.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="cells by recipe; patterns with *")
+        table.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each cell (default: 3)")
+        table.add_argument("--list", action="store_true", help="print the cells in their order and run nothing")
+        table.add_argument(
+            "--merge", nargs="+", default=[], metavar="FILE", help="take in the rows of other machines; run nothing"
+        )
+        table.set_defaults(handler=_table)
+    for name, text in (("figure1", "sample paths of channels"), ("figure2", "accuracy and sparsity over epochs")):
+        figure = what.add_parser(name, help=text)
+        _add_run_options(figure, f"{name}.png")
+        figure.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="draw these runs instead")
+        figure.set_defaults(handler=_figure)
+
+
+def _add_run_options(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--budget-minutes", type=float, metavar="M", help="stop with checkpoints after so long")
+    parser.add_argument("--data-dir", help="folder that holds the data set (or set BAYESPRUNE_DATA)")
+    parser.add_argument("--out", default=out, metavar="FILE", help=f"what is written (default: {out})")
+    parser.add_argument("--runs", default="runs", metavar="DIR", help="run folders (default: runs)")
+    parser.add_argument("--epochs", type=int, metavar="E", help="other than the paper's; these cells stand apart")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys")
+    parser.add_argument("--device", help="auto, cpu or cuda")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument("--retry", action="store_true", help="run failed cells again")
+    parser.add_argument("--quiet", action="store_true", help="print only the result")
+
+
+def _settings(arguments: argparse.Namespace) -> list[str]:
+    more = [f"epochs={arguments.epochs}"] if arguments.epochs else []
+    return [*arguments.set, *more, *([f"device={arguments.device}"] if arguments.device else [])]
+
+
+def _how(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("runs", "data_dir", "budget_minutes", "jobs", "retry", "quiet")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from bayesprune.reproduce.cells import merged, run_cells, take_in
+    from bayesprune.reproduce.paper import table_cells
+    from bayesprune.reproduce.paper_tables import paper_table_markdown
+
+    cells = table_cells(arguments.what, arguments.seeds, _settings(arguments), arguments.only)
+    if arguments.list:
+        print("\n".join(cell.name for cell in cells))
+        return 0
+    if arguments.merge:
+        print(f"{take_in(arguments.out, arguments.merge)} new rows")
+        result = merged(arguments.out)
+    else:
+        result = run_cells(cells, arguments.out, **_how(arguments))
+    print(paper_table_markdown(arguments.what, result))
+    names = {row["name"] for row in result["rows"]}
+    left = sum(cell.name not in names for cell in cells)
+    if left:
+        print(f"\n{left} of {len(cells)} cells are missing; run the command again to go on.")
+    return 0
+
+
+def _figure(arguments: argparse.Namespace) -> int:
+    from bayesprune.reproduce.paper_figures import run_figure
+
+    settings = _settings(arguments)
+    drawn = run_figure(arguments.what, arguments.out, recipes=arguments.only, settings=settings, **_how(arguments))
+    print("\n".join(map(str, drawn)) or "not drawn: its runs are unfinished; run the command again to go on.")
+    return 0
 
 
 def _table4(arguments: argparse.Namespace) -> int:

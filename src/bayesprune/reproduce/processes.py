@@ -57,6 +57,7 @@ def run_jobs(
     finished: Callable[[Job, Outcome], None],
     *,
     start_until: float | None = None,
+    grace: float = 0.0,
 ) -> int:
     """Run jobs in order, `parallel` at a time, each in a fresh process with one thread.
 
@@ -65,6 +66,7 @@ def run_jobs(
         parallel: processes at once.
         finished: called in this process with every job that ended, in order of ending.
         start_until: no job is started after this many seconds; those that run go on to their end.
+        grace: seconds that jobs have to end by themselves when this process is interrupted.
 
     Returns:
         How many jobs were not started.
@@ -110,7 +112,11 @@ def run_jobs(
                 del running[receiver]
                 finished(job, outcome)
     finally:
+        for process, _, _ in running.values() if grace else ():
+            process.terminate()
+        patience = time.monotonic() + grace
         for process, _, _ in running.values():
+            process.join(max(0.0, patience - time.monotonic()))
             process.kill()
             process.join()
         if here:

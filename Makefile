@@ -17,10 +17,10 @@ demo: $(STAMP)
 	$(BIN)/bayesprune demo --out demo
 
 test: $(STAMP)  # two processes of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m ""
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,45 +43,51 @@ def where(environment: dict[str, Any]) -> str:
     )
 
 
-def classification_rows(results: dict[str, dict[str, Any]]) -> str:
-    head = [
-        "",
-        "single %",
-        "averaged %",
-        "NLL",
-        "ECE",
-        "zero: prunable",
-        "zero: all",
-        "multiply-adds",
-        "samples",
-        "seconds",
-    ]
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return a mean, with the standard deviation if there are several values."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def classification_rows(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Return a row a method from its runs, one a seed."""
+    columns: dict[str, Callable[[dict[str, Any]], float]] = {
+        "single %": lambda r: 100 * r["accuracy_single"],
+        "averaged %": lambda r: 100 * r["accuracy_mean"],
+        "NLL": lambda r: r["nll"],
+        "ECE": lambda r: r["ece"],
+        "zero: prunable %": lambda r: 100 * r["sparsity_prunable"],
+        "zero: all %": lambda r: 100 * r["sparsity_all"],
+        "M multiply-adds": lambda r: r["madds"] / 1e6,
+        "samples": lambda r: r["num_samples"],
+        "seconds": lambda r: r["seconds"],
+    }
+    digits = (2, 2, 3, 3, 1, 1, 2, 0, 0)
     rows = [
-        [
-            NAMES[method], f"{100 * r['accuracy_single']:.2f}", f"{100 * r['accuracy_mean']:.2f}", f"{r['nll']:.3f}", f"{r['ece']:.3f}",
-            f"{100 * r['sparsity_prunable']:.1f} %", f"{100 * r['sparsity_all']:.1f} %", f"{r['madds'] / 1e6:.2f} M", str(r["num_samples"]),
-            f"{r['seconds']:.0f}",
-        ]
-        for method, r in results.items()
-    ]  # fmt: skip
-    return table(head, rows)
+        [NAMES[method], str(len(runs)), *(spread([of(r) for r in runs], d) for of, d in zip(columns.values(), digits))]
+        for method, runs in results.items()
+    ]
+    return table(["", "n", *columns], rows)
 
 
 def demo() -> str:
     results = dict(load("demo"))
     environment = results.pop("environment")
     return (
-        f"{classification_rows(results)}\n\nn = 1 seed, {results['sgd']['epochs']} epochs each. {where(environment)}."
+        f"{classification_rows({method: [run] for method, run in results.items()})}\n\n"
+        f"{results['sgd']['epochs']} epochs each. {where(environment)}."
     )
 
 
 def cifar10_resnet20() -> str:
     runs = load("cifar10_resnet20")
-    seeds = sorted({run["seed"] for run in runs})
-    first = {run["method"]: run for run in runs if run["seed"] == seeds[0]}
-    size = runs[0]["config"]["data"]["batch_size"]
-    note = f"n = {len(seeds)} seed, {runs[0]['epochs']} epochs each, batch {size}, last epoch, 10,000 test images."
-    return f"{classification_rows(first)}\n\n{note} {where(runs[0]['environment'])}."
+    methods = {method: [run for run in runs if run["method"] == method] for method in NAMES}
+    data, runtime = runs[0]["config"]["data"], runs[0]["config"]["runtime"]
+    note = (
+        f"Mean ± standard deviation over n seeds; {runs[0]['epochs']} epochs each, batch {data['batch_size']}, "
+        f"{runtime['precision']}, last epoch, 10,000 test images."
+    )
+    return f"{classification_rows(methods)}\n\n{note} {where(runs[0]['environment'])}."
 
 
 def optimizer_step() -> str:

@@ -44,9 +44,9 @@ def where(environment: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Return a mean, with the standard deviation if there are several values."""
+    """Return a mean, with the standard deviation if there are several values that differ."""
     mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    return mean if len(set(values)) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def classification_rows(results: dict[str, list[dict[str, Any]]]) -> str:

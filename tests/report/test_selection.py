@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -13,38 +12,7 @@ from bayesprune.report.selection_figures import inclusion_bars, inclusion_paths,
 from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
 from bayesprune.report.selection_table import selection_table
 from bayesprune.report.style import NothingToDraw, save_png
-
-VOID = {"meta", "br", "img", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Collects the tags and the text, and fails on tags that do not match."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
+from html_page import Page
 
 
 def selection(inputs=40, selected=3, classes=(), seed=0):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.baselines.selection_network import BatchedNetwork
 from bayesprune.samplers.validation import check_number
 
 
@@ -16,7 +17,8 @@ class SelectionEstimator:
     """Base of the baselines: scikit-learn's conventions without importing scikit-learn.
 
     Subclasses store their keywords unchanged, learn attributes that end in `_`, and give `_train(X, y)`, which sets
-    `support_` and `inclusion_probability_`, and `_outputs(X)`, the outputs (members, outputs, rows) to average over.
+    `support_` and `inclusion_probability_`, and `_network`, whose outputs (members, outputs, rows) from `_columns` are
+    averaged.
     `sklearn.base.clone`, pipelines and grid searches work through `get_params`, `set_params`, `transform` and `score`.
 
     Args:
@@ -28,6 +30,8 @@ class SelectionEstimator:
     n_features_in_: int
     support_: np.ndarray
     inclusion_probability_: np.ndarray
+    _network: BatchedNetwork
+    _columns: Tensor
 
     def __init__(self, *, standardize: bool = False, random_state: int | None = None) -> None:
         self.standardize = standardize
@@ -94,7 +98,7 @@ class SelectionEstimator:
         raise NotImplementedError
 
     def _outputs(self, X: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self._network.predict(X[:, self._columns])
 
     def _check(self, X: Any) -> np.ndarray:
         array = np.asarray(X, dtype=np.float32)

@@ -194,9 +194,6 @@ class SPLBNN(SelectionEstimator):
         self._records["loss"].append(loss.tolist())
         self._records["n_selected"].append(selected.tolist())
 
-    def _outputs(self, X: Tensor) -> Tensor:
-        return self._network.predict(X[:, self._columns])
-
 
 class SPLBNNRegressor(RegressionMixin, SPLBNN):
     """SPLBNN for a number: y ~ N(f(x), σ²) with σ² given; keywords, attributes and method as in `SPLBNN`.

@@ -144,9 +144,6 @@ class SVBNN(SelectionEstimator):
             adam.step()
         self.history_ = {name: np.array(values) for name, values in records.items()}
 
-    def _outputs(self, X: Tensor) -> Tensor:
-        return self._network.predict(X[:, self._columns])
-
 
 class SVBNNRegressor(RegressionMixin, SVBNN):
     """SVBNN for a number: y ~ N(f(x), σ²) with σ² given; keywords, attributes and method as in `SVBNN`.

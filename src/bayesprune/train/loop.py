@@ -36,7 +36,6 @@ from bayesprune.train.parallel import Ranks
 from bayesprune.train.result import run_result
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tensors, save_tree
-from bayesprune.vision import ImageLoader
 
 
 class NonFiniteLoss(RuntimeError):
@@ -206,8 +205,7 @@ class Trainer:
                 self.pruner.finish_()
             self._check_finite(weights=True)
             self.progress.close()
-            if isinstance(self.loader, ImageLoader):
-                self.loader.close()
+            self.loader.close()
             return self._finish(record)
 
     def _end_early(self) -> None:

@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader
 
 from bayesprune.vision.crops import RandomResizedCrop, crop_image, middle, uniforms
 from bayesprune.vision.image_index import ImageIndex
-from bayesprune.vision.loader import check_position, part_of, pixel_constants
+from bayesprune.vision.loader import pixel_constants
+from bayesprune.vision.position import PositionedLoader, part_of
 
 _ORDER, _CROP = 1, 2  # two streams of random numbers
 
 
-class ImageLoader:
+class ImageLoader(PositionedLoader):
     r"""Iterate over normalised, augmented batches of images that are read and decoded as they are needed.
 
     The order of an epoch is a function of (seed, epoch), the crop of an image one of (seed, epoch, index). So the batches
@@ -71,47 +72,16 @@ class ImageLoader:
             import PIL  # noqa: F401
         except ImportError as error:
             raise ImportError('reading images needs Pillow: pip install "bayesprune[train]"') from error
-        self.num_images = len(index)
-        if self.num_images == 0:
+        if len(index) == 0:
             raise ValueError("index: it holds no image")
-        if batch_size < 1 or (drop_last and batch_size > self.num_images):
-            raise ValueError(f"batch_size={batch_size}: use 1 to {self.num_images}, the number of images")
-        self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
-        self.seed, self.workers, self.share = seed, workers, share
+        super().__init__(len(index), batch_size, shuffle=shuffle, drop_last=drop_last, share=share)
+        self.seed, self.workers = seed, workers
         self.device = torch.device(device) if device is not None else torch.device("cpu")
         self.channels_last = channels_last
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self._factor, self._shift = pixel_constants(mean, std, 255.0, 3, (size, size), self.device, layout=layout)
         self._decoder = _Decoder(index, size, resize, augmentation, seed)
-        self._epoch = self._batch = 0
-        self._resumed = False
         self._batches: Iterator[Any] | None = None
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch, from 0."""
-        return self._epoch
-
-    @property
-    def batch(self) -> int:
-        """Index of the next batch in its epoch."""
-        return self._batch
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        full, rest = divmod(self.num_images, self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches (images, labels) from where the loader stands to the end of the epoch."""
-        if not self.shuffle:
-            self.close()  # what the workers have in hand belongs to a loop that was broken off
-            if not self._resumed:
-                self._batch = 0
-        self._resumed = False
-        epoch = self._epoch
-        while self._epoch == epoch:
-            yield self._next()
 
     def first(self, count: int) -> Tensor:
         """Return the first images, decoded in this process and not augmented; the loader stays where it stands."""
@@ -126,12 +96,8 @@ class ImageLoader:
         if self._batches is None:
             self._batches = self._start()
         batch = next(self._batches)
-        # The loader moves on before it hands out the batch, so that a state saved in the loop's body counts it as done.
-        self._batch += 1
-        if self._batch == len(self):
-            self._epoch, self._batch = self._epoch + 1, 0
-            if not self.shuffle:
-                self.close()
+        if self._advance_() and not self.shuffle:
+            self.close()
         return self._finished(batch)
 
     def _start(self) -> Iterator[Any]:
@@ -172,33 +138,6 @@ class ImageLoader:
         pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         images = torch.mul(pixels, self._factor).sub_(self._shift)
         return images if self.channels_last else images.contiguous(), labels
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position: epoch and batch.
-
-        Returns:
-            Numbers.
-        """
-        return {
-            "epoch": self._epoch,
-            "batch": self._batch,
-            "batch_size": self.batch_size,
-            "num_images": self.num_images,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position; the next loop yields the batches that followed it.
-
-        Args:
-            state: What `state_dict` returned on a loader of the same data and settings.
-
-        Raises:
-            ValueError: A state of another batch size or number of images.
-        """
-        check_position(state, self)
-        self.close()
-        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
-        self._resumed = True
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesprune.vision.augment import Augmentation, crop_and_flip, draw, pad_images
+from bayesprune.vision.position import PositionedLoader, part_of
 
 
-class BatchLoader:
+class BatchLoader(PositionedLoader):
     r"""Iterate over normalised, augmented batches of images held on one device.
 
     A batch holds \( (x / \text{scale} - \text{mean}) / \text{std} \), with x the pixels. The permutation and all draws
@@ -72,15 +73,9 @@ class BatchLoader:
                 f"images of shape {tuple(images.shape)} and labels of shape {tuple(labels.shape)}: "
                 "give (n, channels, height, width) and n labels, n at least 1"
             )
-        if batch_size < 1 or (drop_last and batch_size > len(images)):
-            raise ValueError(f"batch_size={batch_size}: use 1 to {len(images)}, the number of images")
-        self.batch_size = batch_size
-        self.shuffle = shuffle
+        super().__init__(len(images), batch_size, shuffle=shuffle, drop_last=drop_last, share=share)
         self.augmentation = augmentation
-        self.drop_last = drop_last
         self.dtype = dtype
-        self.share = share
-        self.num_images = len(images)
         self.image_size = (images.shape[2], images.shape[3])
         self.device = torch.device(device) if device is not None else images.device
         held = images.to(self.device)
@@ -99,35 +94,8 @@ class BatchLoader:
 
         self._generator = torch.Generator().manual_seed(seed)
         self._epoch_state = self._generator.get_state()
-        self._epoch = 0
-        self._batch = 0
         self._order: Tensor | None = None
         self._draws: Tensor | None = None
-        self._resumed = False
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch, from 0."""
-        return self._epoch
-
-    @property
-    def batch(self) -> int:
-        """Index of the next batch in its epoch."""
-        return self._batch
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        full, rest = divmod(self.num_images, self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches (images, labels) from where the loader stands to the end of the epoch."""
-        if not self.shuffle and not self._resumed:
-            self._batch = 0
-        self._resumed = False
-        epoch = self._epoch
-        while self._epoch == epoch:
-            yield self._next()
 
     def first(self, count: int) -> Tensor:
         """Return the first images, not augmented where the loader does not augment; it stays where it stands."""
@@ -142,10 +110,8 @@ class BatchLoader:
         chosen = slice(start + part.start, start + part.stop)
         index = self._order[chosen]
         draws = None if self._draws is None else self._draws[:, chosen]
-        # The loader moves on before it hands out the batch, so that a state saved in the loop's body counts it as done.
-        self._batch += 1
-        if self._batch == len(self):
-            self._epoch, self._batch, self._order, self._draws = self._epoch + 1, 0, None, None
+        if self._advance_():
+            self._order = self._draws = None
             self._epoch_state = self._generator.get_state()
         return self._images_at(index, draws), self._labels[index]
 
@@ -172,53 +138,13 @@ class BatchLoader:
         Returns:
             Numbers and one uint8 tensor.
         """
-        return {
-            "epoch": self._epoch,
-            "batch": self._batch,
-            "batch_size": self.batch_size,
-            "num_images": self.num_images,
-            "generator": self._epoch_state.clone(),
-        }
+        return {**super().state_dict(), "generator": self._epoch_state.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position; the next loop yields the batches that followed it.
-
-        Args:
-            state: What `state_dict` returned on a loader of the same data and settings.
-
-        Raises:
-            ValueError: A state of another batch size or number of images.
-        """
-        check_position(state, self)
-        self._epoch, self._batch = int(state["epoch"]), int(state["batch"])
+        """Go to a saved position; see `PositionedLoader.load_state_dict`."""
+        super().load_state_dict(state)
         self._epoch_state = state["generator"].clone().cpu()
         self._order = self._draws = None
-        self._resumed = True
-
-
-def part_of(count: int, rank: int, processes: int) -> slice:
-    """Return which of `count` images a process takes; the parts follow each other and differ by one at most.
-
-    Example:
-        >>> part_of(10, 1, 4)
-        slice(2, 5, None)
-    """
-    return slice(rank * count // processes, (rank + 1) * count // processes)
-
-
-def check_position(state: dict[str, Any], loader: Any) -> None:
-    """Refuse a saved position of a loader with another batch size, number of images or number of batches."""
-    for name in ("batch_size", "num_images"):
-        if int(state[name]) != getattr(loader, name):
-            raise ValueError(
-                f"the saved loader has {name}={int(state[name])}, this one {getattr(loader, name)}: "
-                "resume with the settings of the saved run"
-            )
-    if not 0 <= int(state["batch"]) < len(loader):
-        raise ValueError(
-            f"the saved loader stands at batch {int(state['batch'])}, but an epoch has {len(loader)}: "
-            "resume with the drop_last of the saved run"
-        )
 
 
 def pixel_constants(

@@ -1,0 +1,126 @@
+"""Where a loader stands in its epoch: stopping at any batch, going on, saving and restoring the position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+
+class PositionedLoader:
+    """Base of the loaders: an epoch and a batch, moved on by every batch that is handed out.
+
+    A shuffling loader goes on where it stands: a loop that is broken off is continued by the next loop, which ends with
+    the epoch. A loader that does not shuffle begins each loop at the first image, unless a state has just been loaded.
+    Subclasses give `_next`, which returns a batch after a call of `_advance_`.
+
+    Args:
+        num_images: Images in an epoch.
+        batch_size: Images in a batch, over all processes that share it.
+        shuffle: Draw a new order every epoch.
+        drop_last: Leave out the last batch of an epoch when it is not full.
+        share: (rank, processes): which part of every batch this process takes.
+
+    Raises:
+        ValueError: A batch size below one or above the number of images with `drop_last`.
+    """
+
+    def __init__(
+        self, num_images: int, batch_size: int, *, shuffle: bool, drop_last: bool, share: tuple[int, int]
+    ) -> None:
+        if batch_size < 1 or (drop_last and batch_size > num_images):
+            raise ValueError(f"batch_size={batch_size}: use 1 to {num_images}, the number of images")
+        self.num_images, self.batch_size = num_images, batch_size
+        self.shuffle, self.drop_last, self.share = shuffle, drop_last, share
+        self._epoch = self._batch = 0
+        self._resumed = False
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch, from 0."""
+        return self._epoch
+
+    @property
+    def batch(self) -> int:
+        """Index of the next batch in its epoch."""
+        return self._batch
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        full, rest = divmod(self.num_images, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches (images, labels) from where the loader stands to the end of the epoch."""
+        if not self.shuffle:
+            self.close()  # what is in hand belongs to a loop that was broken off
+            if not self._resumed:
+                self._batch = 0
+        self._resumed = False
+        epoch = self._epoch
+        while self._epoch == epoch:
+            yield self._next()
+
+    def close(self) -> None:
+        """Give up what is in hand; the next loop starts anew where the loader stands."""
+
+    def _next(self) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _advance_(self) -> bool:
+        """Move on by a batch and return whether the epoch has ended.
+
+        Before the batch is handed out, so that a state saved in the loop's body counts it as done.
+        """
+        self._batch += 1
+        if self._batch < len(self):
+            return False
+        self._epoch, self._batch = self._epoch + 1, 0
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: epoch and batch, and what they are counted in.
+
+        Returns:
+            Numbers.
+        """
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "batch_size": self.batch_size,
+            "num_images": self.num_images,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position; the next loop yields the batches that followed it.
+
+        Args:
+            state: What `state_dict` returned on a loader of the same data and settings.
+
+        Raises:
+            ValueError: A state of another batch size, number of images or number of batches.
+        """
+        for name in ("batch_size", "num_images"):
+            if int(state[name]) != getattr(self, name):
+                raise ValueError(
+                    f"the saved loader has {name}={int(state[name])}, this one {getattr(self, name)}: "
+                    "resume with the settings of the saved run"
+                )
+        if not 0 <= int(state["batch"]) < len(self):
+            raise ValueError(
+                f"the saved loader stands at batch {int(state['batch'])}, but an epoch has {len(self)}: "
+                "resume with the drop_last of the saved run"
+            )
+        self.close()
+        self._epoch, self._batch, self._resumed = int(state["epoch"]), int(state["batch"]), True
+
+
+def part_of(count: int, rank: int, processes: int) -> slice:
+    """Return which of `count` images a process takes; the parts follow each other and differ by one at most.
+
+    Example:
+        >>> part_of(10, 1, 4)
+        slice(2, 5, None)
+    """
+    return slice(rank * count // processes, (rank + 1) * count // processes)

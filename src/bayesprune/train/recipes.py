@@ -122,11 +122,11 @@ def cifar10_resnet20_sgd() -> RunConfig:
 
 @_register
 def cifar10_resnet20() -> RunConfig:
-    """ResNet-20 on CIFAR-10 for CPUs, CV-Adam with 12 samples on the way down to a step size that keeps them apart."""
+    """ResNet-20 on CIFAR-10 for CPUs, CV-Adam with 10 samples on the way down to a step size that keeps them apart."""
     return replace(
         cifar10_resnet20_sgd(),
-        sampler=SamplerConfig("cvadam", lr=0.15, beta1=0.9, temperature=1 / 50_000),
-        schedule=ScheduleConfig(epochs=10, warmup_epochs=0.5, samples_per_cycle=12, sample_every=0.2, lr_floor=0.05),
+        sampler=SamplerConfig("cvadam", lr=1.0, beta1=0.5, temperature=1 / 50_000),
+        schedule=ScheduleConfig(epochs=10, warmup_epochs=1, samples_per_cycle=10, sample_every=0.2, lr_floor=0.05),
     )
 
 

@@ -2,21 +2,37 @@
 
     python -m benchmarks.cifar10_resnet20 --data-dir DATA [--seeds 0] [--threads 1] [--precision bf16-mixed]
 
-Runs what is missing into runs/, resumes what was stopped, and writes benchmarks/results/cifar10_resnet20.json.
+Runs what is missing into runs/, resumes what was stopped, and writes benchmarks/results/cifar10_resnet20.json; finished
+runs that are there stay, unless their recipe has changed since.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
-from bayesprune.report import load_run, results_table
+from bayesprune.report import Run, load_run, results_table
 from bayesprune.train import recipe, train
+from bayesprune.train.config import as_dict
 from bayesprune.train.folder import write_json
 
 RECIPES = ("cifar10-resnet20-sgd", "cifar10-resnet20", "cifar10-resnet20-emmcmc")
 RESULTS = Path(__file__).parent / "results" / "cifar10_resnet20.json"
 DROPPED = ("sparsity", "classes")  # long, and derivable from the run
+
+
+def finished(settings: list[str]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the finished runs by recipe and seed, less those whose recipe says something else by now."""
+    runs = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    kept = {}
+    for run in runs:
+        now = json.loads(json.dumps(as_dict(recipe(run["recipe"], [f"seed={run['seed']}", *settings]))))
+        parts = ("data", "network", "sampler", "schedule", "pruning")
+        if all(now[part][key] == value for part in parts for key, value in run["config"][part].items()):
+            kept[run["recipe"], run["seed"]] = run
+    return kept
 
 
 def main() -> None:
@@ -30,20 +46,25 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", default=RECIPES, choices=RECIPES)
     arguments = parser.parse_args()
-    folders = []
+    settings = [f"threads={arguments.threads}", f"precision={arguments.precision}"]
     for seed in arguments.seeds:
         for name in RECIPES:
             folder = Path(arguments.runs) / f"{name}-seed{seed}"
-            if name in arguments.only:
-                config = recipe(
-                    name, [f"seed={seed}", f"threads={arguments.threads}", f"precision={arguments.precision}"]
-                )
-                train(config, folder, data_dir=arguments.data_dir, resume=True)
-            if (folder / "result.json").exists():
-                folders.append(folder)
-    runs = [load_run(folder) for folder in folders]
-    write_json(RESULTS, [{k: v for k, v in (run.result or {}).items() if k not in DROPPED} for run in runs])
-    print(results_table(runs))
+            if name not in arguments.only or (name, seed) in finished(settings):
+                continue
+            train(recipe(name, [f"seed={seed}", *settings]), folder, data_dir=arguments.data_dir, resume=True)
+            result = load_run(folder).result or {}
+            runs = finished(settings) | {(name, seed): {k: v for k, v in result.items() if k not in DROPPED}}
+            write_json(RESULTS, [runs[key] for key in sorted(runs, key=lambda key: (key[1], RECIPES.index(key[0])))])
+    runs = finished(settings)
+    print(
+        results_table(
+            [
+                Run(Path(f"{name}-seed{seed}"), runs[name, seed]["config"], result=runs[name, seed])
+                for name, seed in runs
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

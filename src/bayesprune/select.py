@@ -215,6 +215,8 @@ def _rule(estimator: Any) -> str:
         return f"with inclusion probability above {chosen['probability']:g}"
     if how == "number":
         return f"as the {chosen['n_inputs']} likeliest"
+    if how == "prediction":
+        return "as those that predict best"
     return f"at a false-discovery rate of {chosen['fdr']:g}"
 
 

@@ -8,7 +8,13 @@ import pytest
 
 from bayesprune.report.selection import write_selection_report
 from bayesprune.report.selection_effects import partial_dependence
-from bayesprune.report.selection_figures import inclusion_bars, inclusion_paths, inclusion_scatter, training_loss
+from bayesprune.report.selection_figures import (
+    inclusion_bars,
+    inclusion_paths,
+    inclusion_scatter,
+    loss_by_number,
+    training_loss,
+)
 from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
 from bayesprune.report.selection_table import selection_table
 from bayesprune.report.style import NothingToDraw, save_png
@@ -249,6 +255,16 @@ def test_property_paths_and_threshold(result):
     assert np.isnan(threshold[:10]).all() and (threshold[10:] == 0.5).all()
     assert len(figure.axes[0].lines) == 13
     assert len(training_loss(result).axes[0].lines) == 2 and training_loss(result).axes[0].get_yscale() == "log"
+
+
+def test_property_a_selection_for_prediction_shows_how_many_inputs(result, tmp_path, text):
+    chosen = copy.deepcopy(result)
+    chosen["history"]["numbers"] = {"inputs": [0, 1, 2, 4], "loss": [1.0, 0.6, 0.3, 0.31], "taken": 2}
+    axes = loss_by_number(chosen).axes[0]
+    assert axes.lines[0].get_ydata().tolist() == [1.0, 0.6, 0.3, 0.31]
+    assert set(axes.lines[1].get_xdata()) == {2}
+    assert "How many inputs" in write_selection_report(chosen, tmp_path / "page.html").read_text()
+    assert "How many inputs" not in text
 
 
 def test_property_partial_dependence_one_scale_and_bands(result):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from bayesprune.tabular.chains import ChainLinear, ChainMLP
-from bayesprune.tabular.evidence import Folds, average_evidence, inclusion_probabilities, q_values
+from bayesprune.tabular.comparison import EvidenceSettings, Folds
+from bayesprune.tabular.evidence import average_evidence, inclusion_probabilities, q_values, weigh
 from bayesprune.tabular.rows import Rows, Standardiser, principal_directions
 from bayesprune.tabular.search import SearchSettings, search, stage_sizes
 from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likelihood
@@ -160,8 +161,6 @@ def test_error_unknown_activation():
 
 def test_target_evidence_of_a_true_input_is_what_the_likelihood_gains():
     """One linear input: per outer row the gain is about ½·log(1 + β²/σ²); null inputs leave or bring less than the prior asks."""
-    from bayesprune.tabular.evidence import EvidenceSettings, weigh
-
     rng = np.random.default_rng(0)
     n, p, beta, sigma = 500, 12, 1.0, 0.5
     X = rng.standard_normal((n, p))
@@ -180,8 +179,6 @@ def test_target_evidence_of_a_true_input_is_what_the_likelihood_gains():
 
 
 def test_property_nothing_to_find_leaves_no_model():
-    from bayesprune.tabular.evidence import EvidenceSettings, weigh
-
     rng = np.random.default_rng(1)
     X, y = rng.standard_normal((300, 10)), rng.standard_normal(300)
     rows = Rows([X], [y], [Standardiser.of(X, y)], 100, generator())

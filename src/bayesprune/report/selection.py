@@ -12,7 +12,13 @@ from bayesprune.report.fragments import flatten, folded, pair_table, scroll_box,
 from bayesprune.report.load import Run
 from bayesprune.report.page import Figures, grid, section, whole_page
 from bayesprune.report.selection_effects import partial_dependence
-from bayesprune.report.selection_figures import inclusion_bars, inclusion_paths, inclusion_scatter, training_loss
+from bayesprune.report.selection_figures import (
+    inclusion_bars,
+    inclusion_paths,
+    inclusion_scatter,
+    loss_by_number,
+    training_loss,
+)
 from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
 from bayesprune.report.selection_table import selection_table
 from bayesprune.report.style import write_bytes
@@ -153,6 +159,14 @@ def _probability_figures(result: dict[str, Any], figure: Figures) -> list[str]:
             wide=True,
         ),
     ]
+    if (result.get("history") or {}).get("numbers"):
+        drawn.append(
+            figure(
+                lambda: loss_by_number(result),
+                "How many inputs",
+                "Loss on rows that a chain has not seen, by the number of its strongest inputs; dashed: the number taken.",
+            )
+        )
     return drawn
 
 

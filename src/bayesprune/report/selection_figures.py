@@ -176,6 +176,43 @@ def inclusion_paths(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def loss_by_number(result: dict[str, Any]) -> Figure:
+    """Held-out loss by the number of inputs, with the number that was taken.
+
+    Args:
+        result: of a selection for prediction, with a history.
+
+    Returns:
+        A figure with one panel; its label describes it in words.
+
+    Raises:
+        NothingToDraw: the number of inputs was not cross-validated.
+
+    Example:
+        >>> numbers = {"inputs": [0, 1, 2], "loss": [1.0, 0.4, 0.5], "taken": 1}
+        >>> loss_by_number({"history": {"numbers": numbers}}).get_label()
+        'Held-out loss with 0 to 2 inputs a chain, from 1 to 0.5; 1 was taken.'
+    """
+    numbers = (result.get("history") or {}).get("numbers")
+    if not numbers:
+        raise NothingToDraw("the number of inputs was not cross-validated")
+    counts, loss = np.asarray(numbers["inputs"], dtype=float), _numbers(numbers["loss"])
+    figure = new_figure(4.4, 2.6)
+    axes = figure.add_subplot()
+    axes.plot(counts, loss, "o-", color=BLUE, linewidth=1.2, markersize=3)
+    axes.axvline(numbers["taken"], color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
+    axes.set_xscale("symlog", linthresh=8, linscale=2)
+    ticks = [count for count in (0, 2, 4, 8, 16, 32, 64, 128) if count <= counts.max()]
+    axes.set_xticks(ticks, [str(count) for count in ticks], minor=False)
+    axes.minorticks_off()
+    style_axes(axes, x="inputs a chain", y="held-out loss", title="How many inputs")
+    figure.set_label(
+        f"Held-out loss with {counts[0]:.0f} to {counts[-1]:.0f} inputs a chain, from {loss[0]:.3g} to {loss[-1]:.3g}; "
+        f"{numbers['taken']} was taken."
+    )
+    return figure
+
+
 def training_loss(result: dict[str, Any]) -> Figure:
     """Training loss of every chain over epochs.
 

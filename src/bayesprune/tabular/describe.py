@@ -100,7 +100,8 @@ def describe_history(estimator: Any, encoding: Encoding) -> dict[str, Any]:
         encoding: of the inputs.
 
     Returns:
-        "epoch", "threshold", "loss" (a list a chain) and "paths" (dicts "input", "selected", "path").
+        "epoch", "threshold", "loss" (a list a chain) and "paths" (dicts "input", "selected", "path"); "numbers" (dict
+        "inputs", "loss", "taken") where the number of inputs was cross-validated.
     """
     history = getattr(estimator, "history_", None) or {}
     if "epoch" not in history or not len(history["epoch"]):
@@ -120,6 +121,10 @@ def describe_history(estimator: Any, encoding: Encoding) -> dict[str, Any]:
             {"input": encoding.columns[column], "selected": bool(support[column]), "path": _line(paths[:, i])}
             for i, column in enumerate(columns)
         ]
+    if "number" in history:
+        numbers, loss = np.asarray(history["number"]), np.asarray(history["number_loss"], dtype=float)
+        taken = int(np.asarray(history["number_taken"])[0])
+        told["numbers"] = {"inputs": numbers.tolist(), "loss": _line(loss), "taken": taken}
     return told
 
 

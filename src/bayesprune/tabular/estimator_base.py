@@ -15,7 +15,7 @@ from bayesprune.tabular.sampling import SamplingSettings
 from bayesprune.tabular.selection import Plan
 from bayesprune.tabular.trainer import ChainSettings
 
-_SELECT = ("fdr", "probability", "number")
+_SELECT = ("fdr", "probability", "number", "prediction")
 _FEEDBACK = ("none", "masked")
 _ACTIVATIONS = ("auto", "relu", "tanh", "silu")
 
@@ -166,10 +166,11 @@ class SparseBNN(SelectorMixin, BaseEstimator):
             candidates=number("candidates"),
             batch_size=number("batch_size"),
             expected=None if self.expected_inputs == "auto" else float(self.expected_inputs),
+            for_prediction=self.select == "prediction",
         )
 
-    def sampling(self) -> SamplingSettings:
-        """Return how the predictive network is sampled."""
+    def sampling(self, n: int) -> SamplingSettings:
+        """Return how the predictive network of n rows is sampled."""
         auto = self.hidden_layer_sizes == "auto"
         hidden = (64, 64) if auto else tuple(int(size) for size in np.atleast_1d(self.hidden_layer_sizes))
         small = max(hidden, default=0) < 16
@@ -185,6 +186,7 @@ class SparseBNN(SelectorMixin, BaseEstimator):
             burn_in=burn_in,
             cycle_steps=max(20, burn_in * 4 // 15),
             chain=ChainSettings(lr=0.3, beta1=0.9, precision=0.3 if small else 1.0, temperature=1.0, damping=0),
+            precisions=(1.0, 10.0, 100.0) if n < 5000 and not small else (),
         )
 
     # ---- what is selected -------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         activation: "relu", "tanh", "silu" or "auto": tanh for the automatic network, ReLU for a given one.
         feedback: "none" (DFP: what the search prunes never returns) or "masked" (DPF: it may).
         n_chains: chains of the search, or "auto" (5; 3 from 5,000 rows).
-        select: "fdr", "probability" or "number".
+        select: "fdr", "probability" and "number" by the evidence; "prediction" takes what predicts best, with no control
+            of errors, each chain's strongest inputs with their number cross-validated, and averages over the chains.
         fdr: largest Bayesian false-discovery rate of the selected set.
         probability: smallest inclusion probability, for select="probability".
         n_inputs: how many, for select="number".
@@ -56,7 +57,8 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         feature_importances_: (p,) mean held-out gain over the chains, positive, summing to 1 (0 if nothing matters).
         noise_variance_: of y given X.
         prior_: numbers of the prior by name, the implied inclusion probabilities among them.
-        history_: the search's losses and paths, arrays by name.
+        history_: the search's losses and paths, arrays by name; "number", "number_loss" and "number_taken" are the
+            cross-validation of select="prediction".
         n_features_in_, feature_names_in_, n_iter_: as in scikit-learn.
 
     Example:

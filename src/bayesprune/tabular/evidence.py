@@ -4,89 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.comparison import Comparison, EvidenceSettings, Folds, gains_without_refit, owners
 from bayesprune.tabular.rows import Rows
-from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likelihood
-
-_BLOCK = 1024  # held-out rows evaluated at a time
-REPLICAS = 3  # trainings of the model that an input is left out of
-
-
-@dataclass(frozen=True)
-class EvidenceSettings:
-    """How candidates are weighed.
-
-    Args:
-        rounds: times that candidates without use are dropped and the chains trained on.
-        settle_steps: steps after each drop.
-        refit_steps: steps of every network that is compared.
-        samples: states averaged at the end of a refit.
-        tested: inputs of a chain that are weighed at most; the rest have no evidence.
-        passes: times at most that the inputs of a chain's model are left out in turn before the last weighing.
-        liberal: nats that an input must bring on the inner rows to be in a chain's model.
-        batch_size: rows a step at most.
-        chain: how the chains move.
-    """
-
-    rounds: int = 2
-    settle_steps: int = 150
-    refit_steps: int = 200
-    samples: int = 10
-    tested: int = 48
-    passes: int = 2
-    liberal: float = 2.0
-    batch_size: int = 256
-    chain: ChainSettings = field(
-        default_factory=lambda: ChainSettings(lr=0.05, beta1=0.9, precision=30.0, largest_decay=0.05, temperature=0.1)
-    )
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Who sees which rows: chain c of a data set weighs on fold c, chooses its model on fold c + 1, learns on the rest.
-
-    Args:
-        count: F folds, at least 3; row i belongs to fold i mod F.
-        chains: C chains of all data sets.
-        per_set: chains of one data set; its chain c has fold c mod F.
-        rows: n.
-
-    Example:
-        >>> folds = Folds(3, 3, 3, 6)
-        >>> folds.outer(0).tolist(), folds.inner(0).tolist(), folds.learning(2, wrap=0)[0].tolist()
-        ([0, 3], [1, 4], [0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
-    """
-
-    count: int
-    chains: int
-    per_set: int
-    rows: int
-
-    def _own(self, chain: int) -> int:
-        return chain % self.per_set % self.count
-
-    def outer(self, chain: int) -> Tensor:
-        """Return the rows on which a chain's inputs are weighed; nothing about the chain depends on them."""
-        return torch.arange(self._own(chain), self.rows, self.count)
-
-    def inner(self, chain: int) -> Tensor:
-        """Return the rows on which a chain's model is chosen."""
-        return torch.arange((self._own(chain) + 1) % self.count, self.rows, self.count)
-
-    def learning(self, held: int, wrap: int) -> Tensor:
-        """Return (C, n + wrap) row weights without the outer fold (held = 1), or without both (held = 2)."""
-        fold = torch.arange(self.rows) % self.count
-        own = torch.tensor([[self._own(chain)] for chain in range(self.chains)])
-        weights = (fold != own).float()
-        if held == 2:
-            weights *= fold != (own + 1) % self.count
-        return torch.cat([weights, weights[:, :wrap]], dim=1)
+from bayesprune.tabular.trainer import ChainTrainer
 
 
 def inclusion_probabilities(gain: np.ndarray, prior: float | None, p: int | None = None) -> tuple[np.ndarray, float]:
@@ -181,22 +107,20 @@ def weigh(
         (C, inputs) nats; 0 where an input is not in the chain's model.
     """
     chains = net.chains
-    owner = np.empty(rows.p, dtype=np.int64)
-    for number, members in enumerate(groups):
-        owner[members] = number
+    owner = owners(groups, rows.p)
     inner = [folds.inner(chain) for chain in range(chains)]
     outer = [folds.outer(chain) for chain in range(chains)]
     narrow = rows.narrowed(columns).in_batches(settings.batch_size)
     learning = folds.learning(2, narrow.batch_size)
     gains: list[dict[int, float]] = []
     for round_ in range(settings.rounds + 1):
-        gains = _gains_without_refit(net, columns, narrow, inner, owner)
+        gains = gains_without_refit(net, columns, narrow, inner, owner)
         keep = _useful(columns, gains, owner, settings.tested)
         columns = columns.gather(1, keep.clamp_min(0)).masked_fill(keep < 0, -1)
         net, narrow = net.choose(torch.arange(chains), keep), narrow.narrowed(keep)
         if round_ < settings.rounds:
             ChainTrainer(net, narrow, learning, settings.chain, seed=seed + round_).run(settings.settle_steps)
-    weighing = _Comparison(net, columns, narrow, owner, settings, seed + 100)
+    weighing = Comparison(net, columns, narrow, owner, settings, seed + 100)
     models = weighing.nested_models(gains, inner, learning)
     for _ in range(settings.passes):
         gain = weighing.leave_out(models, inner, learning)
@@ -213,45 +137,6 @@ def weigh(
     return result
 
 
-@torch.no_grad()
-def _gains_without_refit(
-    net: ChainMLP, columns: Tensor, narrow: Rows, held: list[Tensor], owner: np.ndarray
-) -> list[dict[int, float]]:
-    """Return for every chain what each of its inputs brings on its held-out rows."""
-    per_set = net.chains // len(narrow.y)
-    found = []
-    for chain in range(net.chains):
-        ids = [int(owner[c]) if c >= 0 else -1 for c in columns[chain].tolist()]
-        inputs = sorted(set(ids) - {-1})
-        drop = torch.zeros(len(inputs) + 1, len(ids), dtype=torch.bool)
-        for row, number in enumerate(inputs, start=1):
-            drop[row] = torch.tensor([i == number for i in ids])
-        y = narrow.y[chain // per_set]
-        total = torch.zeros(len(drop), dtype=torch.float64)
-        variants = net.choose(torch.full((len(drop),), chain))
-        variants.input_weights().data.masked_fill_(drop[:, None, :], 0)
-        for block in held[chain].split(_BLOCK):
-            outputs = variants(narrow.x[chain, block][None])
-            total += _row_scores(outputs, y[block].expand(len(drop), -1)).double().sum(1)
-        score = _log_likelihoods(total, len(held[chain]), y.is_floating_point())
-        found.append(dict(zip(inputs, (score[0] - score[1:]).tolist())))
-    return found
-
-
-def _row_scores(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return squared residuals, or for labels log-likelihoods, (V, B)."""
-    return (outputs[..., 0] - y).square() if y.is_floating_point() else log_likelihood(outputs, y, None)
-
-
-def _log_likelihoods(total: Tensor, count: int, regression: bool) -> Tensor:
-    """Return Σ log p(y | model) from summed row scores.
-
-    A regression's noise variance is at its best on these rows, −(n/2)·log(Σr²/n) up to a constant: the same one extra
-    parameter on both sides of every comparison.
-    """
-    return -0.5 * count * (total / count + 1e-12).log() if regression else total
-
-
 def _useful(columns: Tensor, gains: list[dict[int, float]], owner: np.ndarray, most: int) -> Tensor:
     """Return the places of the columns of the inputs with the largest positive gains, with −1 behind them."""
     chosen = []
@@ -260,112 +145,6 @@ def _useful(columns: Tensor, gains: list[dict[int, float]], owner: np.ndarray, m
         chosen.append([place for place, c in enumerate(columns[chain].tolist()) if c >= 0 and int(owner[c]) in best])
     width = max(1, max(map(len, chosen)))
     return torch.tensor([places + [-1] * (width - len(places)) for places in chosen])
-
-
-class _Comparison:
-    """Trains variants of every chain side by side, each on some of the chain's inputs, and scores them."""
-
-    def __init__(
-        self, net: ChainMLP, columns: Tensor, rows: Rows, owner: np.ndarray, settings: EvidenceSettings, seed: int
-    ) -> None:
-        self.net, self.rows, self.settings, self.seed = net, rows, settings, seed
-        self.ids = np.where(columns.numpy() >= 0, owner[columns.clamp_min(0).numpy()], -1)  # (C, K)
-
-    def nested_models(self, gains: list[dict[int, float]], held: list[Tensor], learning: Tensor) -> list[list[int]]:
-        """Return for each chain the best of the models of its strongest 0, 1, 2, … inputs."""
-        paths = [sorted((i for i in g if g[i] > 0), key=lambda i, g=g: -g[i]) for g in gains]  # type: ignore[misc]
-        steps = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 24, 32, 40)
-        sizes = [[m for m in steps if m < len(path)] + [len(path)] for path in paths]
-        models = [[path[:m] for m in own] for path, own in zip(paths, sizes)]
-        scores = self.scores(models, held, learning)
-        best = [
-            max(range(len(own)), key=lambda i, s=s, own=own: s[i] - own[i])  # type: ignore[misc]
-            for s, own in zip(scores, sizes)
-        ]
-        return [own[i] for own, i in zip(models, best)]
-
-    def leave_out(self, models: list[list[int]], held: list[Tensor], learning: Tensor) -> list[dict[int, float]]:
-        """Return for each chain what each input of its model brings, less what training alone can feign.
-
-        Two trainings of one model differ by some nats, the more the more rows are held out. With s² the variance of a
-        score over `REPLICAS` trainings of the model with all its inputs, a difference of log-likelihoods has the
-        variance v = s²(1 + 1/REPLICAS); exp(difference) then has expectation exp(v/2) where no input matters, so v/2 is
-        taken off (twice, for s² is estimated).
-        """
-        variants = [[model] * REPLICAS + [[i for i in model if i != left] for left in model] for model in models]
-        scores = [np.array(s) for s in self.scores(variants, held, learning)]
-        used = [s for s, model in zip(scores, models) if model]
-        if not used:
-            return [{} for _ in models]
-        per_set = self.net.chains // len(self.rows.y)
-        result: list[dict[int, float]] = []
-        for first in range(0, len(models), per_set):
-            own = range(first, first + per_set)
-            spread = [scores[c][:REPLICAS].var(ddof=1) for c in own if models[c]]
-            penalty = float(np.mean(spread)) * (1 + 1 / REPLICAS) if spread else 0.0
-            for chain in own:
-                full = scores[chain][:REPLICAS].mean()
-                result.append({i: full - scores[chain][REPLICAS + k] - penalty for k, i in enumerate(models[chain])})
-        return result
-
-    def scores(self, models: list[list[list[int]]], held: list[Tensor], learning: Tensor) -> list[list[float]]:
-        """Return held-out log-likelihoods of the models of each chain."""
-        chains, regression = self.net.chains, self.rows.y.is_floating_point()
-        count = max(map(len, models))
-        ids = torch.from_numpy(self.ids)
-        kept = torch.stack(
-            [torch.from_numpy(np.isin(ids[c].numpy(), m)) for c, own in enumerate(models) for m in _padded(own, count)]
-        )
-        many = self.net.choose(torch.arange(chains).repeat_interleave(count))
-        mask = kept[:, None, :].to(torch.float32)
-        weight = many.input_weights()
-        weight.data.mul_(mask)
-        self.seed += 1
-        trainer = ChainTrainer(
-            many, self.rows, learning.repeat_interleave(count, 0), self.settings.chain, seed=self.seed
-        )
-        steps, samples = self.settings.refit_steps, self.settings.samples
-        every = max(1, steps // (3 * samples))
-        totals: list[Tensor] = []
-
-        @torch.no_grad()
-        def after(step: int) -> None:
-            weight.data.mul_(mask)
-            left = steps - 1 - step
-            if left % every or left // every >= samples:
-                return
-            for chain in range(chains):
-                part = many.choose(torch.arange(chain * count, (chain + 1) * count))
-                blocks = [part(self.rows.x[chain, b][None]) for b in held[chain].split(_BLOCK)]
-                value = torch.cat(blocks, 1)
-                value = value if regression else _log_probabilities(value)
-                if len(totals) <= chain:
-                    totals.append(value)
-                else:
-                    totals[chain] = totals[chain] + value if regression else torch.logaddexp(totals[chain], value)
-
-        trainer.run(steps, lambda step: 0.2 + 0.4 * (1 + math.cos(math.pi * step / steps)), after)
-        taken = len(range(0, min(steps, every * samples), every))
-        result = []
-        for chain in range(chains):
-            y = self.rows.y[chain // (chains // len(self.rows.y))][held[chain]].expand(count, -1)
-            if regression:
-                each = (totals[chain][..., 0] / taken - y).square()
-            else:
-                each = totals[chain].gather(-1, y[..., None])[..., 0] - math.log(taken)
-            values = _log_likelihoods(each.double().sum(1), y.shape[1], regression).tolist()
-            result.append(values[: len(models[chain])])
-        return result
-
-
-def _padded(models: list[list[int]], count: int) -> list[list[int]]:
-    return models + [[]] * (count - len(models))
-
-
-def _log_probabilities(outputs: Tensor) -> Tensor:
-    if outputs.shape[-1] == 1:
-        return torch.nn.functional.logsigmoid(torch.cat([-outputs, outputs], -1))
-    return outputs.log_softmax(-1)
 
 
 def average_evidence(gain: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from bayesprune.tabular.rows import Standardiser
-from bayesprune.tabular.together import _posteriors
+from bayesprune.tabular.together import attach_networks
 
 
 def fit_given(
@@ -69,8 +69,5 @@ def fit_given(
         model.standardiser_, model.inputs_ = standardiser, columns
     lead = models[0]
     seed = int(check_random_state(lead.random_state).randint(2**31 - 1)) + 20_000  # as in a fit
-    for model, posterior in zip(models, _posteriors(models, tables, responses, standardisers, lead.plan(n, p), seed)):
-        model.posterior_ = posterior
-        if regression:
-            model.noise_variance_ = posterior.noise_variance * model.standardiser_.y_scale**2
+    attach_networks(models, tables, responses, lead.plan(n, p), seed)
     return models

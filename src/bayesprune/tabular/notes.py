@@ -108,7 +108,8 @@ def nothing_selected(inputs: dict[str, list[Any]], rule: str, spread: float) -> 
     at = int(np.argmax(inputs["probability"]))
     kind = "constant" if spread < 1e-4 else "dense"
     said = {
-        "constant": "The model's prediction is a constant that uses no input.",
+        "constant": "The model's prediction is a constant that uses no input; select=prediction takes what predicts best, "
+        "without control of errors.",
         "dense": "The model's prediction is that of the dense network on all inputs.",
     }
     return {

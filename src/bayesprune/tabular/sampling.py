@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,7 +14,9 @@ from torch import Tensor
 from bayesprune.samplers import CycleClock
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.rows import Rows
-from bayesprune.tabular.trainer import ChainSettings, ChainTrainer
+from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likelihood
+
+_WORSE = 2.0  # a training loss of so many times that of a constant prediction is divergence
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class SamplingSettings:
         cycle_steps: steps of each.
         samples: samples a cycle and network.
         chain: how the chains move.
+        precisions: prior precisions to choose from by the folds' held-out loss; none is `chain.precision` as it is.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -44,6 +49,7 @@ class SamplingSettings:
     chain: ChainSettings = field(
         default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=1.0, temperature=1.0, damping=0)
     )
+    precisions: tuple[float, ...] = ()
 
 
 @dataclass
@@ -54,11 +60,15 @@ class PosteriorNetworks:
         net: samples as the chains of one `ChainMLP`, on standardised selected inputs.
         weight: (M,) weight of each sample in averages, summing to 1.
         noise_variance: of the standardised response; nan for labels.
+        precision: prior precision of every weight.
+        held_out: loss on left-out rows, squared error or cross-entropy; nan without folds.
     """
 
     net: ChainMLP
     weight: Tensor
     noise_variance: float
+    precision: float = float("nan")
+    held_out: float = float("nan")
 
     @torch.no_grad()
     def outputs(self, x: np.ndarray, block: int = 4096) -> Tensor:
@@ -74,7 +84,9 @@ class PosteriorNetworks:
         return torch.cat(parts, 1) if parts else torch.zeros(net.chains, 0, net.sizes[-1], dtype=torch.float64)
 
 
-def sample_posterior(rows: Rows, outputs: int, settings: SamplingSettings, *, seed: int) -> list[PosteriorNetworks]:
+def sample_posterior(
+    rows: Rows, outputs: int, settings: SamplingSettings, *, masks: Tensor | None = None, seed: int
+) -> list[PosteriorNetworks]:
     """Sample the posterior of a network on the columns of `rows`, for every data set at once.
 
     Starts are many because small networks fall into poor optima, dead ones among them: after the burn-in, the
@@ -85,6 +97,8 @@ def sample_posterior(rows: Rows, outputs: int, settings: SamplingSettings, *, se
         rows: of S data sets, on the inputs to use.
         outputs: outputs of the network.
         settings: how.
+        masks: (S, M, p) which columns each of M starts of a data set has, all of which are kept (a model average over
+            sets of inputs); None gives every start all of them.
         seed: of starts and noise.
 
     Returns:
@@ -93,10 +107,24 @@ def sample_posterior(rows: Rows, outputs: int, settings: SamplingSettings, *, se
     Raises:
         RuntimeError: the networks diverge at 1/27 of the step size too.
     """
+    if masks is not None:
+        settings = replace(settings, starts=masks.shape[1], kept=masks.shape[1])
+    best: list[PosteriorNetworks] = []
+    for precision in settings.precisions or (settings.chain.precision,):
+        tuned = replace(settings, chain=replace(settings.chain, precision=precision))
+        found = _converged(rows, outputs, tuned, masks, seed)
+        best = [new if new.held_out < old.held_out else old for new, old in zip(found, best)] if best else found
+    return best
+
+
+def _converged(
+    rows: Rows, outputs: int, settings: SamplingSettings, masks: Tensor | None, seed: int
+) -> list[PosteriorNetworks]:
+    """Sample at the largest of a few step sizes that does not diverge."""
     lr = settings.chain.lr
     for _ in range(4):
         tuned = replace(settings, chain=replace(settings.chain, lr=lr))
-        result = _attempt(rows, outputs, tuned, seed)
+        result = _attempt(rows, outputs, tuned, masks, seed)
         if result is not None:
             return result
         lr /= 3
@@ -106,29 +134,36 @@ def sample_posterior(rows: Rows, outputs: int, settings: SamplingSettings, *, se
     )
 
 
-def _attempt(rows: Rows, outputs: int, settings: SamplingSettings, seed: int) -> list[PosteriorNetworks] | None:
-    """Sample once; None where a network that is needed does not stay finite."""
+def _attempt(
+    rows: Rows, outputs: int, settings: SamplingSettings, masks: Tensor | None, seed: int
+) -> list[PosteriorNetworks] | None:
+    """Sample once; None where a network that is needed predicts worse than chance, or nothing finite."""
     sets, starts, folds = rows.sets, settings.starts, settings.folds
     per_set = starts + folds
     generator = torch.Generator().manual_seed(seed)
     sizes = (rows.p, *settings.hidden, outputs)
     net = ChainMLP(sets * per_set, sizes, activation=settings.activation, generator=generator)
+    shown = torch.ones(sets, per_set, rows.p) if masks is None else masks[:, torch.arange(per_set) % starts].float()
+    shown = shown.view(-1, rows.p)
     weights = torch.ones(per_set, rows.count)
     for fold in range(folds):
         weights[starts + fold, fold::folds] = 0.0
     weights = torch.cat([weights, weights[:, : rows.batch_size]], 1).repeat(sets, 1)
     trainer = ChainTrainer(net, rows, weights if folds else None, settings.chain, seed=seed)
     burn = CycleClock(settings.burn_in, floor=0.05, warmup_steps=settings.burn_in // 20)
-    losses = torch.stack(trainer.run(settings.burn_in, burn)[-max(50, rows.count // rows.batch_size) :]).mean(0)
+    hide = _hider(net, shown, masks)
+    losses = torch.stack(trainer.run(settings.burn_in, burn, hide)[-max(50, rows.count // rows.batch_size) :]).mean(0)
     losses = losses.view(sets, per_set)
     losses = losses.nan_to_num(nan=torch.inf)
     best = losses[:, :starts].argsort(1)[:, : settings.kept]
     chosen = torch.cat([best, torch.arange(starts, per_set).expand(sets, -1)], 1)
     index = (chosen + per_set * torch.arange(sets)[:, None]).reshape(-1)
-    if not bool(losses.view(-1)[index].isfinite().all()):
+    chance = 0.5 if rows.y.is_floating_point() else math.log(max(2, outputs))
+    if not bool((losses.view(-1)[index] < _WORSE * chance).all()):
         return None
     variance = trainer.variance[index]
     net = net.choose(index)
+    hide = _hider(net, shown[index], masks)
     trainer = ChainTrainer(net, rows, weights[index] if folds else None, settings.chain, seed=seed + 1)
     trainer.variance, trainer.steps_done = variance, 10**6
     clock = CycleClock(
@@ -141,13 +176,26 @@ def _attempt(rows: Rows, outputs: int, settings: SamplingSettings, seed: int) ->
     states: list[list[Tensor]] = []
 
     def collect(step: int) -> None:
+        hide(step)
         if clock.collect(step):
             states.append([parameter.detach().clone() for parameter in net.parameters()])
 
-    trainer.run(clock.total_steps, lambda step: 0.5 * clock.lr(step), collect)
-    if not all(bool(tensor.isfinite().all()) for tensor in states[-1]):
+    losses = torch.stack(trainer.run(clock.total_steps, lambda step: 0.5 * clock.lr(step), collect)).mean(0)
+    if not bool((losses < _WORSE * chance).all()):
         return None
     return [_of_one_set(rows, which, net, states, settings) for which in range(sets)]
+
+
+def _hider(net: ChainMLP, shown: Tensor, masks: Tensor | None) -> Callable[[int], None]:
+    """Return what keeps the weights of columns that a chain does not have at zero, and put them there."""
+    weight, shown = net.input_weights().data, shown[:, None, :]
+
+    def hide(step: int) -> None:
+        if masks is not None:
+            weight.mul_(shown)
+
+    hide(0)
+    return hide
 
 
 def _of_one_set(
@@ -157,22 +205,27 @@ def _of_one_set(
     per_set = kept + folds
     members = _stacked(net, states, range(which * per_set, which * per_set + kept))
     count = members.chains
-    result = PosteriorNetworks(members, torch.full((count,), 1.0 / count), float("nan"))
-    y = rows.y[which, : rows.count]
-    if not y.is_floating_point():
-        return result
-    x = rows.x[which, : rows.count].numpy()
-    if not folds:
-        residual = y - result.outputs(x)[..., 0].mean(0)
-        result.noise_variance = float(residual.square().mean())
-        return result
-    squares = 0.0
-    for fold in range(folds):
-        left_out = _stacked(net, states, [which * per_set + kept + fold])
-        mean = PosteriorNetworks(left_out, torch.ones(1), 0.0).outputs(x[fold::folds])[..., 0].mean(0)
-        squares += float((y[fold::folds] - mean).square().sum())
-    result.noise_variance = squares / rows.count
+    weight = torch.full((count,), 1.0 / count)
+    result = PosteriorNetworks(members, weight, float("nan"), settings.chain.precision)
+    x, y = rows.x[which, : rows.count].numpy(), rows.y[which, : rows.count]
+    if folds:
+        total = 0.0
+        for fold in range(folds):
+            left_out = _stacked(net, states, [which * per_set + kept + fold])
+            outputs = PosteriorNetworks(left_out, torch.ones(1), 0.0).outputs(x[fold::folds])
+            total += float(_losses(outputs, y[fold::folds]).sum())
+        result.held_out = total / rows.count
+    if y.is_floating_point():
+        result.noise_variance = result.held_out if folds else float(_losses(result.outputs(x), y).mean())
     return result
+
+
+def _losses(outputs: Tensor, y: Tensor) -> Tensor:
+    """Return (n,) squared errors of the mean of (M, n, k) outputs, or cross-entropies of the mean probabilities."""
+    if y.is_floating_point():
+        return (y - outputs[..., 0].mean(0)).square()
+    each = log_likelihood(outputs, y.expand(len(outputs), -1), None)
+    return math.log(len(outputs)) - each.logsumexp(0)
 
 
 def _stacked(net: ChainMLP, states: list[list[Tensor]], chains: range | list[int]) -> ChainMLP:

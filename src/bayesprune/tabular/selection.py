@@ -12,14 +12,9 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparsity.spike_slab import probability_from_soft_threshold
-from bayesprune.tabular.evidence import (
-    EvidenceSettings,
-    Folds,
-    average_evidence,
-    inclusion_probabilities,
-    q_values,
-    weigh,
-)
+from bayesprune.tabular.comparison import EvidenceSettings, Folds, owners
+from bayesprune.tabular.evidence import average_evidence, inclusion_probabilities, q_values, weigh
+from bayesprune.tabular.prediction_sets import PredictionSets, choose_for_prediction
 from bayesprune.tabular.rows import Rows, Standardiser
 from bayesprune.tabular.search import SearchResult, SearchSettings, search
 
@@ -38,6 +33,7 @@ class Selection:
         gain: (C, p) nats.
         prior: what the prior was, numbers by name.
         history: paths over the search, arrays by name.
+        sets: the inputs that predict best, where they were asked for.
     """
 
     probability: np.ndarray
@@ -47,19 +43,26 @@ class Selection:
     gain: np.ndarray
     prior: dict[str, float]
     history: dict[str, np.ndarray]
+    sets: PredictionSets | None = None
 
     def support(
         self, select: str, *, fdr: float, probability: float, n_inputs: int | None, groups: Sequence[np.ndarray]
     ) -> np.ndarray:
-        """Return (p,) which columns are selected, by "fdr", "probability" or "number" (of inputs, ties by evidence)."""
+        """Return (p,) which columns are selected, by "fdr", "probability", "number" (of inputs, ties by evidence) or
+        "prediction" (those of any chain's set).
+        """
         if select == "fdr":
             return self.q_value <= fdr
         if select == "probability":
             return self.probability >= probability
-        first = np.array([members[0] for members in groups])
-        order = np.lexsort((-self.evidence[first], -self.probability[first]))
+        if select == "prediction":
+            assert self.sets is not None
+            chosen = np.unique(np.concatenate(self.sets.members))
+        else:
+            first = np.array([members[0] for members in groups])
+            chosen = np.lexsort((-self.evidence[first], -self.probability[first]))[:n_inputs]
         support = np.zeros(len(self.probability), dtype=bool)
-        for number in order[:n_inputs]:
+        for number in chosen:
             support[groups[number]] = True
         return support
 
@@ -74,6 +77,7 @@ class Plan:
         batch_size: rows a step.
         search: settings of the search.
         evidence: settings of the weighing.
+        for_prediction: whether to choose the inputs that predict best too.
     """
 
     folds: int
@@ -81,6 +85,7 @@ class Plan:
     batch_size: int
     search: SearchSettings
     evidence: EvidenceSettings
+    for_prediction: bool = False
 
     @classmethod
     def of(
@@ -95,13 +100,14 @@ class Plan:
         candidates: int | None = None,
         batch_size: int | None = None,
         expected: float | None = None,
+        for_prediction: bool = False,
     ) -> Plan:
         """Choose for n rows of p columns.
 
         Many rows need few passes over them: 700 steps where there are 5,000 rows, 1,600 where there are fewer; a table
         of no more columns than candidates needs no ramp and takes 600.
         """
-        candidates = candidates or max(32, min(128, math.ceil(3 * (expected or 0))))
+        candidates = candidates or (128 if for_prediction else max(32, min(128, math.ceil(3 * (expected or 0)))))
         steps = steps or (600 if p <= candidates else 700 if n >= 5000 else 1600)
         batch_size = batch_size or (512 if n >= 5000 else max(16, min(256, n // 3)))
         folds = 5 if n >= 50 else 3
@@ -111,6 +117,7 @@ class Plan:
             batch_size=batch_size,
             search=SearchSettings(steps=steps, candidates=candidates, feedback=feedback),
             evidence=replace(EvidenceSettings(), refit_steps=evidence_steps or EvidenceSettings.refit_steps),
+            for_prediction=for_prediction,
         )
 
 
@@ -155,10 +162,14 @@ def find_inputs(
     )
     gain = weigh(net, columns, rows, folds, groups, plan.evidence, seed=seed + 10_000)
     prior = None if expected is None else min(max(expected / len(groups), 1e-9), 1 - 1e-9)
-    return [
+    selections = [
         _selection(gain[which * plan.chains : (which + 1) * plan.chains], found, which, plan, groups, prior)
         for which in range(rows.sets)
     ]
+    if not plan.for_prediction:
+        return selections
+    chosen = choose_for_prediction(net, columns, rows, folds, groups, plan.evidence, seed=seed + 15_000)
+    return [replace(s, sets=sets, history=s.history | sets.history()) for s, sets in zip(selections, chosen)]
 
 
 def _selection(
@@ -170,9 +181,7 @@ def _selection(
     logit = math.log(pi) - math.log1p(-pi)
     chain_probability = 1 / (1 + np.exp(-np.clip(gain + logit, -700, 700)))
     p = sum(map(len, groups))
-    of = np.empty(p, dtype=np.int64)
-    for number, members in enumerate(groups):
-        of[members] = number
+    of = owners(groups, p)
     own = slice(which * plan.chains, (which + 1) * plan.chains)
     path = torch.stack([step[own].float().mean(0) for step in found.path]).numpy() if found.path else np.zeros((0, p))
     shown = np.argsort(-(probability[of] + (path[-1] if len(path) else 0)), kind="stable")[:_PATHS]
@@ -218,9 +227,7 @@ def _whole_groups(columns: Tensor, groups: Sequence[np.ndarray], p: int) -> Tens
     """Return the candidates with every group that has one of its columns among them made whole."""
     if len(groups) == p:
         return columns
-    of = np.empty(p, dtype=np.int64)
-    for number, members in enumerate(groups):
-        of[members] = number
+    of = owners(groups, p)
     wholes = []
     for chain in columns.numpy():
         held = sorted({int(of[c]) for c in chain if c >= 0})

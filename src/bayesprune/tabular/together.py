@@ -10,8 +10,9 @@ import torch
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from bayesprune.tabular.prediction_sets import member_masks
 from bayesprune.tabular.rows import Rows, Standardiser
-from bayesprune.tabular.sampling import PosteriorNetworks, sample_posterior
+from bayesprune.tabular.sampling import sample_posterior
 from bayesprune.tabular.selection import Plan, find_inputs
 
 
@@ -83,40 +84,51 @@ def fit_together(models: Sequence[Any], tables: Sequence[Any], responses: Sequen
             print(_sentence(model))
     if not lead.refit:
         return
-    for model, posterior in zip(models, _posteriors(models, tables, responses, standardisers, plan, seed + 20_000)):
-        model.posterior_ = posterior
-        if regression:
-            model.noise_variance_ = posterior.noise_variance * model.standardiser_.y_scale**2
+    masks = [member_masks(s.sets, model.inputs_, groups) for model, s in zip(models, found) if s.sets]
+    attach_networks(models, tables, responses, plan, seed + 20_000, masks)
 
 
-def _posteriors(
+def attach_networks(
     models: Sequence[Any],
     tables: Sequence[Any],
     responses: Sequence[np.ndarray],
-    standardisers: Sequence[Standardiser],
     plan: Plan,
     seed: int,
-) -> list[PosteriorNetworks]:
-    """Sample the predictive networks; a model with fewer inputs than another has zeros behind them meanwhile."""
+    masks: Sequence[torch.Tensor] = (),
+) -> None:
+    """Sample the predictive networks of models that have their inputs.
+
+    Args:
+        models: with `inputs_` and `standardiser_`; `posterior_` and for a regression `noise_variance_` are set.
+        tables: (n, p) each.
+        responses: (n,) each.
+        plan: sizes.
+        seed: of everything random.
+        masks: (C, inputs) of each model which of its inputs each member has; none gives all of them to all.
+    """
     lead = models[0]
+    # A model with fewer inputs than another has zeros behind them meanwhile.
     width = max(1, max(len(model.inputs_) for model in models))
-    narrow = []
-    for model, table, standardiser in zip(models, tables, standardisers):
+    narrow, same = [], []
+    for model, table in zip(models, tables):
         x = np.zeros((table.shape[0], width), dtype=np.float32)
-        x[:, : len(model.inputs_)] = standardiser.inputs(table, model.inputs_)
+        x[:, : len(model.inputs_)] = model.standardiser_.inputs(table, model.inputs_)
         narrow.append(x)
-    same = [
-        Standardiser(np.zeros(width), np.ones(width), standardiser.y_mean, standardiser.y_scale)
-        for standardiser in standardisers
-    ]
+        of_y = model.standardiser_.y_mean, model.standardiser_.y_scale
+        same.append(Standardiser(np.zeros(width), np.ones(width), *of_y))
     rows = Rows(narrow, responses, same, min(256, plan.batch_size), torch.Generator().manual_seed(seed))
+    padded = [torch.nn.functional.pad(mask, (0, width - mask.shape[1])) for mask in masks]
+    shown = torch.stack(padded) if padded else None
     with torch.enable_grad():
-        posteriors = sample_posterior(rows, lead.outputs(), lead.sampling(), seed=seed + 1)
+        posteriors = sample_posterior(rows, lead.outputs(), lead.sampling(rows.count), masks=shown, seed=seed + 1)
     for posterior, model in zip(posteriors, models):
         places = torch.arange(max(1, len(model.inputs_))).expand(posterior.net.chains, -1)
         places = places if len(model.inputs_) else torch.full_like(places, -1)
         posterior.net = posterior.net.choose(torch.arange(posterior.net.chains), places)
-    return posteriors
+        model.posterior_ = posterior
+        model.prior_["network_precision"] = posterior.precision
+        if rows.y.is_floating_point():
+            model.noise_variance_ = posterior.noise_variance * model.standardiser_.y_scale**2
 
 
 def _sentence(model: Any) -> str:

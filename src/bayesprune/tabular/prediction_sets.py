@@ -1,0 +1,114 @@
+"""How many inputs predict best: each chain's strongest m, with m chosen by cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.comparison import Comparison, EvidenceSettings, Folds, owners
+from bayesprune.tabular.rows import Rows
+
+_SIZES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 24, 32, 40, 48, 64, 96, 128)
+
+
+@dataclass(frozen=True)
+class PredictionSets:
+    """The inputs of each chain that predict best, for one data set.
+
+    Args:
+        members: for each chain the numbers of its inputs, strongest first.
+        sizes: (k,) numbers of inputs that were compared.
+        loss: (k,) held-out loss: mean squared error of the standardised response, or mean cross-entropy.
+    """
+
+    members: list[np.ndarray]
+    sizes: np.ndarray
+    loss: np.ndarray
+
+    def history(self) -> dict[str, np.ndarray]:
+        """Return what was compared and taken, arrays by name."""
+        return {"number": self.sizes, "number_loss": self.loss, "number_taken": np.array([len(self.members[0])])}
+
+
+def choose_for_prediction(
+    net: ChainMLP,
+    columns: Tensor,
+    rows: Rows,
+    folds: Folds,
+    groups: Sequence[np.ndarray],
+    settings: EvidenceSettings,
+    *,
+    seed: int,
+) -> list[PredictionSets]:
+    """Choose how many of their strongest inputs the chains of a data set should have.
+
+    A chain ranks its candidates by the L2 statistic (equation 10). Its networks on the strongest 0, 1, 2, … of them are
+    trained on all rows but its outer ones, which took no part in the ranking either, and scored there. The smallest
+    number is taken, the same for all chains, whose sum of scores is within a standard error (of the difference, over
+    chains) of the largest.
+
+    Args:
+        net: the chains, on their candidates.
+        columns: (C, K) candidates.
+        rows: all columns of S data sets.
+        folds: which rows each chain learns from.
+        groups: column numbers of every input.
+        settings: how the networks are trained.
+        seed: of the noise.
+
+    Returns:
+        One entry a data set.
+    """
+    owner = owners(groups, rows.p)
+    narrow = rows.narrowed(columns).in_batches(settings.batch_size)
+    paths = [_ranked(c, w, owner) for c, w in zip(columns, net.input_weights().detach().square().sum(1))]
+    longest = max(map(len, paths))
+    sizes = np.array([m for m in _SIZES if m < longest] + [longest])
+    outer = [folds.outer(chain) for chain in range(net.chains)]
+    comparison = Comparison(net, columns, narrow, owner, settings, seed)
+    models = [[path[:m] for m in sizes] for path in paths]
+    scores = np.array(comparison.scores(models, outer, folds.learning(1, narrow.batch_size)))
+    result = []
+    for first in range(0, net.chains, folds.per_set):
+        own = slice(first, first + folds.per_set)
+        mean = scores[own].sum(0) / sum(map(len, outer[own]))
+        loss = np.exp(-2 * mean) if rows.y.is_floating_point() else -mean
+        best = int(sizes[_smallest_as_good(scores[own])])
+        result.append(PredictionSets([np.array(path[:best], dtype=np.int64) for path in paths[own]], sizes, loss))
+    return result
+
+
+def _smallest_as_good(scores: np.ndarray) -> int:
+    """Return the first column of (C, k) whose sum lies within a standard error of the largest sum."""
+    behind = scores[:, [scores.sum(0).argmax()]] - scores
+    error = np.sqrt(len(scores)) * behind.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros(scores.shape[1])
+    return int(np.flatnonzero(behind.sum(0) <= error)[0])
+
+
+def _ranked(columns: Tensor, squares: Tensor, owner: np.ndarray) -> list[int]:
+    """Return a chain's inputs by the sum of their squared first-layer weights, largest first."""
+    strength: dict[int, float] = {}
+    for column, square in zip(columns.tolist(), squares.tolist()):
+        if column >= 0:
+            number = int(owner[column])
+            strength[number] = strength.get(number, 0.0) + square
+    return sorted(strength, key=lambda number: -strength[number])
+
+
+def member_masks(sets: PredictionSets, inputs: np.ndarray, groups: Sequence[np.ndarray]) -> Tensor:
+    """Return (C, len(inputs)) which of the selected columns each chain has.
+
+    Example:
+        >>> sets = PredictionSets([np.array([2]), np.array([0, 2])], np.array([1]), np.array([0.5]))
+        >>> member_masks(sets, np.array([0, 2]), [np.array([i]) for i in range(3)]).int().tolist()
+        [[0, 1], [1, 1]]
+    """
+    rows = [
+        np.isin(inputs, np.concatenate([groups[i] for i in own])) if len(own) else inputs < 0 for own in sets.members
+    ]
+    return torch.from_numpy(np.stack(rows))

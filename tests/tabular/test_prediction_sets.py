@@ -1,0 +1,125 @@
+"""Selection for prediction, the prior precision chosen by left-out rows, and step sizes that diverge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+
+from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, fit_many, load
+from bayesprune.tabular.prediction_sets import PredictionSets, _smallest_as_good, member_masks
+from bayesprune.tabular.rows import Rows, Standardiser
+from bayesprune.tabular.sampling import SamplingSettings, sample_posterior
+from bayesprune.tabular.trainer import ChainSettings
+
+QUICK = {"search_steps": 300, "evidence_steps": 60, "fit_steps": 150, "n_chains": 4, "random_state": 0}
+
+
+def copies(n: int, noise: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    """Return 300 columns that are noisy copies of 6 hidden ones, 50 each, and the response of the first two of those."""
+    rng = np.random.default_rng(0)
+    hidden = rng.standard_normal((n, 6))
+    X = np.repeat(hidden, 50, axis=1) + noise * rng.standard_normal((n, 300))
+    return X, 2 * hidden[:, 0] - hidden[:, 1] + 0.5 * rng.standard_normal(n)
+
+
+def test_target_interchangeable_columns_predict_though_none_can_be_singled_out():
+    X, y = copies(400)
+    train, test = slice(0, 150), slice(150, None)
+    model = SparseBNNRegressor(select="prediction", **QUICK).fit(X[train], y[train])
+    assert {0, 1} <= set((model.get_support(indices=True) // 50).tolist())
+    error = np.mean((model.predict(X[test]) - y[test]) ** 2)
+    assert error < 0.7  # the noise has 0.25, a constant 5.25
+    low, high = model.predict_interval(X[test], 0.9).T
+    covered = np.mean((low < y[test]) & (y[test] < high))
+    assert abs(covered - 0.9) < 4 * np.sqrt(0.09 / 250) + 0.03
+
+
+def test_invariant_each_member_reads_the_columns_of_its_chain_only(tmp_path):
+    X, y = copies(120)
+    model = SparseBNNRegressor(select="prediction", **QUICK).fit(X, y)
+    net = model.posterior_.net
+    nonzero = (net.input_weights() != 0).any(1)
+    largest = int(nonzero.sum(1).max())
+    assert int(nonzero.sum(1).min()) == largest  # the same number in every chain
+    assert bool(nonzero.any(0).all())  # and no column that no chain has
+    curve = dict(zip(model.history_["number"].tolist(), model.history_["number_loss"].tolist()))
+    assert curve[largest] < curve[0]
+    model.save(tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).predict(X), model.predict(X))
+
+
+def test_equation_the_smallest_number_within_a_standard_error():
+    # Column 2 is best; column 1 is behind by (−1, 3, 0), 2 in sum with the standard error √3·√(13/3) = 3.6; column 0
+    # by (5, 6, 5), 16 in sum with √3·√(1/3) = 1.
+    scores = -np.array([[5.0, -1.0, 0.0, 1.0], [6.0, 3.0, 0.0, 1.0], [5.0, 0.0, 0.0, 1.0]])
+    assert _smallest_as_good(scores) == 1
+    assert _smallest_as_good(scores[:, [0, 2]]) == 1
+    assert _smallest_as_good(scores[1:2]) == 2  # one chain has no standard error
+
+
+def test_equation_masks_follow_groups():
+    groups = [np.array([0, 3]), np.array([1]), np.array([2])]
+    sets = PredictionSets([np.array([0]), np.array([2, 0]), np.array([], dtype=int)], np.array([1]), np.array([0.0]))
+    masks = member_masks(sets, np.array([0, 2, 3]), groups)
+    assert masks.int().tolist() == [[1, 0, 1], [1, 1, 1], [0, 0, 0]]
+
+
+def test_property_nothing_to_predict_with_selects_nothing():
+    rng = np.random.default_rng(3)
+    X, y = rng.standard_normal((120, 30)), rng.standard_normal(120)
+    model = SparseBNNRegressor(select="prediction", **QUICK).fit(X, y)
+    assert not model.support_.any()
+    assert np.ptp(model.predict(X)) < 1e-6
+
+
+def test_property_many_together_and_classes():
+    rng = np.random.default_rng(0)
+    data = [(X, np.digitize(X[:, j], [-0.5, 0.5])) for j, X in enumerate(rng.standard_normal((2, 240, 12)))]
+    models = fit_many(SparseBNNClassifier(select="prediction", **QUICK), data)
+    for j, (model, (X, y)) in enumerate(zip(models, data)):
+        assert model.support_[j]
+        assert np.mean(model.predict(X) == y) > 0.85
+
+
+def line(n: int, noise: float) -> tuple[Rows, np.ndarray]:
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((n, 8))
+    y = X[:, 0] + noise * rng.standard_normal(n)
+    return Rows([X], [y], [Standardiser.of(X, y)], n, torch.Generator().manual_seed(0)), y
+
+
+QUICK_SAMPLING = SamplingSettings(hidden=(16,), activation="tanh", burn_in=300, cycle_steps=60, samples=3)
+
+
+def test_property_the_precision_with_the_least_held_out_loss_is_taken():
+    rows, _ = line(60, 1.0)
+    alone = {p: sample_posterior(rows, 1, replace(QUICK_SAMPLING, precisions=(p,)), seed=0)[0] for p in (0.1, 30.0)}
+    rows, _ = line(60, 1.0)
+    both = sample_posterior(rows, 1, replace(QUICK_SAMPLING, precisions=(0.1, 30.0)), seed=0)[0]
+    assert alone[30.0].held_out < alone[0.1].held_out
+    assert both.precision == 30.0
+    assert both.noise_variance == both.held_out
+
+
+def test_property_held_out_loss_of_labels_is_their_cross_entropy():
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((90, 3))
+    y = rng.integers(0, 2, 90)
+    rows = Rows([X], [y], [Standardiser.of(X)], 90, torch.Generator().manual_seed(0))
+    found = sample_posterior(rows, 1, replace(QUICK_SAMPLING, precisions=(1000.0,)), seed=0)[0]
+    assert found.held_out == pytest.approx(np.log(2), abs=0.03)  # labels without information, a strong prior
+    assert np.isnan(found.noise_variance)
+
+
+def test_property_a_blown_up_network_is_tried_again_at_a_smaller_step():
+    rows, _ = line(60, 0.3)
+    chain = ChainSettings(lr=60.0, beta1=0.9, precision=1.0, temperature=1.0, damping=0)
+    found = sample_posterior(rows, 1, replace(QUICK_SAMPLING, chain=replace(chain, lr=20.0)), seed=0)[0]
+    assert found.noise_variance < 1.0
+    with pytest.raises(RuntimeError, match="diverges at step sizes"):
+        sample_posterior(rows, 1, replace(QUICK_SAMPLING, chain=replace(chain, lr=1e6)), seed=0)

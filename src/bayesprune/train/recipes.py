@@ -137,7 +137,7 @@ def cifar10_resnet20_emmcmc() -> RunConfig:
     return replace(
         base,
         sampler=replace(base.sampler, method="emmcmc"),
-        pruning=PruningConfig(0.7, feedback="masked", groups="weight", prune_from=0.1, prune_until=0.5),
+        pruning=PruningConfig(0.7, feedback="dense_copy", groups="weight", prune_from=0.1, prune_until=0.6),
     )
 
 

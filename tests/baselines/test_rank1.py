@@ -267,3 +267,11 @@ def test_error_what_cannot_be_converted_is_named():
     with pytest.raises(IndexError, match="member=2"):
         to_rank1(nn.Linear(2, 2), members=2).member_state(2)
     assert isinstance(to_rank1(nn.Linear(2, 2)), Rank1Network)
+
+
+def test_property_factors_keep_the_activations_in_the_dtype_of_autocast():
+    layer = Rank1Layer(nn.Conv2d(3, 4, 3), members=2)
+    x = torch.randn(4, 3, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x.bfloat16()).dtype == torch.bfloat16
+    assert layer(x).dtype == torch.float32

@@ -96,9 +96,10 @@ class Rank1Layer(nn.Module):
             )
         alpha = self._draw("alpha", examples, self.generator)
         gamma = self._draw("gamma", examples, self.generator)
-        y = self.shared(x * self._along(alpha, x)) * self._along(gamma, x)
+        y = self.shared(x * self._along(alpha, x))
+        y = y * self._along(gamma, y)
         if self.bias is not None:
-            y = y + self._along(self.bias.repeat_interleave(examples, dim=0), x)
+            y = y + self._along(self.bias.repeat_interleave(examples, dim=0), y)
         return y
 
     def kl(self, *, monte_carlo: bool = False, generator: torch.Generator | None = None) -> Tensor:
@@ -155,10 +156,13 @@ class Rank1Layer(nn.Module):
         return torch.addcmul(mean, std, noise).clamp(-_CLIP, _CLIP).flatten(0, 1)
 
     def _along(self, vector: Tensor, x: Tensor) -> Tensor:
-        """Return (rows, channels) shaped to multiply x's rows and channels."""
+        """Return (rows, channels) shaped to multiply x's rows and channels, in its dtype.
+
+        Under autocast a float32 factor would turn all activations that follow into float32.
+        """
         between = [1] * (x.dim() - 2)
         shape = (len(vector), *between, vector.shape[1]) if self.channel_dim == -1 else (*vector.shape, *between)
-        return vector.view(shape)
+        return vector.view(shape).to(x.dtype)
 
 
 def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: float, prior_std: float) -> Tensor:

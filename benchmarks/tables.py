@@ -146,6 +146,12 @@ def selection_fdr() -> str:
     return benchmark.table(load("selection_fdr"))
 
 
+def interval_coverage() -> str:
+    from benchmarks import interval_coverage as benchmark
+
+    return benchmark.table(load("interval_coverage"))
+
+
 def selection_real() -> str:
     from benchmarks import selection_real as benchmark
 
@@ -187,6 +193,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table4": table4,
     "selection_fdr": selection_fdr,
     "selection_real": selection_real,
+    "interval_coverage": interval_coverage,
     "compact_resnet18": compact_resnet18,
     "sparse_ensemble": sparse_ensemble,
     "compare_torch_pruning": compare_torch_pruning,

@@ -61,8 +61,8 @@ def table(results: dict[str, Any]) -> str:
     """Return mean coverage and its standard error over repetitions, as Markdown."""
     head = ["Design", "n", *(f"{100 * level:g} %" for level in LEVELS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for name, cell in results.items():
-        shown = []
+    for name in (each for each in DESIGNS if each in results):
+        cell, shown = results[name], []
         for level in LEVELS:
             held = 100 * np.array([row["coverage"][str(level)] for row in cell["rows"]])
             error = held.std(ddof=1) / math.sqrt(len(held)) if len(held) > 1 else float("nan")

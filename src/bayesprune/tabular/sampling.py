@@ -216,8 +216,29 @@ def _of_one_set(
             total += float(_losses(outputs, y[fold::folds]).sum())
         result.held_out = total / rows.count
     if y.is_floating_point():
-        result.noise_variance = result.held_out if folds else float(_losses(result.outputs(x), y).mean())
+        result.noise_variance = _noise_variance(result.outputs(x)[..., 0], y, kept, result.held_out)
     return result
+
+
+def _noise_variance(members: Tensor, y: Tensor, starts: int, held_out: float) -> float:
+    """Return the variance that makes the predictive variance, noise and spread of the members, the error of their mean.
+
+    A left-out row was predicted by one start. The mean of K starts, whose own means have the variance V about each
+    other, errs less by V·(1 − 1/K); the members' spread is then taken off. The mean's error on its training rows, which
+    is all there is without folds, is a lower bound.
+
+    Args:
+        members: (S·K, n) outputs, sample after sample of K starts.
+        y: (n,).
+        starts: K.
+        held_out: mean squared error of single starts on left-out rows; nan without folds.
+    """
+    trained = float((y - members.mean(0)).square().mean())
+    if math.isnan(held_out):
+        return trained
+    between = float(members.unflatten(0, (-1, starts)).mean(0).var(0).mean()) if starts > 1 else 0.0
+    spread = float(members.var(0, unbiased=False).mean())
+    return max(trained, held_out - between * (1 - 1 / starts) - spread)
 
 
 def _losses(outputs: Tensor, y: Tensor) -> Tensor:

@@ -73,8 +73,9 @@ def build_network(config: RunConfig, data: Dataset) -> nn.Module:
         raise ValueError(
             "network='mlp' is built by its layer sizes; use it from Python, or choose a convolutional network."
         )
-    if config.network.width:
-        arguments["width"] = config.network.width
+    for name in ("width", "stem_stride"):
+        if getattr(config.network, name):
+            arguments[name] = getattr(config.network, name)
     if data.in_channels != 3 or config.network.network == "digits_resnet":
         arguments["in_channels"] = data.in_channels
     with torch.random.fork_rng(devices=[]):
@@ -83,7 +84,7 @@ def build_network(config: RunConfig, data: Dataset) -> nn.Module:
             return vision.build(config.network.network, **arguments)
         except TypeError as error:
             raise ValueError(
-                f"network={config.network.network!r} does not take what was set (width?): {error}"
+                f"network={config.network.network!r} does not take what was set (width, stem_stride?): {error}"
             ) from None
 
 

@@ -45,6 +45,8 @@ class NetworkConfig:
     """A name of `bayesprune.vision.names()`."""
     width: int = 0
     """Channels of the first stage; 0 is the network's own."""
+    stem_stride: int = 0
+    """Stride of resnet20's first convolution; 0 is the network's own."""
     label_smoothing: float = 0.0
     """Share of each label spread over all classes, in training only."""
 
@@ -267,7 +269,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (8, 4096), "train_size": (0, _INF), "validation_size": (0, _INF), "batch_size": (1, _INF),
-    "padding": (0, 64), "width": (0, 4096), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
+    "padding": (0, 64), "width": (0, 4096), "stem_stride": (0, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
     "beta2": (1e-12, 1e6), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),

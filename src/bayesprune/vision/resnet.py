@@ -118,6 +118,7 @@ class ResNet(nn.Module):
         num_classes: Number of outputs.
         in_channels: Channels of the images.
         stem: "cifar", one 3 x 3 convolution, or "imagenet", a 7 x 7 convolution of stride 2 and max pooling.
+        stem_stride: Stride of the "cifar" stem; 2 trains in a third of the time, on features of half the size.
         shortcut: "B" (1 x 1 convolution) or "A" (zero padding, no parameters) where a block changes the shape.
 
     Raises:
@@ -142,13 +143,14 @@ class ResNet(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         stem: str = "cifar",
+        stem_stride: int = 1,
         shortcut: str = "B",
     ) -> None:
         super().__init__()
         if shortcut not in ("A", "B"):
             raise ValueError(f"shortcut={shortcut!r}: use 'A' (zero padding) or 'B' (1 x 1 convolution)")
         if stem == "cifar":
-            conv = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+            conv = nn.Conv2d(in_channels, widths[0], 3, stride=stem_stride, padding=1, bias=False)
             self.stem = nn.Sequential(conv, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         elif stem == "imagenet":
             conv = nn.Conv2d(in_channels, widths[0], 7, stride=2, padding=3, bias=False)
@@ -210,7 +212,9 @@ def resnet34(*, num_classes: int, in_channels: int = 3) -> ResNet:
     return ResNet(BasicBlock, (3, 4, 6, 3), (64, 128, 256, 512), num_classes=num_classes, in_channels=in_channels)
 
 
-def resnet20(*, num_classes: int, in_channels: int = 3, width: int = 16, shortcut: str = "B") -> ResNet:
+def resnet20(
+    *, num_classes: int, in_channels: int = 3, width: int = 16, shortcut: str = "B", stem_stride: int = 1
+) -> ResNet:
     """Return the 20-layer CIFAR network of He et al. (section 4.2): three stages of three basic blocks.
 
     The default shortcut is the 1 x 1 convolution ("B", 272,474 parameters for ten classes), whose rows can be coupled
@@ -221,6 +225,7 @@ def resnet20(*, num_classes: int, in_channels: int = 3, width: int = 16, shortcu
         in_channels: Channels of the images.
         width: Channels of the first stage; the others have two and four times as many.
         shortcut: "A" or "B".
+        stem_stride: Stride of the first convolution.
 
     Returns:
         The network, He-initialised from torch's global generator.
@@ -230,7 +235,10 @@ def resnet20(*, num_classes: int, in_channels: int = 3, width: int = 16, shortcu
         272474
     """
     widths = (width, 2 * width, 4 * width)
-    return ResNet(BasicBlock, (3, 3, 3), widths, num_classes=num_classes, in_channels=in_channels, shortcut=shortcut)
+    return ResNet(
+        BasicBlock, (3, 3, 3), widths, num_classes=num_classes, in_channels=in_channels, shortcut=shortcut,
+        stem_stride=stem_stride,
+    )  # fmt: skip
 
 
 def resnet50(*, num_classes: int, in_channels: int = 3) -> ResNet:

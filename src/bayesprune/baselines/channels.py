@@ -22,11 +22,12 @@ def gradual_channel_pruning(
     every: int = 100,
     exclude: Exclude = (),
     example_input: torch.Tensor | None = None,
+    scope: str = "global",
 ) -> ForwardPruning:
     """Channels by their L2 norm on any optimizer, without a spike-and-slab prior: gradual pruning's ramp, whole channels.
 
     A channel is every tensor tied to it, across residual adds; its score is the mean squared weight over all of them,
-    ranked over the network. Li et al. rank filters by their L1 norm, at once and layer by layer, and train again
+    ranked over the network or within each coupled set. Li et al. rank filters by their L1 norm, at once and layer by layer, and train again
     afterwards; here the ramp is Zhu & Gupta's, within one run, so that it differs from EM-MCMC with channel groups in the
     sampler and the prior alone.
 
@@ -39,6 +40,7 @@ def gradual_channel_pruning(
         every: Steps between two rises.
         exclude: Patterns on module names, module types or modules to leave dense.
         example_input: An input, by which the channels' ties are traced.
+        scope: The target holds over the network (``"global"``) or in every coupled set of channels (``"layer"``).
 
     Returns:
         The pruner, attached.
@@ -61,6 +63,6 @@ def gradual_channel_pruning(
     settings: dict[str, Any] = {"example_input": example_input} if example_input is not None else {}
     return ForwardPruning(
         model, optimizer, groups="channel", rule="l2", target_sparsity=target_sparsity, warmup_steps=start_step,
-        ramp_end_step=end_step, every=every, exclude=exclude,
+        ramp_end_step=end_step, every=every, exclude=exclude, scope=scope,
         soft_threshold=0.0, spike_decay=2 * own + 1e-3, **settings,  # no group is ever below 0: the spike is empty
     )  # fmt: skip

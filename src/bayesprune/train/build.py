@@ -161,12 +161,13 @@ def build_pruner(
     if config.sampler.method == "channel_gmp":
         return baselines.gradual_channel_pruning(
             model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
-            every=pruning.every or 100, exclude=pruning.exclude, example_input=example,
+            every=pruning.every or 100, exclude=pruning.exclude, example_input=example, scope=pruning.scope,
         )  # fmt: skip
     if config.sampler.method != "emmcmc":
         return None
     settings: dict[str, Any] = {
         "groups": pruning.groups,
+        "scope": pruning.scope,
         "rule": pruning.rule,
         "spike_decay": pruning.spike_decay,
         "soft_threshold": pruning.soft_threshold,

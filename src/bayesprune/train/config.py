@@ -106,6 +106,9 @@ class PruningConfig:
     """none is DFP; masked and dense_copy are the two forms of DPF."""
     groups: str = "kernel"
     """weight, kernel, input, output or channel."""
+    scope: str = "global"
+    """Of emmcmc and channel_gmp: the target holds over all groups ranked together (global), or in every layer, for channels in
+    every coupled set (layer)."""
     rule: str = "magnitude"
     """magnitude, l2 or concentration."""
     spike_decay: float = 1e-3
@@ -260,6 +263,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "prior": ("gaussian", "cauchy"),
     "feedback": ("none", "masked", "dense_copy"),
     "groups": ("weight", "kernel", "input", "output", "channel"),
+    "scope": ("global", "layer"),
     "rule": ("magnitude", "l2", "concentration"),
     "expectation": ("current", "running"),
     "dense_layers": ("none", "published"),

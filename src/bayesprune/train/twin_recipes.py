@@ -43,7 +43,8 @@ def twin_cvadam() -> RunConfig:
 def _emmcmc(groups: str, feedback: str, every: int) -> Callable[[], RunConfig]:
     def make() -> RunConfig:
         base = twin_cvadam()
-        pruning = PruningConfig(_TARGET, feedback=feedback, groups=groups, every=every, prune_from=0.1, prune_until=0.6)
+        scope = "layer" if groups == "channel" else "global"
+        pruning = PruningConfig(_TARGET, feedback, groups, scope, every=every, prune_from=0.1, prune_until=0.6)
         return replace(base, sampler=replace(base.sampler, method="emmcmc"), pruning=pruning)
 
     name = "DFP" if feedback == "none" else "DPF"
@@ -53,7 +54,7 @@ def _emmcmc(groups: str, feedback: str, every: int) -> Callable[[], RunConfig]:
 
 def _channel_gmp() -> RunConfig:
     base = twin_sgd()
-    pruning = PruningConfig(_TARGET, groups="channel", every=10, prune_from=0.1, prune_until=0.6)
+    pruning = PruningConfig(_TARGET, groups="channel", scope="layer", every=10, prune_from=0.1, prune_until=0.6)
     return replace(base, sampler=replace(base.sampler, method="channel_gmp"), pruning=pruning)
 
 

@@ -46,11 +46,11 @@ static inline uint32_t hash32(uint32_t x, const uint32_t *k) {
     return x ^ (x >> 14);
 }
 
-/* exp(x), relative error about 1e-7; x is clamped to [-87, 87] (NaN passes through). */
+/* exp(x), relative error about 1e-7; x is clamped to [-87, 87]. A NaN comes out finite: where rho is one, v and w are too. */
 static inline float exp32(float x) {
-    x = x > 87.0f ? 87.0f : x;
-    x = x < -87.0f ? -87.0f : x;
-    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+    x = 87.0f < x ? 87.0f : x;
+    x = -87.0f > x ? -87.0f : x;
+    float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;  /* its last bits are the integer n */
     float r = x - n * 0.693145752f;
     r -= n * 1.42860677e-6f;
     float p = 1.375140790e-3f;
@@ -60,7 +60,7 @@ static inline float exp32(float x) {
     p = p * r + 0.4999998860f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    return p * as_float((uint32_t)((int32_t)n + 127) << 23);
+    return p * as_float((as_bits(shifted) << 23) + 0x3f800000u);
 }
 
 /* log(x) for normal x in (0, 1), by a polynomial for 2 artanh(s)/s on [1/sqrt(2), sqrt(2)). */
@@ -76,36 +76,56 @@ static inline float log32(float x) {
     return (float)e * 0.693147181f + s * p;
 }
 
-/* sin(2 pi y) for |y| <= 1/4, by a polynomial of degree 9 whose error is 5e-9. */
+/* sin(2 pi y) for |y| <= 1/4, by a polynomial of degree 9 whose error is 5e-9 before rounding. */
 static inline float sin_turn(float y) {
-    float x = y * 6.283185307f, q = x * x;
-    float p = 2.599278195e-06f;
-    p = p * q - 1.980620201e-04f;
-    p = p * q + 8.333010326e-03f;
-    p = p * q - 0.1666665673f;
-    return x + x * (q * p);
+    float q = y * y;
+    float p = 39.6708567f;
+    p = p * q - 76.5702884f;
+    p = p * q + 81.6020862f;
+    p = p * q - 41.3416776f;
+    p = p * q + 6.28318531f;
+    return y * p;
+}
+
+/* The arrays of the block after the one at work, to be fetched while there is arithmetic to do. */
+typedef struct {
+    const char *array[4];
+    int64_t line, lines;     /* of 64 bytes: the next one to fetch, and how many there are */
+} Ahead;
+
+#define CHUNK 128            /* pairs; their radii and angles stay in the first-level cache */
+#define BURST 8              /* lines of each array that are fetched a chunk: 16 chunks cover a block */
+
+static inline void fetch(Ahead *ahead) {
+    int64_t end = ahead->line + BURST < ahead->lines ? ahead->line + BURST : ahead->lines;
+    for (; ahead->line < end; ahead->line++)
+        for (int a = 0; a < 4; a++) __builtin_prefetch(ahead->array[a] + 64 * ahead->line, 1);
 }
 
 /* Stages in loops of their own: short dependency chains keep the processor's window full. */
-static void normal_block(float *restrict out, int64_t m, uint32_t base, const uint32_t *key) {
+static void normal_block(float *restrict out, int64_t m, uint32_t base, const uint32_t *key, Ahead *ahead) {
     int64_t h = (m + 1) / 2;
-    float radius[BLOCK / 2], turn[BLOCK / 2], sine[BLOCK / 2];
+    float radius[CHUNK], turn[CHUNK];
     uint32_t k[4] = {key[0], key[1], key[2], key[3]};
-    for (int64_t j = 0; j < h; j++) {
-        uint32_t a = hash32(base + (uint32_t)j, k);
-        uint32_t b = a + k[3];
-        b ^= b >> 16; b *= 0x7feb352du; b ^= b >> 15;
-        radius[j] = ((float)(int32_t)(a >> 8) + 0.5f) * 5.9604644775390625e-08f;
-        turn[j] = (float)((int32_t)b >> 8) * 5.9604644775390625e-08f;
+    for (int64_t first = 0; first < h; first += CHUNK) {
+        int64_t n = h - first < CHUNK ? h - first : CHUNK, sines = m - h - first < n ? m - h - first : n;
+        float *restrict cosine = out + first, *restrict sine = out + h + first;
+        uint32_t origin = base + (uint32_t)first;
+        fetch(ahead);
+        for (uint32_t j = 0; j < (uint32_t)n; j++) {
+            uint32_t a = hash32(origin + j, k);
+            uint32_t b = a + k[3];
+            b ^= b >> 16; b *= 0x7feb352du; b ^= b >> 15;
+            radius[j] = ((float)(int32_t)(a >> 8) + 0.5f) * 5.9604644775390625e-08f;
+            turn[j] = (float)((int32_t)b >> 8) * 5.9604644775390625e-08f;
+        }
+        for (int64_t j = 0; j < n; j++) radius[j] = sqrtf(-2.0f * log32(radius[j]));
+        for (int64_t j = 0; j < n; j++) cosine[j] = radius[j] * sin_turn(0.25f - fabsf(turn[j]));
+        for (int64_t j = 0; j < sines; j++) {
+            float t = turn[j], abs_t = fabsf(t);
+            sine[j] = radius[j] * copysignf(sin_turn(abs_t > 0.25f ? 0.5f - abs_t : abs_t), t);
+        }
     }
-    for (int64_t j = 0; j < h; j++) radius[j] = sqrtf(-2.0f * log32(radius[j]));
-    for (int64_t j = 0; j < h; j++) {
-        float t = turn[j], abs_t = fabsf(t);
-        float folded = abs_t > 0.25f ? 0.5f - abs_t : abs_t;
-        out[j] = radius[j] * sin_turn(0.25f - abs_t);
-        sine[j] = radius[j] * copysignf(sin_turn(folded), t);
-    }
-    memcpy(out + h, sine, (size_t)(m - h) * sizeof(float));
 }
 
 /* Writes the decay of weights [start, start + m) into out, walking the groups without a division per weight. */
@@ -133,9 +153,12 @@ static void step_block(const Job *job, int64_t block) {
 
     if (job->decay) decay_block(decay, job, start, m);
     else for (int64_t i = 0; i < m; i++) decay[i] = job->decay_scalar;
-    if (use_previous) normal_block(previous, m, (uint32_t)start, job->key_prev);
+    int64_t after = job->numel - start - m;
+    Ahead ahead = {{(const char *)(w + m), (const char *)(g + m), (const char *)(v + m), (const char *)(rho + m)},
+                   0, (after < BLOCK ? after : BLOCK) / 16};
+    if (use_previous) normal_block(previous, m, (uint32_t)start, job->key_prev, &ahead);
     else memset(previous, 0, (size_t)m * sizeof(float));
-    if (scale != 0.0f) normal_block(noise, m, (uint32_t)start, job->key);
+    if (scale != 0.0f) normal_block(noise, m, (uint32_t)start, job->key, &ahead);
     else memset(noise, 0, (size_t)m * sizeof(float));
 
     float tau[BLOCK];
@@ -173,7 +196,7 @@ void bayesprune_cv_adam(const Job *jobs, int64_t count, int64_t begin, int64_t e
 void bayesprune_normal(float *out, int64_t numel, const uint32_t *key) {
     for (int64_t start = 0; start < numel; start += BLOCK) {
         int64_t m = numel - start < BLOCK ? numel - start : BLOCK;
-        normal_block(out + start, m, (uint32_t)start, key);
+        normal_block(out + start, m, (uint32_t)start, key, &(Ahead){0});
     }
 }
 

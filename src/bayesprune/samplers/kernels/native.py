@@ -29,7 +29,11 @@ from bayesprune.samplers.noise import BLOCK
 if TYPE_CHECKING:
     from bayesprune.samplers.functional import TensorStep
 
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
+_FLAGS = (
+    "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
+    "-ffinite-math-only", "-fno-signed-zeros",  # a clamp is then one instruction; sums of NaN stay NaN
+    "-shared", "-fPIC",
+)  # fmt: skip
 
 JOB = np.dtype(
     {

@@ -1,10 +1,11 @@
-"""All methods of Table 1 on a twin for CPUs: half-width ResNet-20, 10,000 CIFAR-10 images, 20 epochs, all 10,000 test images.
+"""All methods of Table 1 on a twin for CPUs: half-width ResNet-20 on half-size features (a stem of stride 2),
+10,000 CIFAR-10 images, 10 epochs, all 10,000 test images.
 
     python -m benchmarks.cpu_twins --data-dir DATA [--budget-minutes M] [--only PATTERN …] [--seeds 0 1 2] [--threads 1] [--jobs 2]
 
 Runs what is missing, seed 0 of every method first, goes on with what was stopped, and never runs a finished cell again. Each
 cell is a JSON under benchmarks/results/cpu_twins.rows/, all of them benchmarks/results/cpu_twins.json. Equal epochs, last
-epoch, batch 64, bfloat16 autocast; the settings are the recipes twin-METHOD.
+epoch, batch 64; the settings are the recipes twin-METHOD.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ HEAD = ["", "single %", "averaged %", "NLL", "ECE", "zero: prunable", "multiply-
 
 
 def names() -> list[str]:
-    """Return the recipes, first things first: a baseline of each kind beside ours, then the rest."""
-    pruned = [*WEIGHTS, *CHANNELS]
-    first = [name for name in ("dfp", "rigl", "dpf", "dfp-channel", "channel-gmp", "gmp") if name in pruned]
-    order = [*first, *(name for name in pruned if name not in first)]
-    dense = [f"twin-{name}" for name in ("sgd", "cvadam", "csgld", "csghmc", "rank1")]
-    return dense[:2] + [f"twin-{name}-{sparsity}" for name in order for sparsity in SPARSITIES] + dense[2:]
+    """Return the recipes, first things first: a baseline of each kind beside ours, the rest of Table 1, what it has not."""
+    first, last = ("dfp", "rigl", "dpf", "dfp-channel", "channel-gmp", "sparse-momentum", "dsr"), ("dpf-sgd", "set")
+    rest = [name for name in (*WEIGHTS, *CHANNELS) if name not in first + last]
+    pruned = [f"twin-{name}-{sparsity}" for name in (*first, *rest, *last) for sparsity in SPARSITIES]
+    between = len(SPARSITIES) * len(first)
+    return ["twin-sgd", "twin-cvadam", *pruned[:between], "twin-csgld", "twin-rank1", *pruned[between:], "twin-csghmc"]
 
 
 def table(result: dict[str, Any]) -> str:

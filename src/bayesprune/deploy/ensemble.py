@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 
 from bayesprune.deploy.architecture import Spec, describe, rebuild
+from bayesprune.deploy.common_part import clones, cut
 from bayesprune.deploy.folding import fold
 from bayesprune.deploy.threads import side_by_side
 from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction
@@ -26,7 +27,9 @@ class Ensemble(nn.Module):
     """Members that share one architecture, and so one keep mask, predict together.
 
     Every tensor that differs between members is held once, stacked along a new first axis; a tensor that all of them share
-    (frozen weights, constants) is held once for all. ``ensemble(x)`` gives all members' outputs, `predict` the mixture.
+    (frozen weights, constants) is held once for all, and what depends on shared tensors and the inputs alone is computed once:
+    a subnetwork ensemble, whose members differ in the last layers only, costs one trunk and as many heads (not with "loop").
+    ``ensemble(x)`` gives all members' outputs, `predict` the mixture.
 
     Args:
         model: the architecture; its forward must be traceable (see `bayesprune.deploy.save`). It is left as it is.
@@ -78,7 +81,8 @@ class Ensemble(nn.Module):
         # In a list, so that the template's tensors are no part of this module's own.
         first = {name: tensor[0] for name, tensor in stacked.items()} | shared
         self._template: list[fx.GraphModule] = [rebuild(self._spec, first)]
-        self._folded: list[fx.GraphModule] | None = None
+        self._folded: tuple[fx.GraphModule | None, list[fx.GraphModule]] | None = None
+        self._halves: tuple[fx.GraphModule, fx.GraphModule] | None = cut(self._template[0], stacked)
         self.eval()
 
     @classmethod
@@ -127,6 +131,7 @@ class Ensemble(nn.Module):
             if name in first:
                 entry["dtype"] = str(first[name].dtype).removeprefix("torch.")
         self._template = [rebuild(self._spec, first)]
+        self._halves = cut(self._template[0], stacked)
         return self
 
     @property
@@ -165,19 +170,31 @@ class Ensemble(nn.Module):
         if how == "vmap":
             return self._vmap(inputs)
         if how == "folded":
-            if self._folded is None:
-                self._folded = [_channels_last(fold(self.member(index))) for index in range(self.count)]
+            common, members = self._fold()
             last = torch.channels_last
-            values = [value.contiguous(memory_format=last) if value.ndim == 4 else value for value in inputs]
-            tasks = [lambda m=member: m(*(value.clone() for value in values)) for member in self._folded]
+            values = tuple(value.contiguous(memory_format=last) if value.ndim == 4 else value for value in inputs)
+            if common is not None:
+                values = common(*clones(values))
+            tasks = [lambda m=member: m(*clones(values)) for member in members]
             alone = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or self.device.type != "cpu"
-            alone = alone or len(values[0]) < FEW
+            alone = alone or len(inputs[0]) < FEW
             outputs = [task() for task in tasks] if alone else side_by_side(tasks)
         else:
             outputs = [self._loop(index, inputs) for index in range(self.count)]
         if isinstance(outputs[0], Tensor):
             return torch.stack(outputs)
         return tuple(torch.stack(parts) for parts in zip(*outputs))
+
+    def _fold(self) -> tuple[fx.GraphModule | None, list[fx.GraphModule]]:
+        """What all members share, if anything, and of each member the rest; BatchNorm folded, channels last."""
+        if self._folded is None:
+            members = [self.member(index) for index in range(self.count)]
+            common = None
+            if self._halves is not None:
+                common = _channels_last(fold(self._halves[0]))
+                members = [found[1] for member in members if (found := cut(member, self._tensors()[0]))]
+            self._folded = common, [_channels_last(fold(member)) for member in members]
+        return self._folded
 
     def _how(self) -> str:
         if self.strategy != "auto":
@@ -194,16 +211,21 @@ class Ensemble(nn.Module):
 
     def _vmap(self, inputs: tuple[Tensor, ...]) -> Any:
         stacked, shared = self._tensors()
-        template = self._template[0]
+        template, values = self._template[0], inputs
+        if self._halves is not None:
+            common, template = self._halves
+            values = common(*clones(inputs))
+            names = {name for name, _ in (*template.named_parameters(), *template.named_buffers())}
+            shared = {name: tensor for name, tensor in shared.items() if name in names}
 
         def run(weights: dict[str, Tensor], *values: Tensor) -> Any:
-            return functional_call(template, {**weights, **shared}, tuple(value.clone() for value in values))
+            return functional_call(template, {**weights, **shared}, tuple(clones(values)))
 
         # Attention's fused kernel has no rule for stacked weights; its plain form does the same.
         before = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            return vmap(run, in_dims=(0, *[None] * len(inputs)))(stacked, *inputs)
+            return vmap(run, in_dims=(0, *[None] * len(values)))(stacked, *values)
         finally:
             torch.backends.mha.set_fastpath_enabled(before)
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from bayesprune._version import __version__
 from bayesprune.deploy.architecture import Spec, describe, rebuild
 from bayesprune.deploy.arguments import dtype_name
-from bayesprune.deploy.verify import as_inputs, check_same
+from bayesprune.deploy.verify import ALIGNMENT, as_inputs, check_same
 
 FORMAT = "bayesprune-model"
 VERSION = 1
@@ -129,9 +129,14 @@ def load(folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") 
         how = "is missing" if found is None else f"has {found} bytes of {size}" if found != size else "was changed"
         raise ValueError(f"folder={str(path)!r}: {WEIGHTS} {how}; restore it, or save the model again")
     try:
-        return build(spec, load_file(file, device=str(device)))
+        return build(spec, aligned(load_file(file, device=str(device))))
     except ValueError as error:
         raise ValueError(f"folder={str(path)!r}: {error}") from error
+
+
+def aligned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors at addresses that torch itself would choose: on some processors kernels round by the address."""
+    return {name: value.clone() if value.data_ptr() % ALIGNMENT else value for name, value in tensors.items()}
 
 
 def build(spec: Any, tensors: dict[str, Tensor]) -> nn.Module:

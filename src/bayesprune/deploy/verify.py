@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+ALIGNMENT = 64
+"""Bytes; torch places tensors at its multiples."""
+
 
 def as_inputs(example_input: Any) -> tuple[Tensor, ...]:
     """The inputs of a model as a tuple of tensors.
@@ -92,7 +95,10 @@ def check_same(model: nn.Module, again: nn.Module, inputs: tuple[Tensor, ...]) -
             buffer after one training pass.
     """
     inputs = tuple(value.detach().cpu() for value in inputs)
-    if any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
+    if any(
+        tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT
+        for tensor in (*model.parameters(), *model.buffers())
+    ):
         model = copy.deepcopy(model).cpu()
     with evaluating(model), evaluating(again):
         for size in (len(inputs[0]), len(inputs[0]) + 1):

@@ -32,11 +32,11 @@ def twin_sgd() -> RunConfig:
 
 
 def twin_cvadam() -> RunConfig:
-    """CPU twin (half-width ResNet-20 on half-size features, 10,000 images, 10 epochs), CV-Adam with 6 samples."""
+    """CPU twin (half-width ResNet-20 on half-size features, 10,000 images, 10 epochs), CV-Adam with 8 samples."""
     return replace(
         twin_sgd(),
-        sampler=SamplerConfig("cvadam", lr=0.2, beta1=0.9, temperature=1e-3),
-        schedule=ScheduleConfig(epochs=10, samples_per_cycle=6, sample_every=0.5),
+        sampler=SamplerConfig("cvadam", lr=2.0, beta1=0.5, temperature=1e-4),
+        schedule=ScheduleConfig(epochs=10, warmup_epochs=1, samples_per_cycle=8, sample_every=0.25, lr_floor=0.05),
     )
 
 
@@ -45,7 +45,7 @@ def _emmcmc(groups: str, feedback: str, every: int) -> Callable[[], RunConfig]:
         base = twin_cvadam()
         scope = "layer" if groups == "channel" else "global"
         pruning = PruningConfig(_TARGET, feedback, groups, scope, every=every, prune_from=0.1, prune_until=0.6)
-        return replace(base, sampler=replace(base.sampler, method="emmcmc"), pruning=pruning)
+        return replace(base, sampler=replace(base.sampler, method="emmcmc", lr=1.0), pruning=pruning)
 
     name = "DFP" if feedback == "none" else "DPF"
     make.__doc__ = f"{_DESCRIBED}, EM-MCMC {name} by {groups}s to {_TARGET:.0%} of the prunable weights."

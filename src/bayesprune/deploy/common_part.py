@@ -1,0 +1,92 @@
+"""A graph cut in two: what no varying tensor reaches, to be computed once for all members, and the rest."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, fx, nn
+
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+_NEW = (operator.add, operator.mul, operator.sub, torch.add, torch.cat)  # their results are nobody else's storage
+
+
+def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule, fx.GraphModule] | None:
+    """Cut a model where the first varying tensor comes in.
+
+    Args:
+        model: a graph of torch's modules and functions, in evaluation mode; it stays as it is, its modules are shared.
+        varying: names of the tensors that differ between members.
+
+    Returns:
+        A graph from the model's inputs to a tuple of intermediate values, none of which depends on a varying tensor, and one
+        from these to the model's outputs. The second may write into the values: give it clones. None where nothing is
+        computed before the first varying tensor, or where an operation in place could tell the order.
+
+    Example:
+        >>> model = fx.symbolic_trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
+        >>> common, rest = cut(model, ["2.weight", "2.bias"])
+        >>> x = torch.ones(1, 2)
+        >>> torch.equal(rest(*common(x)), model(x))
+        True
+        >>> [node.name for node in rest.graph.nodes]
+        ['_1', '_2', 'output']
+    """
+    modules = dict(model.named_modules())
+    if not all(_alone(node, modules) for node in model.graph.nodes if _in_place(node, modules)):
+        return None
+    late: set[fx.Node] = set()
+    for node in model.graph.nodes:
+        own = node.op in ("call_module", "get_attr") and any(
+            name == node.target or name.startswith(f"{node.target}.") for name in varying
+        )
+        if own or node.op == "output" or any(source in late for source in node.all_input_nodes):
+            late.add(node)
+    early = [node for node in model.graph.nodes if node not in late]
+    if all(node.op in ("placeholder", "get_attr") for node in early):
+        return None
+
+    first, second = fx.Graph(), fx.Graph()
+    before: dict[fx.Node, fx.Node] = {}
+    after: dict[fx.Node, fx.Node] = {}
+    for node in early:
+        before[node] = first.node_copy(node, before.__getitem__)
+    bounds = [node for node in early if node.op != "get_attr" and any(user in late for user in node.users)]
+    first.output(tuple(before[node] for node in bounds))
+    for node in bounds:
+        after[node] = second.placeholder(node.name)
+    for node in model.graph.nodes:
+        if node in late or (node.op == "get_attr" and any(user in late for user in node.users)):
+            after[node] = second.node_copy(node, after.__getitem__)
+    return fx.GraphModule(model, first).eval(), fx.GraphModule(model, second).eval()
+
+
+def clones(values: tuple[Tensor, ...]) -> list[Tensor]:
+    """Copy values for a member that may write into them; the same tensor twice stays one."""
+    copied: dict[int, Tensor] = {}
+    return [copied.setdefault(id(value), value.clone()) if isinstance(value, Tensor) else value for value in values]
+
+
+def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    name = getattr(node.target, "__name__", "")
+    return node.op == "call_function" and (
+        node.target in _IN_PLACE or name.endswith("_") or bool(node.kwargs.get("inplace"))
+    )
+
+
+def _alone(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether what an operation writes into is read by it alone, up to where that memory was made."""
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+        if len(node.users) > 1:
+            return False
+        if node.op == "call_module" and any(True for _ in modules[str(node.target)].parameters()):
+            return True
+        if node.op == "call_function" and node.target in _NEW:
+            return True
+    return True

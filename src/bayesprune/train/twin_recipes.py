@@ -45,7 +45,8 @@ def _emmcmc(groups: str, feedback: str, every: int) -> Callable[[], RunConfig]:
         base = twin_cvadam()
         scope = "layer" if groups == "channel" else "global"
         pruning = PruningConfig(_TARGET, feedback, groups, scope, every=every, prune_from=0.1, prune_until=0.6)
-        return replace(base, sampler=replace(base.sampler, method="emmcmc", lr=1.0), pruning=pruning)
+        lr = base.sampler.lr if groups == "channel" else 1.0  # both chosen on 5,000 held-out training images
+        return replace(base, sampler=replace(base.sampler, method="emmcmc", lr=lr), pruning=pruning)
 
     name = "DFP" if feedback == "none" else "DPF"
     make.__doc__ = f"{_DESCRIBED}, EM-MCMC {name} by {groups}s to {_TARGET:.0%} of the prunable weights."

@@ -140,7 +140,13 @@ LASSONET: dict[str, Any] = {
     "batch_size": None, "lambda_start": "auto", "path_multiplier": 1.05, "n_iters": (1000, 100), "patience": (100, 10),
     "steps": (1e-3, 3e-4),
 }  # fmt: skip
-METHODS = {"bayesprune": ours, "prediction": prediction, "lasso": lasso, "boosting": boosting, "lassonet": lassonet_path}
+METHODS = {
+    "bayesprune": ours,
+    "prediction": prediction,
+    "lasso": lasso,
+    "boosting": boosting,
+    "lassonet": lassonet_path,
+}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

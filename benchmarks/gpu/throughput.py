@@ -38,9 +38,8 @@ def step_of_trainer(name: str, settings: list[str], data: Path) -> Callable[[], 
 
 def bare_step(settings: list[str], data: Path, amp: bool) -> Callable[[], None]:
     """Return a function that takes one step of a bare loop: forward, cross-entropy, backward, SGD, and nothing else."""
-    trainer = Trainer(
-        recipe("cifar10-resnet18-sgd", settings), Path(tempfile.mkdtemp()) / "run", data_dir=data, quiet=True
-    )
+    config = recipe(RECIPES["our loop, SGD"], settings)
+    trainer = Trainer(config, Path(tempfile.mkdtemp()) / "run", data_dir=data, quiet=True)
     device, model, loader = trainer.fabric.device, trainer.model, trainer.loader
     model.train()
     forward = torch.compile(model) if trainer.config.runtime.compile else model

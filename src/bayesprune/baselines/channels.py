@@ -23,6 +23,7 @@ def gradual_channel_pruning(
     exclude: Exclude = (),
     example_input: torch.Tensor | None = None,
     scope: str = "global",
+    min_groups: int = 1,
 ) -> ForwardPruning:
     """Channels by their L2 norm on any optimizer, without a spike-and-slab prior: gradual pruning's ramp, whole channels.
 
@@ -41,6 +42,7 @@ def gradual_channel_pruning(
         exclude: Patterns on module names, module types or modules to leave dense.
         example_input: An input, by which the channels' ties are traced.
         scope: The target holds over the network (``"global"``) or in every coupled set of channels (``"layer"``).
+        min_groups: Every coupled set keeps at least this many channels.
 
     Returns:
         The pruner, attached.
@@ -63,6 +65,6 @@ def gradual_channel_pruning(
     settings: dict[str, Any] = {"example_input": example_input} if example_input is not None else {}
     return ForwardPruning(
         model, optimizer, groups="channel", rule="l2", target_sparsity=target_sparsity, warmup_steps=start_step,
-        ramp_end_step=end_step, every=every, exclude=exclude, scope=scope,
+        ramp_end_step=end_step, every=every, exclude=exclude, scope=scope, min_groups=min_groups,
         soft_threshold=0.0, spike_decay=2 * own + 1e-3, **settings,  # no group is ever below 0: the spike is empty
     )  # fmt: skip

@@ -163,12 +163,14 @@ def build_pruner(
         return baselines.gradual_channel_pruning(
             model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
             every=pruning.every or 100, exclude=pruning.exclude, example_input=example, scope=pruning.scope,
+            min_groups=pruning.min_groups,
         )  # fmt: skip
     if config.sampler.method != "emmcmc":
         return None
     settings: dict[str, Any] = {
         "groups": pruning.groups,
         "scope": pruning.scope,
+        "min_groups": pruning.min_groups,
         "rule": pruning.rule,
         "spike_decay": pruning.spike_decay,
         "soft_threshold": pruning.soft_threshold,

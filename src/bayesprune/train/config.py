@@ -109,6 +109,8 @@ class PruningConfig:
     scope: str = "global"
     """Of emmcmc and channel_gmp: the target holds over all groups ranked together (global), or in every layer, for channels in
     every coupled set (layer)."""
+    min_groups: int = 1
+    """Of emmcmc and channel_gmp: every tensor, for channels every coupled set, keeps at least this many groups."""
     rule: str = "magnitude"
     """magnitude, l2 or concentration."""
     spike_decay: float = 1e-3
@@ -277,7 +279,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "beta2": (1e-12, 1e6), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
-    "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9), "drop_fraction": (0, 0.999),
+    "min_groups": (0, 1e6), "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9), "drop_fraction": (0, 0.999),
     "every": (0, 1e9), "prune_from": (0, 1), "prune_until": (0, 1), "threads": (0, 1024), "workers": (0, 1024), "crop_scale": (1e-3, 1),
     "noise_epochs": (0, 1e6), "members": (1, 1024), "prior_std": (1e-9, 1e6), "annealing": (0, 1), "draws": (1, 1e5),
     "rank": (0, 1e4), "collect_from": (0, 1), "random_sign": (0, 1),

@@ -37,7 +37,7 @@ _PRUNING_KEYS: dict[str, set[str]] = {
     "rigl": {*_COMMON, "prune_until", "drop_fraction"},
     "gmp": {*_COMMON, "prune_from", "prune_until"},
     "dpf": {*_COMMON, "prune_from", "prune_until"} - {"distribution"},
-    "channel_gmp": {"target_sparsity", "every", "exclude", "prune_from", "prune_until"},
+    "channel_gmp": {"target_sparsity", "scope", "min_groups", "every", "exclude", "prune_from", "prune_until"},
 }
 
 

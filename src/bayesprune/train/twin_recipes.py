@@ -42,11 +42,14 @@ def twin_cvadam() -> RunConfig:
 
 def _emmcmc(groups: str, feedback: str, every: int) -> Callable[[], RunConfig]:
     def make() -> RunConfig:
-        base = twin_cvadam()
-        scope = "layer" if groups == "channel" else "global"
-        pruning = PruningConfig(_TARGET, feedback, groups, scope, every=every, prune_from=0.1, prune_until=0.6)
-        lr = base.sampler.lr if groups == "channel" else 1.0  # both chosen on 5,000 held-out training images
-        return replace(base, sampler=replace(base.sampler, method="emmcmc", lr=lr), pruning=pruning)
+        base = twin_cvadam()  # all chosen on 5,000 held-out training images
+        pruning = PruningConfig(_TARGET, feedback, groups, every=every, prune_from=0.1, prune_until=0.6)
+        sampler, schedule = replace(base.sampler, method="emmcmc", lr=1.0), base.schedule
+        if groups == "channel":
+            pruning = replace(pruning, scope="layer", spike_decay=5.5e-4)
+            sampler = replace(sampler, lr=base.sampler.lr)
+            schedule = replace(schedule, warmup_epochs=0.3, lr_floor=0.0, sample_every=0.2)
+        return replace(base, sampler=sampler, schedule=schedule, pruning=pruning)
 
     name = "DFP" if feedback == "none" else "DPF"
     make.__doc__ = f"{_DESCRIBED}, EM-MCMC {name} by {groups}s to {_TARGET:.0%} of the prunable weights."

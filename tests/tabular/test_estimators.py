@@ -13,9 +13,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, fit_many  # noqa: E402
 
 QUICK = {"search_steps": 60, "evidence_steps": 40, "fit_steps": 80, "n_chains": 3, "n_starts": 2, "random_state": 0}
+CHECKED = QUICK | {"search_steps": 40, "evidence_steps": 20, "fit_steps": 50}
 
 
-@parametrize_with_checks([SparseBNNRegressor(**QUICK), SparseBNNClassifier(**QUICK)])
+@parametrize_with_checks([SparseBNNRegressor(**CHECKED), SparseBNNClassifier(**CHECKED)])
 def test_property_scikit_learn_contract(estimator, check):
     check(estimator)
 

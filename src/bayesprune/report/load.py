@@ -215,11 +215,13 @@ def find_runs(folder: str | os.PathLike[str]) -> list[Run]:
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Short names that tell the runs apart: the last parts of their paths, as many as it takes.
+    """Short names that tell the runs apart: the last parts of their paths, as many as it takes, without settings of all.
 
     Example:
         >>> run_labels([Run(Path("a/seed0"), {}), Run(Path("b/seed0"), {}), Run(Path("b/seed1"), {})])
         ['a/seed0', 'b/seed0', 'seed1']
+        >>> run_labels([Run(Path("dfp.epochs=20.seed0"), {}), Run(Path("dpf.epochs=20.seed0"), {})])
+        ['dfp', 'dpf']
     """
     parts = [run.path.resolve().parts for run in runs]
     labels = [run.name for run in runs]
@@ -230,7 +232,8 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
         labels = [
             "/".join(part[-depth:]) if count[label] > 1 else label for part, label in zip(parts, labels, strict=True)
         ]
-    return labels
+    heads, _, tails = zip(*(label.partition(".") for label in labels)) if labels else ((), (), ())
+    return list(heads) if len(labels) == len(set(heads)) > 1 == len(set(tails)) else labels
 
 
 def _read(path: Path, name: str, kind: type) -> Any:

@@ -49,8 +49,6 @@ def _emmcmc(groups: str, feedback: str, every: int) -> Callable[[], RunConfig]:
             pruning = replace(pruning, scope="layer", spike_decay=5.5e-4)
             sampler = replace(sampler, lr=base.sampler.lr)
             schedule = replace(schedule, warmup_epochs=0.3, lr_floor=0.0, sample_every=0.2)
-        elif groups == "kernel" and feedback != "none":
-            pruning = replace(pruning, scope="layer")  # ranked globally, whole layers go at 80 % and do not come back
         return replace(base, sampler=sampler, schedule=schedule, pruning=pruning)
 
     name = "DFP" if feedback == "none" else "DPF"

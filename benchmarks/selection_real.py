@@ -110,18 +110,18 @@ def error(data: SimpleNamespace, prediction: np.ndarray) -> float:
     return float(np.mean(prediction != data.y_test))
 
 
-def outside(method: Any, data: SimpleNamespace, seed: int) -> list[dict[str, Any]]:
+def outside(name: str, data: SimpleNamespace, seed: int) -> list[dict[str, Any]]:
     """Run a comparator; a row a variant. The lasso, which has folds of its own, gets the validation rows too."""
-    if method is lasso:
+    if name == "lasso":
         X, y = np.vstack([data.X_train, data.X_validation]), np.concatenate([data.y_train, data.y_validation])
         data = SimpleNamespace(**vars(data) | {"X_train": X, "y_train": y})
     return [
         {
-            "method": f"{method.__name__} ({found.variant})",
+            "method": f"{name} ({found.variant})",
             "error": error(data, found.prediction),
             "selected": None if found.selected is None else data.columns[found.selected].tolist(),
         }
-        for found in method(data, seed)
+        for found in METHODS[name](data, seed)
     ]
 
 
@@ -135,7 +135,6 @@ def lassonet_path(data: SimpleNamespace, seed: int) -> list[Any]:
     return lassonet(data, seed, **LASSONET)
 
 
-lassonet_path.__name__ = "lassonet"
 LASSONET: dict[str, Any] = {
     "batch_size": None, "lambda_start": "auto", "path_multiplier": 1.05, "n_iters": (1000, 100), "patience": (100, 10),
     "steps": (1e-3, 3e-4),
@@ -207,7 +206,7 @@ def main() -> None:
                 data = split(*load_data(name), seed)
                 start = time.perf_counter()
                 mine = method in ("bayesprune", "prediction")
-                found = METHODS[method](data, seed) if mine else outside(METHODS[method], data, seed)
+                found = METHODS[method](data, seed) if mine else outside(method, data, seed)
                 seconds = time.perf_counter() - start
                 rows += [row | {"data": name, "split": seed, "job": method, "seconds": seconds} for row in found]
                 versions = {

@@ -215,7 +215,7 @@ def find_runs(folder: str | os.PathLike[str]) -> list[Run]:
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Short names that tell the runs apart: the last parts of their paths, as many as it takes, without settings of all.
+    """Short names that tell the runs apart: the last parts of their paths, as many as it takes, without the settings that all share.
 
     Example:
         >>> run_labels([Run(Path("a/seed0"), {}), Run(Path("b/seed0"), {}), Run(Path("b/seed1"), {})])
@@ -232,8 +232,9 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
         labels = [
             "/".join(part[-depth:]) if count[label] > 1 else label for part, label in zip(parts, labels, strict=True)
         ]
-    heads, _, tails = zip(*(label.partition(".") for label in labels)) if labels else ((), (), ())
-    return list(heads) if len(labels) == len(set(heads)) > 1 == len(set(tails)) else labels
+    heads = [label.partition(".")[0] for label in labels]
+    tails = {label.partition(".")[2] for label in labels}
+    return heads if len(labels) > 1 and len(tails) == 1 and len(set(heads)) == len(labels) else labels
 
 
 def _read(path: Path, name: str, kind: type) -> Any:

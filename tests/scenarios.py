@@ -8,12 +8,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bayesprune.samplers import CVAdam
+from bayesprune.samplers import PSGLD, SGHMC, SGLD, CVAdam, Sampler
+from bayesprune.samplers.preconditioner import damping
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "CVAdam paper": lambda params, **kw: CVAdam(params, preconditioner="paper", dual_lr=0.0, **kw),
+    "CVAdam rms": lambda params, **kw: CVAdam(params, preconditioner="rms", **kw),
+    "CVAdam none": lambda params, **kw: CVAdam(params, preconditioner="none", **kw),
+    "SGHMC": SGHMC,
+    "SGLD": lambda params, betas=(0.0, 1.0), **kw: SGLD(params, **kw),
+    "PSGLD": lambda params, betas=(0.0, 1.0), **kw: PSGLD(params, **kw),
+}
+"""Every sampler class with every preconditioner; those without momentum take no `betas`."""
+
+MOMENTUM = ("CVAdam paper", "CVAdam rms", "CVAdam none", "SGHMC")
 
 
-def frozen_rho(tau: Tensor | float) -> Tensor:
-    """Return ρ with sigmoid(ρ) = τ."""
-    return torch.logit(torch.as_tensor(tau, dtype=torch.float64))
+def frozen_sampler(name: str, weight: Tensor, tau: Tensor | float | None = None, **settings: object) -> Sampler:
+    """Return a sampler of one parameter that stands still at `tau` (1, or 1/2 for the paper's, if None).
+
+    Its state is made by one step at lr = 0, which moves nothing.
+    """
+    optimizer = SAMPLERS[name]([weight], **settings)
+    group = optimizer.param_groups[0]
+    lr, group["lr"], group["adapt"] = group["lr"], 0.0, False
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    group["lr"] = lr
+    kind, state = group["preconditioner"], optimizer.state[weight]
+    if kind != "none" and not (kind == "paper" and tau is None):
+        wanted = torch.as_tensor(1.0 if tau is None else tau, dtype=torch.float64)
+        value = torch.logit(wanted) if kind == "paper" else (1 / wanted - damping(group)).square()
+        state["rho" if kind == "paper" else "second_moment"].copy_(value.expand_as(weight))
+    return optimizer
 
 
 def run_chains(
@@ -21,26 +48,30 @@ def run_chains(
     gradient: Callable[[Tensor], Tensor],
     *,
     steps: int,
-    tau: Tensor | float,
     keep_every: int,
     burn_in: int,
+    tau: Tensor | float | None = None,
+    sampler: str = "CVAdam paper",
+    midpoint: bool = False,
     **settings: object,
 ) -> Tensor:
     """Run one chain an entry (or row) of `start` with frozen τ; return the kept states, shape (kept, *start.shape).
 
-    `gradient` is that of the mean negative log-likelihood, without the prior.
+    `gradient` is that of the mean negative log-likelihood, without the prior. With `midpoint` the second axis of the
+    result is (iterate, midpoint).
     """
     weight = torch.nn.Parameter(start.clone())
-    optimizer = CVAdam([weight], dual_lr=0.0, **settings)  # type: ignore[arg-type]
-    weight.grad = torch.zeros_like(weight)
-    optimizer._collect()  # creates the state
-    optimizer.state[weight]["rho"].copy_(frozen_rho(tau).expand_as(weight))
+    optimizer = frozen_sampler(sampler, weight, tau, **settings)
     kept = []
     for step in range(1, steps + 1):
         weight.grad = gradient(weight.detach())
         optimizer.step()
         if step > burn_in and (step - burn_in) % keep_every == 0:
-            kept.append(weight.detach().clone())
+            state = weight.detach().clone()
+            if midpoint:
+                with optimizer.midpoint():
+                    state = torch.stack([state, weight.detach().clone()])
+            kept.append(state)
     return torch.stack(kept)
 
 
@@ -90,3 +121,32 @@ def banana_statistics(states: Tensor) -> dict[str, tuple[float, float]]:
         per_chain = value.mean(0)
         result[name] = (float(per_chain.mean()), float(per_chain.std() / math.sqrt(per_chain.numel())))
     return result
+
+
+def implemented_map(name: str, curvature: float, tau: float, **settings: object) -> tuple[Tensor, Tensor]:
+    """Return A and b of the linear step (w, v) ← A(w, v) + b·ε, read off a sampler; a third row is the midpoint's.
+
+    The loss with its prior is curvature·w²/2, so that the gradient without it has curvature − weight_decay.
+    """
+    columns = []
+    wanted = settings.pop("temperature", 1.0)
+    for w, v, temperature in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, wanted)):
+        weight = torch.nn.Parameter(torch.tensor([w], dtype=torch.float64))
+        optimizer = frozen_sampler(name, weight, tau, temperature=temperature, seed=1, **settings)
+        optimizer.state[weight]["momentum"].fill_(v)
+        weight.grad = (curvature - optimizer.param_groups[0]["weight_decay"]) * weight.detach()
+        optimizer.step()
+        column = [weight.detach().clone(), optimizer.state[weight]["momentum"].clone()]
+        with optimizer.midpoint():
+            column.append(weight.detach().clone())
+        columns.append(torch.cat(column) / (optimizer.last_noise(weight) if temperature else 1))
+    return torch.stack(columns[:2], dim=1), columns[2]
+
+
+def lyapunov_variance(name: str, curvature: float, tau: float, **settings: object) -> tuple[float, float, float]:
+    """Return the exact stationary variances of a sampler's iterate, momentum and midpoint, vec(C) = (I − A⊗A)⁻¹ vec(bbᵀ)."""
+    step, noise = implemented_map(name, curvature, tau, **settings)
+    system = torch.eye(4, dtype=torch.float64) - torch.kron(step[:2], step[:2])
+    covariance = torch.linalg.solve(system, torch.outer(noise[:2], noise[:2]).reshape(-1)).view(2, 2)
+    weight, momentum, middle = (step @ covariance @ step.T + torch.outer(noise, noise)).diagonal().tolist()
+    return weight, momentum, middle

@@ -15,20 +15,21 @@ from bayesprune.vision import small_cnn
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_property_snippet_runs_and_prunes_to_its_target(tmp_path, monkeypatch):
-    snippet = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1].replace("warmup_steps=500", "warmup_steps=2")
-    assert len(snippet.strip().splitlines()) == 12
+@pytest.mark.parametrize("epochs", [2, 24])
+def test_property_snippet_runs_as_printed_and_prunes_to_its_target(epochs, tmp_path, monkeypatch, capsys):
+    snippet = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     inputs, labels = torch.randn(64, 3, 8, 8), torch.randint(0, 3, (64,))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, labels), batch_size=8)
     scope = {
-        "model": small_cnn(num_classes=3, width=8), "train_set": inputs, "epochs": 24, "loader": loader, "x_test": inputs[:10],
+        "model": small_cnn(num_classes=3, width=8), "train_set": inputs, "epochs": epochs, "loader": loader, "x_test": inputs[:10],
     }  # fmt: skip
     exec(snippet, scope)
     assert len(scope["samples"]) == 6  # the two cycles after the ramp
     assert scope["prediction"].probabilities.shape == (10, 3)
     assert sparsity_report(scope["model"]).prunable == pytest.approx(0.9, abs=0.01)
+    assert "measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", re.findall(r"^bayesprune (\w+)", README, re.MULTILINE))

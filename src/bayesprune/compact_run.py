@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bayesprune import deploy, vision
+from bayesprune.common.modes import evaluating
 from bayesprune.deploy.folder import EXPORTED, ONNX
-from bayesprune.deploy.verify import evaluating
 from bayesprune.posterior import Samples, SampleStore, preserved
 from bayesprune.train import folder as names
 from bayesprune.train.build import build_data, build_network

@@ -8,24 +8,32 @@ import torch
 from torch import nn
 
 from bayesprune.posterior import (
+    Fit,
     MemorySamples,
-    effective_temperature_of,
     health_report,
     noise_to_gradient_of,
     predict,
+    temperature_of,
     weight_spread,
 )
+from bayesprune.samplers import CVAdam
 
 
 class Sampler:
-    """An optimizer that states its temperature and noise."""
+    """An optimizer that states its temperatures and noise."""
 
-    def __init__(self, temperature: float, ratio: float, groups: int = 2) -> None:
+    def __init__(self, temperature: float, ratio: float, groups: int = 2, measured: float = math.nan) -> None:
         self.group = {"mean": temperature, "min": temperature / 2, "max": temperature * 2}
-        self.ratio, self.groups = ratio, groups
+        self.ratio, self.measured, self.param_groups = ratio, measured, [{"lr": 0.5}] * groups
 
-    def effective_temperature(self):
-        return [dict(self.group) for _ in range(self.groups)]
+    def injected_temperature(self):
+        return [dict(self.group) for _ in self.param_groups]
+
+    def kinetic_temperature(self):
+        return [{"mean": self.measured} for _ in self.param_groups]
+
+    def suggest_lr(self):
+        return [0.125 for _ in self.param_groups]
 
     def noise_to_gradient(self):
         return self.ratio
@@ -75,25 +83,41 @@ def test_limit_weight_spread() -> None:
 
 
 def test_property_optimizers_are_asked_by_their_methods() -> None:
-    one = {"mean": 0.5, "min": 0.1, "max": 1}
-    for answer in (one, [one], {"group": one}):
-        optimizer = type("O", (), {"effective_temperature": lambda self, a=answer: a})()
-        assert effective_temperature_of(optimizer) == [one]
+    one = {"mean": 0.5, "min": 0.1, "max": 1.0}
+    optimizer = type("O", (), {"injected_temperature": lambda self: [one]})()
+    assert temperature_of(optimizer) == [one]
+    measured = {"mean": 1.0, "min": 0.5, "max": 2.0, "kinetic": 3.0, "lr": 0.5, "suggested_lr": 0.125}
+    assert temperature_of(Sampler(1.0, 1.0, groups=1, measured=3.0)) == [measured]
     plain = torch.optim.SGD([torch.ones(2)], lr=0.1)
-    assert effective_temperature_of(plain) is None and noise_to_gradient_of(plain) is None
+    assert temperature_of(plain) is None and noise_to_gradient_of(plain) is None
     assert noise_to_gradient_of(Sampler(1.0, 0.25)) == 0.25
     assert noise_to_gradient_of(Sampler(1.0, math.nan)) is None
+
+
+def test_property_a_chain_hotter_than_it_says_is_named_with_a_step_size() -> None:
+    assert health_report(optimizer=Sampler(1.0, 1.0, measured=1.49)).ok
+    text = health_report(optimizer=Sampler(1.0, 1.0, groups=1, measured=5.3)).warnings[0]
+    assert "measured temperature 5.3 in group 0, set 1:" in text and "At lr=0.12 instead of 0.5" in text
+    assert health_report(optimizer=Sampler(1.0, 1.0, measured=5.3), max_excess=10.0).ok
+
+
+def test_limit_the_readme_temperature_is_not_called_an_optimizer() -> None:
+    # float32 .00999… was below the threshold of .01
+    assert health_report(optimizer=Sampler(float(torch.tensor(0.01)), 1.0)).ok
 
 
 def test_property_a_healthy_run_has_no_warning() -> None:
     model, samples = collect([[1.0], [0.0]], [[-1.0], [0.5]], [[0.2], [0.1]])
     prediction = predict(model, samples, torch.linspace(-1, 1, 20)[:, None])
     traces = {"loss": torch.randn(4, 500, generator=torch.Generator().manual_seed(0))}
-    report = health_report(optimizer=Sampler(1.0, 2.0), samples=samples, prediction=prediction, traces=traces)
+    report = health_report(
+        optimizer=Sampler(1.0, 2.0, measured=1.1), samples=samples, prediction=prediction, traces=traces
+    )
     assert report.ok and report.members == 3 and report.disagreement > 0.1 and report.epistemic > 0
     text = str(report)
     for words in (
-        "effective temperature, group 1",
+        "temperature, group 1: injected",
+        "temperature, group 1: measured",
         "noise-to-gradient",
         "relative spread",
         "R-hat of loss",
@@ -112,7 +136,7 @@ def test_property_each_sign_of_a_snapshot_run_is_named() -> None:
     report = health_report(optimizer=Sampler(1e-6, 1e-4), samples=samples, prediction=prediction, traces=bad)
     text = "\n".join(report.warnings)
     for words in (
-        "effective temperature 1e-06 in group 0",
+        "injected temperature 1e-06 in group 0",
         "in group 1",
         "noise is 0.0001 of the gradient",
         "same weights",
@@ -140,16 +164,27 @@ def test_limit_partial_reports() -> None:
 
 def test_parity_with_the_sampler_of_the_package() -> None:
     """Paper noise with k = 1/N is an optimizer with snapshots; exact noise at T = 1 reports T = 1."""
-    samplers = pytest.importorskip("bayesprune.samplers")
-    if not hasattr(samplers, "CVAdam"):
-        pytest.skip("no sampler yet")
     layer = nn.Linear(3, 2)
     layer(torch.randn(8, 3)).square().mean().backward()
-    exact = samplers.CVAdam(layer.parameters(), lr=0.01, num_data=50_000, temperature=1.0, noise="exact")
-    assert effective_temperature_of(exact)[0]["mean"] == pytest.approx(1.0)
-    cold = samplers.CVAdam(layer.parameters(), lr=0.01, num_data=50_000, temperature=1 / 50_000, noise="paper")
+    exact = CVAdam(layer.parameters(), lr=0.01, num_data=50_000)
+    assert temperature_of(exact) == [{"mean": 1.0, "min": 1.0, "max": 1.0}]  # nothing is measured before a step
+    cold = CVAdam(
+        layer.parameters(), lr=0.01, num_data=50_000, temperature=1 / 50_000, noise="paper", betas=(0.1, 1.0),
+        preconditioner="paper",
+    )  # fmt: skip
     report = health_report(optimizer=cold)
-    assert report.temperature[0]["mean"] == pytest.approx(
-        0.056 / 50_000, rel=0.01
-    )  # N·k²·τ·√l·(1+β₁²)/((1-β₁)·β₂), τ = ½
+    expected = 0.056 / 50_000  # N·k²·τ·√l·(1+β₁²)/((1-β₁)·β₂), τ = ½
+    assert report.temperature[0]["mean"] == pytest.approx(expected, rel=0.01)
     assert report.noise_to_gradient is not None and not report.ok
+    exact.step()
+    assert temperature_of(exact)[0]["kinetic"] > 0
+
+
+def test_property_an_unfit_chain_is_named() -> None:
+    unfit = Fit(members=1.9, reference=0.1, constant=2.3)
+    assert unfit.gap == pytest.approx(1.8 / 2.2)
+    report = health_report(fit=unfit)
+    assert "members do not fit" in report.warnings[0] and report.fit["reference"] == 0.1
+    assert "training loss, members" in str(report)
+    assert health_report(fit=Fit(members=0.2, reference=0.1, constant=2.3)).ok
+    assert health_report(fit=Fit(members=9.0)).ok  # without a constant there is nothing to compare with

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bayesprune.posterior import MemorySamples, Samples, SampleStore
+from bayesprune.samplers import SGHMC
 
 
 class Network(nn.Module):
@@ -320,3 +321,31 @@ def test_error_damaged_stores(tmp_path) -> None:
         SampleStore(tmp_path / "run")
     with pytest.raises(NotADirectoryError):
         SampleStore(index)
+
+
+def test_equation_with_the_sampler_a_sample_is_the_midpoint_of_the_last_move(tmp_path) -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    optimizer = SGHMC(layer.parameters(), lr=0.5, num_data=10, temperature=1.0, seed=0)
+    layer(torch.ones(4, 2)).square().mean().backward()
+    before = layer.weight.detach().clone()
+    optimizer.step()
+    after = layer.weight.detach().clone()
+    store = SampleStore(tmp_path)
+    store.collect(layer, optimizer, step=1)
+    store.collect(layer, optimizer, midpoint=False)
+    store.collect(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
+    assert torch.allclose(store[0]["weight"], (before + after) / 2)
+    assert torch.equal(store[1]["weight"], after) and torch.equal(store[2]["weight"], after)
+    assert torch.equal(layer.weight, after)
+    assert store.infos[0]["temperature"] == 1.0 and store.infos[0]["kinetic_temperature"] > 0 and store.infos[2] == {}
+
+
+def test_property_pruned_weights_stay_zero_in_a_midpoint() -> None:
+    layer = nn.Linear(3, 1, bias=False)
+    optimizer = SGHMC(layer.parameters(), lr=0.5, num_data=10, seed=0)
+    layer(torch.ones(4, 3)).square().mean().backward()
+    optimizer.step()
+    layer.weight.data[0, 1] = 0.0  # as a pruner with a dense copy does: the momentum lives on
+    samples = MemorySamples()
+    samples.collect(layer, optimizer)
+    assert samples[0]["weight"][0, 1] == 0.0 and (samples[0]["weight"] != 0).sum() == 2

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from bayesprune.samplers import CycleClock, CyclicalLR
+from bayesprune.samplers import CVAdam, CycleClock, CyclicalLR
 
 
 @pytest.mark.parametrize("cycles", [1, 3, 4])
@@ -90,3 +90,39 @@ def test_roundtrip_scheduler_state():
 def test_error_names_what_does_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         CycleClock(**{"total_steps": 10, **settings})
+
+
+def test_property_samples_spread_over_the_last_quarter_unless_told():
+    clock = CycleClock(total_steps=200, cycles=2, samples_per_cycle=5)
+    assert clock.sample_every == 5
+    assert [t for t in range(200) if clock.collect(t)] == [79, 84, 89, 94, 99, 179, 184, 189, 194, 199]
+    for total in range(12, 60):  # runs of any length
+        short = CycleClock(total_steps=total, cycles=4, samples_per_cycle=3)
+        assert sum(short.collect(t) for t in range(total)) == 12
+
+
+def test_property_the_preconditioner_stands_still_before_and_through_the_samples():
+    clock = CycleClock(total_steps=40, cycles=2, samples_per_cycle=3, sample_every=8, warmup_steps=4)
+    assert all(clock.adapting(t) for t in range(4))
+    for cycle in range(2):
+        steps = range(clock.start(cycle), clock.start(cycle + 1))
+        first = next(t for t in steps if clock.collect(t))
+        frozen = [t for t in steps if not clock.adapting(t)]
+        assert (
+            frozen == list(range(frozen[0], steps.stop))
+            and frozen[0] <= first
+            and frozen[0] <= (steps.start + steps.stop) / 2
+        )
+
+
+def test_property_the_scheduler_switches_adapt_of_rms_and_leaves_the_paper_alone():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    clock = CycleClock(total_steps=8, cycles=2)
+    for preconditioner, wanted in (("rms", [True, True, False, False] * 2), ("paper", [True] * 8)):
+        optimizer = CVAdam([weight], lr=1.0, num_data=10, preconditioner=preconditioner)
+        scheduler, seen = CyclicalLR(optimizer, clock), []
+        for _ in range(8):
+            seen.append(optimizer.param_groups[0]["adapt"])
+            optimizer.step()
+            scheduler.step()
+        assert seen == wanted

@@ -61,7 +61,10 @@ def test_target_explicit_mean_and_random_walk_have_different_spreads():
         [explicit], lr=lr, num_data=number, global_scale=scale * lr**0.75, dual_lr=0.0, weight_decay=0.0,
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
-    second = CVAdam([implicit], lr=lr, num_data=number, noise="paper", dual_lr=0.0, weight_decay=0.0, seed=1)
+    second = CVAdam(
+        [implicit], lr=lr, num_data=number, betas=(0.1, 1.0), preconditioner="paper", noise="paper", dual_lr=0.0,
+        weight_decay=0.0, seed=1,
+    )  # fmt: skip
     for _ in range(1000):
         with first.sampled():
             explicit.grad = explicit.detach().clone()

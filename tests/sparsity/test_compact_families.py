@@ -58,7 +58,7 @@ def test_property_masks_that_do_not_agree_are_removed_by_index(family, groups):
 OPTIMIZERS = {
     "sgd": lambda params: torch.optim.SGD(params, lr=0.005, momentum=0.9, weight_decay=5e-4),
     "adamw": lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=5e-4),
-    "cv_adam": lambda params: CVAdam(params, lr=0.02, num_data=100, temperature=0.0, betas=(0.9, 1.0), seed=3),
+    "cv_adam": lambda params: CVAdam(params, lr=1e-3, num_data=100, temperature=0.0, seed=3),
 }
 
 

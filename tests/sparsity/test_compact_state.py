@@ -35,7 +35,8 @@ def _cut(tensor, cut):
     [
         (lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9), ["momentum_buffer"]),
         (lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True), ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]),
-        (lambda p: CVAdam(p, lr=0.01, num_data=100, seed=4), ["momentum", "rho"]),
+        (lambda p: CVAdam(p, lr=0.01, num_data=100, seed=4), ["momentum", "second_moment"]),
+        (lambda p: CVAdam(p, lr=0.01, num_data=100, seed=4, preconditioner="paper"), ["momentum", "rho"]),
     ],
 )
 def test_equation_the_state_is_cut_as_the_parameters_are(make, keys):
@@ -65,9 +66,7 @@ def test_property_param_groups_settings_and_decays_come_along():
     model, example = network("vgg", 0)
     conv = [p for n, p in model.named_parameters() if n.startswith("features")]
     rest = [p for n, p in model.named_parameters() if not n.startswith("features")]
-    optimizer = CVAdam(
-        [{"params": rest, "lr": 0.5}, {"params": conv}], lr=0.01, num_data=50, seed=9, implementation="plain"
-    )
+    optimizer = CVAdam([{"params": rest, "lr": 0.5}, {"params": conv}], lr=0.01, num_data=50, seed=9, fused=False)
     cut = partition(model, "channel", example_input=example)
     middle = float(torch.cat([each.mean_square().flatten() for each in cut]).quantile(0.3))
     pruner = pruned_at_random(model, example, "channel", 0.5, optimizer, spike_decay=1e-2, soft_threshold=middle)
@@ -75,7 +74,7 @@ def test_property_param_groups_settings_and_decays_come_along():
     result = compact(model, pruner, None, example)
     first, second = result.optimizer.param_groups
     assert (first["lr"], second["lr"], first["seed"]) == (0.5, 0.01, 9) and len(first["params"]) == len(rest)
-    assert result.optimizer._implementation == "plain"
+    assert result.optimizer.defaults["fused"] is False
     new, mixed = dict(result.model.named_parameters()), 0
     for name, param in model.named_parameters():
         decay = optimizer.weight_decay_of(param)

@@ -71,7 +71,7 @@ def test_property_seed_decides_everything(tmp_path):
 
 
 def test_property_forward_pruned_weights_stay_zero_in_a_users_loop():
-    """The pruned weight, its momentum and its ρ are exactly 0 after every later step."""
+    """The pruned weight, its momentum and its second moment are exactly 0 after every later step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 30), nn.ReLU(), nn.Linear(30, 3))
     optimizer = CVAdam(model.parameters(), lr=0.5, num_data=50)
@@ -88,7 +88,7 @@ def test_property_forward_pruned_weights_stay_zero_in_a_users_loop():
                 dropped = ~pruner.weight_masks()[name].expand_as(param)
                 assert not (zero[name] & ~dropped).any()  # never returns
                 zero[name] = dropped
-                for tensor in (param.detach(), optimizer.state[param]["momentum"], optimizer.state[param]["rho"]):
+                for tensor in (param.detach(), optimizer.state[param]["momentum"], optimizer.state[param]["second_moment"]):
                     assert not tensor[dropped].any()
     assert pruner.hard_sparsity == pytest.approx(0.8, abs=0.5 / 390)
 

@@ -98,7 +98,7 @@ def test_property_samplers_take_their_settings(name):
     optimizer = build_optimizer(chosen, build_network(chosen, data), 160)
     group = optimizer.param_groups[0]
     assert (group["temperature"], group["num_data"], group["lr"]) == (0.005, 160, 0.3)
-    assert group["alpha"] == (1.0 if name == "csgld" else pytest.approx(0.8))
+    assert (name == "csgld" or group["betas"] == (0.2, 1.0)) and group["preconditioner"] == "none"
 
 
 def test_error_idle_keys_and_impossible_schedules_are_refused():

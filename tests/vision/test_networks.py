@@ -29,6 +29,7 @@ SMALL_BUILDS = [
     ("resnet18", {"num_classes": 7}, (2, 3, 32, 32)),
     ("resnet20", {"num_classes": 7}, (2, 3, 32, 32)),
     ("resnet20", {"num_classes": 7, "shortcut": "A", "width": 8}, (2, 3, 32, 32)),
+    ("resnet20_frn", {"num_classes": 7, "width": 8}, (2, 3, 32, 32)),
     ("resnet34", {"num_classes": 7}, (2, 3, 16, 16)),
     ("resnet50", {"num_classes": 7}, (2, 3, 64, 64)),
     ("wide_resnet", {"num_classes": 7, "depth": 10, "widen_factor": 2}, (2, 3, 32, 32)),

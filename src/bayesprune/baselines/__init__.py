@@ -5,13 +5,11 @@ from bayesprune.baselines.channels import gradual_channel_pruning
 from bayesprune.baselines.dsr import DynamicSparseReparameterization
 from bayesprune.baselines.ensemble import DeepEnsemble, independent_seeds
 from bayesprune.baselines.magnitude import GradualMagnitudePruning
-from bayesprune.baselines.noise_window import CyclicalNoise, injects
 from bayesprune.baselines.presets import PRESETS, Preset, dynamic_pruning_with_feedback, layers_of, published
 from bayesprune.baselines.rank1 import Rank1Network, kl_scale, step_decay, to_rank1
 from bayesprune.baselines.rank1_layer import Rank1Layer, cauchy_kl, gaussian_kl
 from bayesprune.baselines.rigl import RigL
 from bayesprune.baselines.set import SET
-from bayesprune.baselines.sgld import PUBLISHED_TEMPERATURE, CyclicalSGHMC, CyclicalSGLD, sghmc_variance
 from bayesprune.baselines.sparse_momentum import SparseMomentum
 from bayesprune.baselines.splbnn import SPLBNNClassifier, SPLBNNRegressor
 from bayesprune.baselines.svbnn import SVBNNClassifier, SVBNNRegressor
@@ -20,12 +18,6 @@ from bayesprune.baselines.topology import SparseTraining
 
 __all__ = [
     # Sampling and ensembling
-    "CyclicalSGLD",
-    "CyclicalSGHMC",
-    "CyclicalNoise",
-    "injects",
-    "sghmc_variance",
-    "PUBLISHED_TEMPERATURE",
     "to_rank1",
     "Rank1Network",
     "Rank1Layer",

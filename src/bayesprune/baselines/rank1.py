@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.baselines.rank1_layer import Family, Rank1Layer
+from bayesprune.common.checks import check_choice, check_number
 from bayesprune.posterior import Samples, preserved
-from bayesprune.samplers.validation import check_choice, check_number
 
 _CONVERTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

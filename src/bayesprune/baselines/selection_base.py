@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.baselines.selection_network import BatchedNetwork
-from bayesprune.samplers.validation import check_number
+from bayesprune.common.checks import check_number
 
 
 class SelectionEstimator:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bayesprune.samplers.validation import check_choice
+from bayesprune.common.checks import check_choice
 
 ACTIVATIONS = ("relu", "tanh")
 

@@ -20,7 +20,7 @@ from bayesprune.baselines.selection_loss import negative_log_likelihood, output_
 from bayesprune.baselines.selection_network import BatchedNetwork
 from bayesprune.baselines.splbnn_evidence import bic, log_evidence
 from bayesprune.baselines.splbnn_prior import MixturePrior
-from bayesprune.samplers.validation import check_choice, check_number
+from bayesprune.common.checks import check_choice, check_number
 
 RECORDS = 100
 FLUSH, NEGLIGIBLE = 200, 1e-15  # steps between, and magnitude below which a weight is rounded to zero

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bayesprune.samplers.validation import check_number
+from bayesprune.common.checks import check_number
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from bayesprune.baselines.selection_batches import ShuffledBatches
 from bayesprune.baselines.selection_loss import negative_log_likelihood, output_gradient_
 from bayesprune.baselines.selection_network import BatchedNetwork
 from bayesprune.baselines.svbnn_posterior import SpikeSlabPosterior, prior_log_inclusion
-from bayesprune.samplers.validation import check_number
+from bayesprune.common.checks import check_number
 
 RECORDS = 100
 

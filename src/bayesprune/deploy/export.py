@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.deploy.verify import as_inputs, batch_of, evaluating, flat
+from bayesprune.common.modes import evaluating
+from bayesprune.deploy.verify import as_inputs, batch_of, flat
 
 TOLERANCE = 1e-4
 

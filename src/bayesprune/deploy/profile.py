@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.common.modes import evaluating
 from bayesprune.deploy.ensemble import Ensemble
 from bayesprune.deploy.folder import WEIGHTS, load, random_model, read_architecture, save
 from bayesprune.deploy.timing import Comparison, compare_times
-from bayesprune.deploy.verify import as_inputs, batch_of, evaluating
+from bayesprune.deploy.verify import as_inputs, batch_of
 from bayesprune.sparsity.report import sparsity_report
 
 

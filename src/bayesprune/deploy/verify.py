@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from bayesprune.common.modes import evaluating
 
 ALIGNMENT = 64
 """Bytes; torch places tensors at its multiples."""
@@ -59,26 +60,6 @@ def batch_of(inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
     first = len(inputs[0])
     order = torch.arange(size) % first
     return tuple(value[order.to(value.device)] if len(value) == first else value for value in inputs)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode inside the block; every module's own mode comes back.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> with evaluating(model):
-        ...     print(model.training)
-        False
-        >>> model.training
-        True
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield model.eval()
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @torch.no_grad()

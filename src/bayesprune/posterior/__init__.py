@@ -1,10 +1,12 @@
+from bayesprune.common.modes import preserved
 from bayesprune.posterior.calibration import adaptive_ece, classwise_ece
 from bayesprune.posterior.diagnostics import bulk_ess, ess, rank_rhat, split_rhat
+from bayesprune.posterior.fit import Fit, fit_check
 from bayesprune.posterior.health import (
     HealthReport,
-    effective_temperature_of,
     health_report,
     noise_to_gradient_of,
+    temperature_of,
     weight_spread,
 )
 from bayesprune.posterior.metrics import (
@@ -22,7 +24,7 @@ from bayesprune.posterior.metrics import (
     reliability_curve,
 )
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
-from bayesprune.posterior.predict import predict, preserved, use_sample
+from bayesprune.posterior.predict import predict, use_sample
 from bayesprune.posterior.samples import MemorySamples, Samples, SampleStore
 from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
 
@@ -54,7 +56,9 @@ __all__ = [
     "exact_recoveries",
     "health_report",
     "HealthReport",
-    "effective_temperature_of",
+    "fit_check",
+    "Fit",
+    "temperature_of",
     "noise_to_gradient_of",
     "weight_spread",
     "split_rhat",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.posterior.diagnostics import bulk_ess, rank_rhat
+from bayesprune.posterior.fit import Fit
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.samples import Samples
 
@@ -17,13 +18,17 @@ from bayesprune.posterior.samples import Samples
 class HealthReport:
     """What shows whether a run sampled from a posterior; None or empty where the report was not given what it needs."""
 
-    temperature: list[dict[str, float]] | None = None  # mean, min, max of T_eff for each parameter group
+    temperature: list[dict[str, float]] | None = None
+    """For each parameter group: mean, min and max of the injected temperature; kinetic, the measured one; lr, and
+    suggested_lr, at which minibatch noise adds a tenth."""
     noise_to_gradient: float | None = None
     members: int | None = None
+    sample_temperature: float | None = None  # mean of what was measured as each sample was taken
     weight_spread: float | None = None
     weight_spread_by_tensor: dict[str, float] = field(default_factory=dict)
     disagreement: float | None = None  # mean over inputs of the share of pairs of members that choose differently
     epistemic: float | None = None  # mean over inputs; nats (classification) or variance (regression)
+    fit: dict[str, float | None] | None = None  # training losses of members, of a T = 0 reference, of a constant
     rhat: dict[str, float] = field(default_factory=dict)  # the worst entry of each trace
     ess: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -41,14 +46,17 @@ class HealthReport:
     def __str__(self) -> str:
         lines = ["posterior health"]
         for number, group in enumerate(self.temperature or []):
-            spread = f"min {group['min']:.3g}, max {group['max']:.3g}"
-            lines.append(f"  effective temperature, group {number}   {group['mean']:.3g} ({spread})")
+            lines.append(f"  temperature, group {number}: injected    {group['mean']:.3g}")
+            if "kinetic" in group:
+                lines.append(f"  temperature, group {number}: measured    {group['kinetic']:.3g}")
         rows = [
             ("noise-to-gradient ratio", self.noise_to_gradient),
             ("members", self.members),
+            ("temperature measured at the samples", self.sample_temperature),
             ("relative spread of the weights", self.weight_spread),
             ("disagreement between members", self.disagreement),
             ("epistemic uncertainty", self.epistemic),
+            *((f"training loss, {name}", value) for name, value in (self.fit or {}).items()),
             *((f"R-hat of {name}", value) for name, value in self.rhat.items()),
             *((f"bulk ESS of {name}", value) for name, value in self.ess.items()),
         ]
@@ -57,30 +65,32 @@ class HealthReport:
         return "\n".join(lines)
 
 
-def effective_temperature_of(optimizer: Any) -> list[dict[str, float]] | None:
-    """Ask an optimizer at which temperature it samples: 1 is the posterior, 0 an optimizer that injects no noise.
+def temperature_of(optimizer: Any) -> list[dict[str, float]] | None:
+    """Ask a sampler how hot it runs: 1 is the posterior, 0 an optimizer that injects no noise.
 
     Args:
-        optimizer: if it has ``effective_temperature()``, that gives a dict with "mean", "min", "max", or one for each
-            parameter group.
+        optimizer: A `bayesprune.samplers.Sampler`, or any object with ``injected_temperature()`` (one dict of "mean",
+            "min", "max" for each parameter group) and, where it measures, ``kinetic_temperature()`` and ``suggest_lr()``.
 
     Returns:
-        One dict a group, or None if the optimizer has no such method.
+        One dict a group as in `HealthReport.temperature`, or None if the optimizer has no such method.
 
     Example:
         >>> class Cold:
-        ...     def effective_temperature(self):
-        ...         return {"mean": 1e-6, "min": 1e-7, "max": 1e-5}
-        >>> effective_temperature_of(Cold())
+        ...     def injected_temperature(self):
+        ...         return [{"mean": 1e-6, "min": 1e-7, "max": 1e-5}]
+        >>> temperature_of(Cold())
         [{'mean': 1e-06, 'min': 1e-07, 'max': 1e-05}]
     """
-    method = getattr(optimizer, "effective_temperature", None)
-    if method is None:
+    if not hasattr(optimizer, "injected_temperature"):
         return None
-    result = method()
-    if isinstance(result, Mapping):
-        result = [result] if "mean" in result else list(result.values())
-    return [{key: float(group[key]) for key in ("mean", "min", "max")} for group in result]
+    groups = [{key: float(group[key]) for key in ("mean", "min", "max")} for group in optimizer.injected_temperature()]
+    if hasattr(optimizer, "kinetic_temperature"):
+        measured, suggested = optimizer.kinetic_temperature(), optimizer.suggest_lr()
+        for group, found, lr, own in zip(groups, measured, suggested, optimizer.param_groups):
+            if not math.isnan(found["mean"]):
+                group.update(kinetic=found["mean"], lr=float(own["lr"]), suggested_lr=lr)
+    return groups
 
 
 def noise_to_gradient_of(optimizer: Any) -> float | None:
@@ -161,21 +171,26 @@ def health_report(
     optimizer: Any = None,
     samples: Samples | None = None,
     prediction: Prediction | RegressionPrediction | None = None,
+    fit: Fit | None = None,
     traces: Mapping[str, Any] | None = None,
     min_temperature: float = 1e-2,
+    max_excess: float = 0.5,
     min_noise_to_gradient: float = 1e-2,
     min_disagreement: float = 1e-3,
     max_rhat: float = 1.01,
     min_ess_per_chain: float = 100.0,
 ) -> HealthReport:
-    """Judge a run by what is at hand, and warn when it is in effect an optimizer that saved snapshots.
+    """Judge a run by what is at hand; warn when it is an optimizer that saved snapshots, hotter than it says, or unfit.
 
     Args:
-        optimizer: for the effective temperature and, if gradients are present, the noise-to-gradient ratio.
+        optimizer: for the injected and the measured temperature and, if gradients are present, the noise-to-gradient
+            ratio.
         samples: for the spread of the weights.
         prediction: for the disagreement between members and their epistemic uncertainty.
+        fit: from `fit_check`; warns where the members do not fit the training data.
         traces: named traces (chains, draws, ...) of scalars or function values, for R-hat and ESS.
-        min_temperature: warn when the mean effective temperature of a group is below.
+        min_temperature: warn when the mean injected temperature of a group is below.
+        max_excess: warn when the measured temperature exceeds the injected one by more than this share.
         min_noise_to_gradient: warn when the ratio is below.
         min_disagreement: warn when the members' choices differ less often (classification only).
         max_rhat: warn above it.
@@ -189,9 +204,8 @@ def health_report(
 
     Example:
         >>> class Cold:
-        ...     param_groups = []
-        ...     def effective_temperature(self):
-        ...         return {"mean": 1e-6, "min": 1e-7, "max": 1e-5}
+        ...     def injected_temperature(self):
+        ...         return [{"mean": 1e-6, "min": 1e-7, "max": 1e-5}]
         >>> health_report(optimizer=Cold()).ok
         False
 
@@ -202,15 +216,22 @@ def health_report(
     warnings: list[str] = []
     snapshots = "in effect an optimizer with snapshots"
 
-    temperature = effective_temperature_of(optimizer) if optimizer is not None else None
+    temperature = temperature_of(optimizer) if optimizer is not None else None
     ratio = noise_to_gradient_of(optimizer) if optimizer is not None else None
     if optimizer is not None and temperature is None:
         warnings.append(f"{type(optimizer).__name__} does not say at which temperature it samples: {snapshots}")
     for number, group in enumerate(temperature or []):
-        if group["mean"] < min_temperature:  # NaN, at a learning rate of 0, says nothing
-            warnings.append(f"effective temperature {group['mean']:.3g} in group {number} (posterior: 1): {snapshots}")
+        warnings += _temperature_warnings(group, number, min_temperature, max_excess)
     if ratio is not None and ratio < min_noise_to_gradient:
         warnings.append(f"the injected noise is {ratio:.3g} of the gradient step: {snapshots}")
+
+    heated = any("measured temperature" in text for text in warnings)
+    at_samples, set_there = _sample_temperatures(samples) if samples is not None else (None, None)
+    if at_samples is not None and set_there and at_samples > (1 + max_excess) * set_there and not heated:
+        warnings.append(
+            f"measured temperature {at_samples:.3g} while samples were taken, set {set_there:.3g}: minibatch noise (or a step near "
+            "its stability limit) heats the chain. Take samples at a smaller lr, or use a larger batch"
+        )
 
     count = len(samples) if samples is not None else None
     spread: float | None = None
@@ -230,6 +251,9 @@ def health_report(
             if disagreement < min_disagreement and len(prediction.member_classes) > 1:
                 warnings.append(f"members choose different classes in {disagreement:.2g} of the cases: {snapshots}")
 
+    if fit is not None and fit.warning:
+        warnings.append(fit.warning)
+
     rhat: dict[str, float] = {}
     ess: dict[str, float] = {}
     for name, trace in (traces or {}).items():
@@ -241,7 +265,36 @@ def health_report(
         if not ess[name] >= min_ess_per_chain * chains:
             wanted = f"{min_ess_per_chain * chains:g} wanted for {chains} chain(s)"
             warnings.append(f"bulk ESS of {name} is {ess[name]:.0f} ({wanted}): the estimates are noisy")
-    return HealthReport(temperature, ratio, count, spread, by_tensor, disagreement, epistemic, rhat, ess, warnings)
+    losses = fit.as_dict() if fit is not None else None
+    return HealthReport(
+        temperature, ratio, count, at_samples, spread, by_tensor, disagreement, epistemic, losses, rhat, ess, warnings
+    )
+
+
+def _sample_temperatures(samples: Samples) -> tuple[float | None, float | None]:
+    """Means of the measured and of the set temperature that the samples remember; None where they remember none."""
+    infos = [info for info in samples.infos if info.get("kinetic_temperature") is not None]
+    if not infos:
+        return None, None
+    return tuple(sum(info[key] for info in infos) / len(infos) for key in ("kinetic_temperature", "temperature"))  # type: ignore[return-value]
+
+
+def _temperature_warnings(group: Mapping[str, float], number: int, least: float, excess: float) -> list[str]:
+    """What is wrong with one group's temperatures; NaN, at a learning rate of 0, says nothing."""
+    warnings, wanted = [], group["mean"]
+    if wanted < least * (1 - 1e-6):
+        warnings.append(
+            f"injected temperature {wanted:.3g} in group {number} (posterior: 1): in effect an optimizer with snapshots"
+        )
+    measured = group.get("kinetic")
+    if measured is not None and wanted > 0 and measured > wanted * (1 + excess):
+        lr, suggested = group["lr"], group["suggested_lr"]
+        warnings.append(
+            f"measured temperature {measured:.3g} in group {number}, set {wanted:.3g}: minibatch noise (or a step near its stability "
+            f"limit) heats the chain. At lr={suggested:.2g} instead of {lr:.2g} it would add a tenth; a larger batch or a "
+            "learning rate that decays before the samples helps too"
+        )
+    return warnings
 
 
 def _finite(value: Any) -> Any:

@@ -8,39 +8,9 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from bayesprune.common.modes import preserved
 from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction
 from bayesprune.posterior.samples import Samples
-
-
-@contextmanager
-def preserved(model: nn.Module) -> Iterator[nn.Module]:
-    """Give the model back as it was: parameters, buffers (persistent or not) and every module's train mode.
-
-    Args:
-        model: the model; a copy of its tensors is held meanwhile.
-
-    Yields:
-        The same model.
-
-    Example:
-        >>> model = nn.Linear(2, 1)
-        >>> before = model.weight.clone()
-        >>> with preserved(model):
-        ...     _ = nn.init.zeros_(model.eval().weight)
-        >>> torch.equal(model.weight, before) and model.training
-        True
-    """
-    copies = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())]
-    training = [(module, module.training) for module in model.modules()]
-    try:
-        yield model
-    finally:
-        with torch.no_grad():
-            # Walked anew: `model.to(device)` replaces buffers by other objects.
-            for tensor, copy in zip((*model.parameters(), *model.buffers()), copies):
-                tensor.copy_(copy)
-        for module, mode in training:
-            module.training = mode
 
 
 @contextmanager

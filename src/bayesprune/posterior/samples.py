@@ -6,14 +6,17 @@ import numbers
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bayesprune.posterior.architecture import Layout, TensorSpec, check_layout, fingerprint, model_tensors
+from bayesprune.samplers import Sampler
 from bayesprune.sparsity.packing import VALUES, pack_masks, pack_state, unpack_state
 
 FORMAT = "bayesprune-samples"
@@ -52,11 +55,16 @@ class Samples(ABC):
     def _read(self, index: int) -> dict[str, Tensor]:
         """The tensors of a sample, tied ones once; ``index`` is in range."""
 
-    def collect(self, model: nn.Module, **info: Any) -> int:
+    def collect(self, model: nn.Module, sampler: Optimizer | None = None, *, midpoint: bool = True, **info: Any) -> int:
         """Append the model's present weights and buffers as a sample.
+
+        With the sampler that moves the model, the sample is the midpoint of its last move (`Sampler.midpoint`), which has
+        no step error on quadratics, and its set and measured temperature are remembered.
 
         Args:
             model: the network; the first call fixes the architecture.
+            sampler: the optimizer, if it is a `bayesprune.samplers.Sampler`; any other changes nothing.
+            midpoint: False takes the raw iterate.
             **info: what to remember of the sample: numbers, strings, booleans, None, and lists or dicts of them.
                 One-element tensors and arrays become numbers; a float that is not finite becomes None.
 
@@ -67,12 +75,14 @@ class Samples(ABC):
             ValueError: if the model's tensors differ from those of the earlier samples (the first that does is named).
             TypeError: if a value of ``info`` cannot be written as JSON.
         """
-        tensors, layout = model_tensors(model)
+        if isinstance(sampler, Sampler):
+            info = {**_temperatures(sampler), **info}
+        with sampler.midpoint() if midpoint and isinstance(sampler, Sampler) else nullcontext():
+            tensors, layout = model_tensors(model)
+            copies = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
         if self.layout is not None:
             check_layout(self.layout, layout)
-        clean = {key: _plain(value, key) for key, value in info.items()}
-        copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-        self._write(copies, layout, clean)
+        self._write(copies, layout, {key: _plain(value, key) for key, value in info.items()})
         return len(self) - 1
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -208,10 +218,10 @@ class SampleStore(Samples):
         """What was said of each sample when it was collected; a copy."""
         return [dict(entry["info"]) for entry in self._entries]
 
-    def collect(self, model: nn.Module, **info: Any) -> int:
+    def collect(self, model: nn.Module, sampler: Optimizer | None = None, *, midpoint: bool = True, **info: Any) -> int:
         """Append the model's present weights and buffers as a sample; arguments and errors as `Samples.collect`."""
         self._read_index()  # another object may have written to the folder meanwhile
-        return super().collect(model, **info)
+        return super().collect(model, sampler, midpoint=midpoint, **info)
 
     def truncate(self, n: int) -> None:
         """Drop every sample after the first ``n``; the index is rewritten before any file goes."""
@@ -326,6 +336,15 @@ class SampleStore(Samples):
             for path in self.directory.glob(pattern):
                 if path.name not in listed:
                     path.unlink()
+
+
+def _temperatures(sampler: Sampler) -> dict[str, Any]:
+    """The set and the measured temperature, over all groups as they weigh."""
+    sizes = [sum(p.numel() for p in group["params"]) for group in sampler.param_groups]
+    total = max(1, sum(sizes))
+    wanted = sum(size * float(group["temperature"]) for size, group in zip(sizes, sampler.param_groups)) / total
+    measured = sum(size * found["mean"] for size, found in zip(sizes, sampler.kinetic_temperature())) / total
+    return {"temperature": wanted, "kinetic_temperature": measured}
 
 
 def _sync(path: Path) -> None:

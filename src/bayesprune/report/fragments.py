@@ -134,16 +134,26 @@ def health_table(health: dict[str, Any] | None) -> str:
     rows: list[tuple[str, str]] = []
     for number, group in enumerate(health.get("temperature") or []):
         said = f"{_figure(group.get('mean'))} (from {_figure(group.get('min'))} to {_figure(group.get('max'))})"
-        rows.append((f"Effective temperature, group {number}", said))
+        rows.append((f"Injected temperature, group {number}", said))
+        if group.get("kinetic") is not None:
+            rows.append((f"Measured temperature, group {number}", _figure(group["kinetic"])))
+        if group.get("suggested_lr") is not None:
+            rows.append((f"Step size at which minibatches add a tenth, group {number}", _figure(group["suggested_lr"])))
     for name, key in (
         ("Noise-to-gradient ratio", "noise_to_gradient"),
         ("Members", "members"),
+        ("Temperature measured at the samples", "sample_temperature"),
         ("Relative spread of the weights", "weight_spread"),
         ("Disagreement between members", "disagreement"),
         ("Epistemic uncertainty", "epistemic"),
     ):
         if health.get(key) is not None:
             rows.append((name, _figure(health[key])))
+    rows += [
+        (f"Training loss, {name}", _figure(value))
+        for name, value in (health.get("fit") or {}).items()
+        if value is not None
+    ]
     for name, key in (("R-hat", "rhat"), ("Bulk ESS", "ess")):
         rows += [(f"{name} of {trace}", _figure(value)) for trace, value in (health.get(key) or {}).items()]
     if not rows:

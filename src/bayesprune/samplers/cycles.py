@@ -1,4 +1,4 @@
-"""The cycle clock: which cycle, how far, which step size, and whether to collect a sample now — in integer steps."""
+"""The cycle clock: which cycle, how far, which step size, learn the preconditioner, collect a sample — in integer steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from bayesprune.common.checks import check_number
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class CycleClock:
         total_steps: Steps of the whole run.
         cycles: M ≥ 1.
         samples_per_cycle: S samples a cycle, taken after its last step and every `sample_every` steps before it.
-        sample_every: Distance between the samples of a cycle, in steps (usually one epoch).
+        sample_every: Distance between the samples of a cycle, in steps; None spreads them over the last quarter of the
+            shortest cycle.
         warmup_steps: Steps of a linear ramp before the first cycle; no samples there.
         floor: Smallest share of the peak lr, in [0, 1): a cycle ends at floor·peak. 0 is the paper's.
 
@@ -44,12 +47,15 @@ class CycleClock:
     total_steps: int
     cycles: int = 1
     samples_per_cycle: int = 0
-    sample_every: int = 1
+    sample_every: int | None = None
     warmup_steps: int = 0
     floor: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the counts."""
+        if self.sample_every is None:
+            cycle = (self.total_steps - self.warmup_steps) // max(1, self.cycles)
+            object.__setattr__(self, "sample_every", max(1, cycle // (4 * max(1, self.samples_per_cycle))))
         for name, least in (
             ("total_steps", 1),
             ("cycles", 1),
@@ -68,9 +74,9 @@ class CycleClock:
                 f"total_steps={self.total_steps} leave no step for each of cycles={self.cycles} after warmup_steps={self.warmup_steps}; "
                 "train longer or use fewer cycles."
             )
-        if self.samples_per_cycle and (self.samples_per_cycle - 1) * self.sample_every >= shortest:
+        if self.samples_per_cycle and (self.samples_per_cycle - 1) * self.spacing >= shortest:
             raise ValueError(
-                f"samples_per_cycle={self.samples_per_cycle} at sample_every={self.sample_every} do not fit in a cycle of "
+                f"samples_per_cycle={self.samples_per_cycle} at sample_every={self.spacing} do not fit in a cycle of "
                 f"{shortest} steps; "
                 "take fewer samples, closer together, or use fewer cycles."
             )
@@ -106,7 +112,38 @@ class CycleClock:
         if cycle < 0 or step >= self.total_steps:
             return False
         before_end = self.start(cycle + 1) - 1 - step
-        return before_end % self.sample_every == 0 and before_end // self.sample_every < self.samples_per_cycle
+        return before_end % self.spacing == 0 and before_end // self.spacing < self.samples_per_cycle
+
+    def adapting(self, step: int) -> bool:
+        """Return whether a preconditioner learns at `step`: in the warm-up and in each cycle's first half, before its samples.
+
+        Example:
+            >>> clock = CycleClock(total_steps=8, cycles=2, samples_per_cycle=1)
+            >>> [clock.adapting(t) for t in range(8)]
+            [True, True, False, False, True, True, False, False]
+        """
+        cycle = self.cycle(step)
+        if cycle < 0:
+            return True
+        begin, end = self.start(cycle), self.start(cycle + 1)
+        first_sample = end - 1 - (self.samples_per_cycle - 1) * self.spacing
+        return step < min(first_sample, begin + (end - begin + 1) // 2)
+
+    def injecting(self, step: int, window: int) -> bool:
+        """Return whether `step` is among the last `window` steps of its cycle, never in the warm-up.
+
+        Example:
+            >>> [CycleClock(total_steps=4).injecting(step, window=2) for step in range(4)]
+            [False, False, True, True]
+        """
+        cycle = self.cycle(step)
+        return cycle >= 0 and step < self.total_steps and self.start(cycle + 1) - step <= window
+
+    @property
+    def spacing(self) -> int:
+        """Steps between two samples of a cycle."""
+        assert self.sample_every is not None  # set by __post_init__
+        return self.sample_every
 
     @property
     def num_samples(self) -> int:
@@ -116,6 +153,8 @@ class CycleClock:
 
 class CyclicalLR(LRScheduler):
     """Sets every group's lr from a `CycleClock`; step it once after each `optimizer.step()`.
+
+    Of a `Sampler` it sets `adapt` too: the preconditioner learns while `clock.adapting`, and stands still for the samples.
 
     Args:
         optimizer: Any torch optimizer; each group's initial lr is its peak.
@@ -140,8 +179,77 @@ class CyclicalLR(LRScheduler):
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """Return each group's step size at the current step."""
         step = min(self.last_epoch, self.clock.total_steps - 1)
+        set_adapt(self.optimizer, self.clock.adapting(step))
         return [self.clock.lr(step, float(base)) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, object]:
         """Return the position; the clock itself is configuration."""
         return {key: value for key, value in super().state_dict().items() if key != "clock"}
+
+
+def set_adapt(optimizer: Optimizer, adapt: bool) -> None:
+    """Let "rms" preconditioners of a sampler learn, or stand still; all else, the paper's rule included, is left alone.
+
+    Example:
+        >>> import torch
+        >>> set_adapt(torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=1.0), False)
+    """
+    for group in optimizer.param_groups:
+        if group.get("preconditioner") == "rms":
+            group["adapt"] = adapt
+
+
+class CyclicalNoise:
+    """Injects noise in the last `window` steps of each cycle only, as cSGLD and cSGHMC do; step it after `optimizer.step()`.
+
+    Outside the window the groups' temperature is 0.
+
+    Args:
+        optimizer: A sampler; each group's initial temperature is that of the window.
+        clock: The clock that drives the step size too.
+        window: Steps at the end of a cycle that inject noise; csgmcmc has 5 of 50 epochs. At least the cycle's length
+            injects always.
+
+    Raises:
+        ValueError: `window` is negative.
+
+    Example:
+        >>> import torch
+        >>> from bayesprune.samplers import SGLD
+        >>> optimizer = SGLD([torch.nn.Parameter(torch.ones(1))], lr=0.5, num_data=10, temperature=1.0)
+        >>> noise = CyclicalNoise(optimizer, CycleClock(total_steps=6, cycles=2), window=1)
+        >>> temperatures = []
+        >>> for _ in range(6):
+        ...     temperatures.append(optimizer.param_groups[0]["temperature"]); optimizer.step(); noise.step()
+        >>> temperatures
+        [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]
+
+    Reference:
+        Zhang et al. (2020), section 3: exploration without noise, then sampling.
+    """
+
+    def __init__(self, optimizer: Optimizer, clock: CycleClock, window: int) -> None:
+        check_number("window", window, minimum=0)
+        self.optimizer, self.clock, self.window, self.last_step = optimizer, clock, int(window), 0
+        for group in optimizer.param_groups:
+            group.setdefault("initial_temperature", group["temperature"])
+        self._set()
+
+    def step(self) -> None:
+        """Go to the next step."""
+        self.last_step += 1
+        self._set()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position; clock and window are configuration."""
+        return {"last_step": self.last_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go to a saved position."""
+        self.last_step = int(state_dict["last_step"])
+        self._set()
+
+    def _set(self) -> None:
+        on = self.clock.injecting(self.last_step, self.window)
+        for group in self.optimizer.param_groups:
+            group["temperature"] = group["initial_temperature"] if on else 0.0

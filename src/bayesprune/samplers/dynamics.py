@@ -138,9 +138,18 @@ def dual_step_(
 
 
 def stationary_variance(
-    curvature: Number, tau: Number, lr: float, beta1: float, beta2: float, noise_std: Number
+    curvature: Number,
+    tau: Number,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    noise_std: Number,
+    gradient_variance: float = 0.0,
 ) -> Number:
-    """Return Var(w) = c²(1+β₁) / [(1−β₁)·a·(2(1+β₁) − a)], a = τβ₂lH, c = τ·noise_std: exact in discrete time.
+    """Return Var(w) = c²(1+β₁) / [(1−β₁)·a·(2(1+β₁) − a)], a = τβ₂lH, c² = τ²(noise_std² + β₂²l²V): exact in discrete time.
+
+    The midpoint's variance is Var(w)·(1 − a/(2(1+β₁))) = c²/(2(1−β₁)a), which for the exact noise and V = 0 is T/(NH) at
+    every stable step size.
 
     Args:
         curvature: H > 0.
@@ -149,6 +158,7 @@ def stationary_variance(
         beta1: β₁.
         beta2: β₂.
         noise_std: Standard deviation injected into the momentum.
+        gradient_variance: Variance V of the minibatch gradient of the mean loss, batches drawn independently.
 
     Returns:
         The stationary variance of a weight whose loss is H·w²/2.
@@ -167,10 +177,36 @@ def stationary_variance(
     a = tau * beta2 * lr * curvature
     if bool(torch.as_tensor(a >= 2 * (1 + beta1)).any()):
         raise ValueError(f"lr={lr} is unstable at this curvature: τ·β₂·lr·H must stay below 2(1+β₁); lower lr.")
-    return (tau * noise_std) ** 2 * (1 + beta1) / ((1 - beta1) * a * (2 * (1 + beta1) - a))
+    variance = tau**2 * (noise_std**2 + (beta2 * lr) ** 2 * gradient_variance)
+    return variance * (1 + beta1) / ((1 - beta1) * a * (2 * (1 + beta1) - a))
 
 
-def effective_temperature(
+def kinetic_temperature(
+    mean_square: Number, tau: Number, lr: float, beta1: float, beta2: float, num_data: float
+) -> Number:
+    """Return N·τ(1+β₁)·E[v²]/(2β₂l), the temperature that a momentum of mean square E[v²] has.
+
+    At small steps it is T plus what minibatch noise of variance V adds, N·τβ₂lV/(2(1−β₁)).
+
+    Args:
+        mean_square: E[v²].
+        tau: τ.
+        lr: l > 0.
+        beta1: β₁.
+        beta2: β₂.
+        num_data: N.
+
+    Example:
+        >>> round(kinetic_temperature(2 * 0.1 / (1.9 * 100), 1.0, 0.1, 0.9, 1.0, 100), 6)
+        1.0
+
+    Reference:
+        docs/temperature.md; the Lyapunov equation of the two-variable recursion.
+    """
+    return num_data * tau * (1 + beta1) * mean_square / (2 * beta2 * lr)
+
+
+def injected_temperature(
     noise_std: Number, tau: Number, lr: float, beta1: float, beta2: float, num_data: float
 ) -> Number:
     """Return the temperature that the injected noise means in the small-step limit, N·τ·s² / (2(1−β₁)β₂l).
@@ -190,7 +226,7 @@ def effective_temperature(
 
     Example:
         >>> s = paper_noise_std(paper_noise_scale(1.0, 50_000), lr=0.01, beta1=0.1)
-        >>> round(effective_temperature(s, 0.5, 0.01, 0.1, 1.0, 50_000), 3)
+        >>> round(injected_temperature(s, 0.5, 0.01, 0.1, 1.0, 50_000), 3)
         0.056
 
     Reference:

@@ -1,23 +1,31 @@
-"""Counter-based standard normal noise: any step's noise can be drawn again from (seed, stream, step).
+"""Counter-based standard normal noise: number i of any step's stream can be drawn again from (seed, stream, step) alone.
 
-CVAdam needs the noise of the previous step once more (the dual step multiplies it with the gradient). A counter-based
-generator (Salmon et al., 2011) draws it twice instead of storing it, so that the state stays at two values per weight.
+The paper's dual step needs the noise of the previous step once more. A counter-based generator (Salmon et al., 2011)
+draws it twice instead of storing it, so that the state stays at two values per weight, and a shard draws its part.
+
+The law, which native.c and triton.py repeat in their languages: numbers 2j and 2j+1 of key (k₀, k₁, k₂, k₃) are the
+cosine and the sine of one Box–Muller pair. In arithmetic modulo 2³²
+
+    x = j ^ k₀,   x ^= x >> 16,   x = M₁x + k₁,   x ^= x >> 15,   x = M₂x + k₂,   y = M₃x + k₃,
+
+the radius is √(−2 ln u) with u = (1 + ⌊x / 2⁸⌋) / 2²⁴ (x taken as signed, then shifted by one half) and the angle
+2π·y / 2³² (y as signed): (x, y) walks the points of a lattice of good spectral quality, one for each 32-bit x.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-BLOCK = 2048
-"""Weights per block; within a block the first half takes the cosines and the second the sines of its pairs."""
-
 Key = tuple[int, int, int, int]
 
 _MASK64 = (1 << 64) - 1
-_ROUNDS = ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB))
+FACTORS = (0x7FEB352D, 0x846CA68B, 0xADB4A92D)
+"""M₁ and M₂, which mix (the constants of "lowbias32", Wellons 2018), and M₃ (Steele & Vigna, 2022)."""
 
 
 def _splitmix64(state: int) -> int:
@@ -26,6 +34,12 @@ def _splitmix64(state: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
     return z ^ (z >> 31)
+
+
+@functools.lru_cache(maxsize=65536)
+def _stream_state(seed: int, stream: int) -> int:
+    """Return what a stream's keys have in common at all steps."""
+    return _splitmix64(_splitmix64(seed & _MASK64) ^ (stream & _MASK64))
 
 
 def stream_key(seed: int, stream: int, step: int) -> Key:
@@ -43,44 +57,61 @@ def stream_key(seed: int, stream: int, step: int) -> Key:
         >>> stream_key(0, 0, 1) != stream_key(0, 1, 1)
         True
     """
-    state = _splitmix64(_splitmix64(_splitmix64(seed & _MASK64) ^ (stream & _MASK64)) ^ (step & _MASK64))
-    first, second = state, _splitmix64(state)
+    first = _splitmix64(_stream_state(seed, stream) ^ (step & _MASK64))
+    second = _splitmix64(first)
     return first & 0xFFFFFFFF, first >> 32, second & 0xFFFFFFFF, second >> 32
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """Return a 32-bit word as the signed integer of the same bits (torch has no full uint32 arithmetic)."""
+    word &= 0xFFFFFFFF
     return word - (1 << 32) if word >= 1 << 31 else word
 
 
-def _hash_(x: Tensor, key: Key) -> Tensor:
-    """Replace int32 counters by their image under a keyed permutation: three multiply-xorshift rounds, a key word
-    before each.
-    """
-    for (shift, factor), word in zip(_ROUNDS, key):
-        x = x.bitwise_xor_(_signed(word)) if shift == 17 else x.add_(_signed(word))
-        x ^= (x >> shift) & ((1 << (32 - shift)) - 1)
-        x *= _signed(factor)
-    x ^= (x >> 14) & ((1 << 18) - 1)
-    return x
-
-
-def _counters(start: int, count: int, device: torch.device | str | None) -> Tensor:
+def counters(start: int, count: int, device: torch.device | str | None = None) -> Tensor:
     """Return the 32-bit counters start..start+count-1, wrapped into int32."""
     return torch.arange(start, start + count, dtype=torch.int64, device=device).to(torch.int32)
 
 
-def _pairs(counter: Tensor, key: Key, dtype: torch.dtype) -> Tensor:
-    """Box–Muller: return the cosines and sines of the pairs, shape (..., 2, h)."""
-    bits = _hash_(counter, key)
-    uniform = ((bits >> 8) & 0xFFFFFF).to(dtype).add_(0.5).mul_(2.0**-24)
-    bits += _signed(key[3])  # one more round gives the angle
-    bits ^= (bits >> 16) & 0xFFFF
-    bits *= 0x7FEB352D
-    bits ^= (bits >> 15) & 0x1FFFF
-    turn = (bits >> 8).to(dtype).mul_(2.0**-24 * 2 * math.pi)
-    radius = uniform.log_().mul_(-2).sqrt_()
-    return torch.stack([radius * turn.cos(), radius * turn.sin()], dim=-2)
+@functools.lru_cache(maxsize=64)
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a number as a tensor without dimensions, which gives integers beside it its type."""
+    return torch.full((), value, dtype=dtype, device=device)
+
+
+def _mixed(x: Tensor, words: Sequence[Tensor]) -> Tensor:
+    """Return the counters' image x under the keyed hash (three words)."""
+    x = x ^ words[0]
+    x ^= (x >> 16) & 0xFFFF
+    x = torch.add(words[1], x, alpha=signed(FACTORS[0]))
+    x ^= (x >> 15) & 0x1FFFF
+    return torch.add(words[2], x, alpha=signed(FACTORS[1]))
+
+
+def normal_pairs(counter: Tensor, words: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Return the numbers of the pairs `counter` (int32, flat), two a pair; twelve to twenty torch calls.
+
+    The four key words are int32 tensors, one value or one a pair.
+    """
+    x = _mixed(counter, words)
+    y = torch.add(words[3], x, alpha=signed(FACTORS[2]))
+    uniform = torch.add(_constant(0.5 + 2.0**-24, dtype, x.device), x >> 8, alpha=2.0**-24)
+    radius = torch.special.xlogy(-2, uniform).sqrt_()
+    angle = y * _constant(2 * math.pi * 2.0**-32, dtype, x.device)
+    return torch.polar(radius, angle).view(dtype)
+
+
+def key_words(keys: Sequence[Key], device: torch.device | str | None) -> Tensor:
+    """Return key words as an int32 tensor of shape (keys, 4)."""
+    return torch.tensor([[signed(word) for word in key] for key in keys], dtype=torch.int32).to(device)
+
+
+def check_span(start: int, numel: int) -> None:
+    """Refuse numbers beyond the 2³³ that a key has."""
+    if start < 0 or start + numel > 1 << 33:
+        raise ValueError(
+            f"start={start}, numel={numel}: a stream has the numbers 0 to 2**33 - 1; split it over streams."
+        )
 
 
 def counter_normal(
@@ -91,40 +122,65 @@ def counter_normal(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Return `numel` independent standard normal numbers that depend on the key alone.
+    """Return numbers start..start+numel-1 of a stream of independent standard normal numbers.
 
-    Block b of m numbers holds h = ⌈m/2⌉ Box–Muller pairs. Pair j takes its radius from a keyed permutation of the
-    counter 2048·b + j and its angle from one more round of it; number j is its cosine, number h + j its sine.
+    Number i depends on the key and on i alone, so that any piece of a stream can be drawn by itself.
 
     Args:
-        numel: How many numbers, at most 2³² a key.
-        key: Four 32-bit words from `stream_key`.
-        start: Number of the first one, a multiple of 2048: a long stream can be drawn in pieces.
-        dtype: float32 or float64 (the same 24-bit uniforms, more digits in the logarithm and the cosine).
+        numel: How many numbers.
+        key: Four 32-bit words from `stream_key`; a key has 2³³ numbers.
+        start: Number of the first one, any integer from 0.
+        dtype: float32 or float64 (the same uniforms, more digits in the logarithm and the cosine).
         device: Where to draw them.
 
     Returns:
         A tensor of shape (numel,).
 
     Raises:
-        ValueError: `start` is not a multiple of 2048.
+        ValueError: The numbers asked for end beyond 2³³.
 
     Example:
-        >>> a = counter_normal(5, stream_key(0, 0, 1))
-        >>> bool(torch.equal(a, counter_normal(5, stream_key(0, 0, 1))))
+        >>> key = stream_key(0, 0, 1)
+        >>> bool(torch.equal(counter_normal(5, key)[2:], counter_normal(3, key, start=2)))
         True
 
     Reference:
         Box & Muller (1958); Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
     """
-    if start % BLOCK:
-        raise ValueError(f"start={start} must be a multiple of {BLOCK}, the block of the stream.")
-    full, tail = divmod(numel, BLOCK)
-    parts = []
-    if full:
-        counters = _counters(start, full * BLOCK, device).view(full, 2, BLOCK // 2)[:, 0].clone()
-        parts.append(_pairs(counters, key, dtype).reshape(-1))
-    if tail:
-        counters = _counters(start + full * BLOCK, (tail + 1) // 2, device)
-        parts.append(_pairs(counters, key, dtype).reshape(-1)[:tail])
-    return torch.cat(parts) if parts else torch.empty(0, dtype=dtype, device=device)
+    check_span(start, numel)
+    first, last = start // 2, (start + numel + 1) // 2
+    words = key_words([key], device)[0].unbind()
+    return normal_pairs(counters(first, last - first, device), words, dtype)[start % 2 :][:numel]
+
+
+def counter_bits(
+    numel: int, key: Key, *, start: int = 0, device: torch.device | str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return two independent 16-bit integers (int32) a number of a stream, for stochastic rounding.
+
+    They come from the same hash as the normal numbers, keyed by the words (k₁, k₂, k₃) and counting numbers, not pairs.
+
+    Example:
+        >>> low, high = counter_bits(3, stream_key(0, 0, 1))
+        >>> int(low.min()) >= 0, int(high.max()) < 1 << 16
+        (True, True)
+    """
+    return bits_of(counters(start, numel, device), key_words([key], device)[0].unbind())
+
+
+def bits_of(counter: Tensor, words: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the 16-bit integers of the numbers `counter`; see `counter_bits`."""
+    x = _mixed(counter, words[1:])
+    high = (x >> 16) & 0xFFFF
+    return (x ^ high) & 0xFFFF, high
+
+
+def round_bfloat16(value: Tensor, bits: Tensor) -> Tensor:
+    """Round float32 to bfloat16 stochastically: up with the probability of the distance, `bits` uniform in [0, 2¹⁶).
+
+    Example:
+        >>> float(round_bfloat16(torch.tensor([1.0]), torch.tensor([65535], dtype=torch.int32)))
+        1.0
+    """
+    rounded = ((value.view(torch.int32) + bits) & signed(0xFFFF0000)).view(torch.float32)
+    return torch.where(value.isfinite(), rounded, value).to(torch.bfloat16)

@@ -111,6 +111,7 @@ class ChainTrainer:
             num_data=self.num_data,
             weight_decay=settings.decay(self.num_data),
             temperature=settings.temperature,
+            preconditioner="paper",
             dual_lr=settings.dual_lr,
             seed=seed,
         )

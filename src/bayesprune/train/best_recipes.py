@@ -25,7 +25,7 @@ def best_cvadam(paper: RunConfig) -> RunConfig:
     return replace(
         paper,
         network=replace(paper.network, label_smoothing=_SMOOTHING),
-        sampler=SamplerConfig("cvadam", lr=0.2, beta1=0.9, temperature=temperature, noise="exact"),
+        sampler=SamplerConfig("cvadam", lr=0.2, beta1=0.9, temperature=temperature, preconditioner="paper"),
         schedule=ScheduleConfig(
             epochs, cycles=1, warmup_epochs=min(_WARMUP, epochs / 10), samples_per_cycle=12,
             sample_every=max(0.1, epochs / 120), lr_floor=0.02,

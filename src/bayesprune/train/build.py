@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bayesprune import baselines, vision
-from bayesprune.samplers import CVAdam, CycleClock
+from bayesprune.samplers import SGHMC, SGLD, CVAdam, CycleClock
 from bayesprune.sparsity import FeedbackPruning, ForwardPruning
 from bayesprune.train.config import BASELINES, ON_SGD, PruningConfig, RunConfig
 
@@ -127,22 +127,21 @@ def build_optimizer(config: RunConfig, parameters: nn.Module | Iterable[Any], nu
             parameters, lr=sampler.lr, momentum=sampler.beta1, nesterov=sampler.beta1 > 0,
             weight_decay=sampler.weight_decay,
         )  # fmt: skip
-    if sampler.method in ("csgld", "csghmc"):
-        settings: dict[str, Any] = {
-            "lr": sampler.lr,
-            "num_data": num_data,
-            "temperature": sampler.temperature,
-            "weight_decay": sampler.weight_decay,
-            "seed": config.seed,
-        }
-        if sampler.method == "csgld":
-            return baselines.CyclicalSGLD(parameters, **settings)
-        return baselines.CyclicalSGHMC(parameters, alpha=1 - sampler.beta1, **settings)
+    settings: dict[str, Any] = {
+        "lr": sampler.lr,
+        "num_data": num_data,
+        "temperature": sampler.temperature,
+        "weight_decay": sampler.weight_decay,
+        "seed": config.seed,
+    }
+    if sampler.method == "csgld":
+        return SGLD(parameters, **settings)
+    if sampler.method == "csghmc":
+        return SGHMC(parameters, betas=(sampler.beta1, 1.0), **settings)
     return CVAdam(
-        parameters, lr=sampler.lr, num_data=num_data, betas=(sampler.beta1, sampler.beta2),
-        dual_lr=sampler.dual_lr, weight_decay=sampler.weight_decay, temperature=sampler.temperature,
-        noise=sampler.noise,  # type: ignore[arg-type]
-        global_scale="paper" if sampler.global_scale == "paper" else float(sampler.global_scale), seed=config.seed,
+        parameters, betas=(sampler.beta1, sampler.beta2), preconditioner=sampler.preconditioner,  # type: ignore[arg-type]
+        scale_decay=sampler.scale_decay, dual_lr=sampler.dual_lr, noise=sampler.noise,  # type: ignore[arg-type]
+        global_scale="paper" if sampler.global_scale == "paper" else float(sampler.global_scale), **settings,
     )  # fmt: skip
 
 

@@ -60,14 +60,18 @@ class SamplerConfig:
     method: str = "cvadam"
     """sgd, cvadam, emmcmc (CV-Adam with spike-and-slab pruning); csgld or csghmc; rank1, swag or ensemble on SGD; or a
     sparse-training baseline on SGD: sparse_momentum, dsr, set, rigl, gmp, dpf, channel_gmp."""
-    lr: float = 1.0
-    """Peak step size."""
-    beta1: float = 0.1
+    lr: float = 1e-3
+    """Peak step size: in Adam's units with preconditioner rms, else in SGD's."""
+    beta1: float = 0.9
     """Momentum retention."""
     beta2: float = 1.0
     """Gradient scale of CV-Adam."""
+    preconditioner: str = "rms"
+    """CV-Adam's diagonal: rms (gradient second moments), paper (the dual variable) or none."""
+    scale_decay: float = 0.99
+    """Retention of the second moments of preconditioner rms."""
     dual_lr: float = 0.1
-    """Step size of the dual variable of CV-Adam."""
+    """Step size of the dual variable of preconditioner paper."""
     weight_decay: float = 5e-4
     """Prior precision over the number of training images."""
     temperature: float = 1.0
@@ -75,7 +79,7 @@ class SamplerConfig:
     noise: str = "exact"
     """exact or paper."""
     global_scale: str = "paper"
-    """The paper's coupling, or a number."""
+    """Of preconditioner paper: the paper's coupling, or a number."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ class RunConfig:
 
     Example:
         >>> RunConfig(recipe="mine").sampler.lr
-        1.0
+        0.001
     """
 
     recipe: str = "custom"
@@ -262,6 +266,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
         "channel_gmp",
     ),
     "noise": ("exact", "paper"),
+    "preconditioner": ("rms", "paper", "none"),
     "prior": ("gaussian", "cauchy"),
     "feedback": ("none", "masked", "dense_copy"),
     "groups": ("weight", "kernel", "input", "output", "channel"),
@@ -276,7 +281,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (8, 4096), "train_size": (0, _INF), "validation_size": (0, _INF), "batch_size": (1, _INF),
     "padding": (0, 64), "width": (0, 4096), "stem_stride": (0, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
-    "beta2": (1e-12, 1e6), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
+    "beta2": (1e-12, 1e6), "scale_decay": (0, 0.999999), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
     "min_groups": (0, 1e6), "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9), "drop_fraction": (0, 0.999),

@@ -6,10 +6,12 @@ from dataclasses import fields
 
 from bayesprune.train.config import ON_SGD, PruningConfig, RunConfig, locate
 
-_IDLE_IN_SGD = ("beta2", "dual_lr", "temperature", "noise", "global_scale")
+_CV_ADAM = ("beta2", "preconditioner", "scale_decay", "dual_lr", "noise", "global_scale")
+_IDLE_IN_SGD = ("temperature", *_CV_ADAM)
+_PRECONDITIONER = {"scale_decay": "rms", "dual_lr": "paper", "global_scale": "paper"}
 _IDLE: dict[str, tuple[str, ...]] = {
-    "csgld": ("beta1", "beta2", "dual_lr", "noise", "global_scale"),
-    "csghmc": ("beta2", "dual_lr", "noise", "global_scale"),
+    "csgld": ("beta1", *_CV_ADAM),
+    "csghmc": _CV_ADAM,
     "rank1": ("cycles", "samples_per_cycle", "sample_every", "lr_floor"),
     "swag": ("cycles", "samples_per_cycle", "sample_every", "warmup_epochs"),
     "ensemble": ("sample_every",),
@@ -58,3 +60,8 @@ def refuse_idle(config: RunConfig, key: str) -> None:
     idle = idle or (section == "baseline" and name not in _BASELINE_KEYS.get(method, set()))
     if idle or name in _IDLE.get(method, ()) or (name in _IDLE_IN_SGD and method in ON_SGD):
         raise ValueError(f"{key} changes nothing with method={method}; take a recipe that uses it, or set method too.")
+    wanted = _PRECONDITIONER.get(name, config.sampler.preconditioner)
+    if config.sampler.preconditioner != wanted:
+        raise ValueError(
+            f"{key} changes nothing with preconditioner={config.sampler.preconditioner}; set preconditioner={wanted}."
+        )

@@ -25,7 +25,9 @@ def imagenet_resnet50() -> RunConfig:
     return RunConfig(
         data=DataConfig("images", image_size=224, batch_size=64),
         network=NetworkConfig("resnet50"),
-        sampler=SamplerConfig("cvadam", lr=1.0, temperature=1 / NUM_IMAGES, noise="paper"),
+        sampler=SamplerConfig(
+            "cvadam", lr=1.0, beta1=0.1, temperature=1 / NUM_IMAGES, preconditioner="paper", noise="paper"
+        ),
         schedule=ScheduleConfig(_EPOCHS, cycles=3, warmup_epochs=50, samples_per_cycle=3),
         runtime=RuntimeConfig(precision="bf16-mixed", compile=True, workers=12),
     )

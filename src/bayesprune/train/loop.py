@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.posterior import SampleStore, classification_metrics, predict, preserved
+from bayesprune.samplers import set_adapt
 from bayesprune.sparsity import FeedbackPruning
 from bayesprune.train import folder as names
 from bayesprune.train.build import (
@@ -221,6 +222,7 @@ class Trainer:
         self.method.begin_(self.step, self.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        set_adapt(self.optimizer, self.clock.adapting(self.step))
         self.stepper.zero_grad()
         logits, labels = self.forward(images), self.method.labels(labels)
         loss = self.method.loss(logits, labels, self.step)
@@ -237,8 +239,8 @@ class Trainer:
         self.method.end_(self.step)
         if self.ranks.main and self.method.collects and self.clock.collect(self.step) and self._at_target(self.step):
             info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.method.info(self.step)}
-            with self._sparse():
-                self.samples.collect(self.model, **info)
+            with self._sparse():  # a midpoint moves no weight that is exactly 0
+                self.samples.collect(self.model, self.optimizer, **info)
         self.traces.record(self.step, lr)
         self.step += 1
 

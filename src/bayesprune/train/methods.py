@@ -79,9 +79,9 @@ class Cyclical(Method):
     def begin_(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Switch the noise."""
         per_epoch = self.clock.total_steps // self.config.schedule.epochs
-        on = baselines.injects(self.clock, step, round(self.config.baseline.noise_epochs * per_epoch))
+        on = self.clock.injecting(step, round(self.config.baseline.noise_epochs * per_epoch))
         for group in optimizer.param_groups:
-            group["inject"] = on
+            group["temperature"] = self.config.sampler.temperature if on else 0.0
 
 
 class Rank1(Method):

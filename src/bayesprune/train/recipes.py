@@ -90,7 +90,7 @@ def digits_cvadam() -> RunConfig:
     """Residual CNN on scikit-learn's digits, CV-Adam with 3 cycles of 4 samples."""
     return replace(
         digits_sgd(),
-        sampler=SamplerConfig("cvadam", lr=1.0, temperature=1e-2),
+        sampler=SamplerConfig("cvadam", lr=1.0, beta1=0.1, temperature=1e-2, preconditioner="paper"),
         schedule=ScheduleConfig(epochs=45, cycles=3, samples_per_cycle=4, sample_every=0.5),
     )
 
@@ -100,7 +100,7 @@ def digits_emmcmc() -> RunConfig:
     """Residual CNN on scikit-learn's digits, CV-Adam + EM-MCMC with feedback to 90 % of the prunable weights."""
     return replace(
         digits_cvadam(),
-        sampler=SamplerConfig("emmcmc", lr=1.0, temperature=1e-3),
+        sampler=SamplerConfig("emmcmc", lr=1.0, beta1=0.1, temperature=1e-3, preconditioner="paper"),
         schedule=ScheduleConfig(epochs=45, cycles=3, samples_per_cycle=12, sample_every=0.25),
         pruning=PruningConfig(0.9, feedback="masked", groups="weight", prune_from=0.1, prune_until=0.67),
     )
@@ -125,7 +125,7 @@ def cifar10_resnet20() -> RunConfig:
     """ResNet-20 on CIFAR-10 for CPUs, CV-Adam with 10 samples on the way down to a step size that keeps them apart."""
     return replace(
         cifar10_resnet20_sgd(),
-        sampler=SamplerConfig("cvadam", lr=1.0, beta1=0.5, temperature=1 / 50_000),
+        sampler=SamplerConfig("cvadam", lr=1.0, beta1=0.5, temperature=1 / 50_000, preconditioner="paper"),
         schedule=ScheduleConfig(epochs=10, warmup_epochs=1, samples_per_cycle=10, sample_every=0.2, lr_floor=0.05),
     )
 
@@ -240,7 +240,9 @@ def _paper(dataset: str, network: str) -> RunConfig:
     return RunConfig(
         data=DataConfig(dataset, batch_size=64),
         network=NetworkConfig(network),
-        sampler=SamplerConfig("cvadam", lr=1.0, temperature=1 / 50_000, noise="paper"),
+        sampler=SamplerConfig(
+            "cvadam", lr=1.0, beta1=0.1, temperature=1 / 50_000, preconditioner="paper", noise="paper"
+        ),
         schedule=ScheduleConfig(_PAPER_EPOCHS, cycles=4, samples_per_cycle=3),
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from bayesprune.posterior import Prediction, classification_metrics, health_report, predict, reliability_curve
+from bayesprune.posterior import Fit, Prediction, classification_metrics, health_report, predict, reliability_curve
 from bayesprune.sparsity import sparsity_report
 from bayesprune.train.build import dense_layers
 from bayesprune.train.config import ON_SGD, as_dict
@@ -28,6 +29,7 @@ def run_result(trainer: Trainer, environment: dict[str, Any]) -> dict[str, Any]:
         optimizer=None if config.sampler.method in ON_SGD else trainer.optimizer,
         samples=store if len(store) else None,
         prediction=average if len(store) else None,
+        fit=_fit(trainer) if len(store) else None,
     )
     alone, mean = _scores(single), _scores(average)
     return {
@@ -65,6 +67,13 @@ def run_result(trainer: Trainer, environment: dict[str, Any]) -> dict[str, Any]:
         "environment": environment,
         "config": as_dict(config),
     }
+
+
+def _fit(trainer: Trainer) -> Fit | None:
+    """Return the last epoch's training loss beside that of a uniform prediction."""
+    if not trainer.history:
+        return None
+    return Fit(members=trainer.history[-1]["train_loss"], constant=math.log(len(trainer.classes)))
 
 
 def _scores(prediction: Prediction) -> dict[str, float]:

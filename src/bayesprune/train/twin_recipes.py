@@ -35,7 +35,7 @@ def twin_cvadam() -> RunConfig:
     """CPU twin (half-width ResNet-20 on half-size features, 10,000 images, 10 epochs), CV-Adam with 8 samples."""
     return replace(
         twin_sgd(),
-        sampler=SamplerConfig("cvadam", lr=2.0, beta1=0.5, temperature=1e-4),
+        sampler=SamplerConfig("cvadam", lr=2.0, beta1=0.5, temperature=1e-4, preconditioner="paper"),
         schedule=ScheduleConfig(epochs=10, warmup_epochs=1, samples_per_cycle=8, sample_every=0.25, lr_floor=0.05),
     )
 

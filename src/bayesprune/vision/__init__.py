@@ -15,6 +15,7 @@ from bayesprune.vision.families import (
     vit,
 )
 from bayesprune.vision.folders import load_image_folder
+from bayesprune.vision.frn import FilterResponseNorm, FRNBlock, FRNResNet, resnet20_frn
 from bayesprune.vision.image_data import ImageDataset, open_images
 from bayesprune.vision.image_loader import ImageLoader
 from bayesprune.vision.loader import BatchLoader
@@ -30,6 +31,7 @@ __all__ = [
     "names",
     "resnet18",
     "resnet20",
+    "resnet20_frn",
     "resnet34",
     "resnet50",
     "wide_resnet",
@@ -41,6 +43,7 @@ __all__ = [
     "densenet",
     "vit",
     "ResNet",
+    "FRNResNet",
     "WideResNet",
     "SmallCNN",
     "VGG",
@@ -49,6 +52,8 @@ __all__ = [
     "TransformerBlock",
     "BasicBlock",
     "Bottleneck",
+    "FRNBlock",
+    "FilterResponseNorm",
     # Data sets
     "ArrayDataset",
     "load_cifar",

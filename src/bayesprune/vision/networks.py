@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from bayesprune.vision.families import densenet, vgg16, vit
+from bayesprune.vision.frn import resnet20_frn
 from bayesprune.vision.resnet import resnet18, resnet20, resnet34, resnet50
 from bayesprune.vision.small import digits_resnet, mlp, small_cnn
 from bayesprune.vision.wide_resnet import wide_resnet, wrn28_10
@@ -17,6 +18,7 @@ from bayesprune.vision.wide_resnet import wide_resnet, wrn28_10
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "resnet20": resnet20,
+    "resnet20_frn": resnet20_frn,
     "resnet34": resnet34,
     "resnet50": resnet50,
     "wide_resnet": wide_resnet,

@@ -18,16 +18,13 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from bayesprune.samplers.layout import DecayLayout
-from bayesprune.samplers.noise import BLOCK
-
-if TYPE_CHECKING:
-    from bayesprune.samplers.functional import TensorStep
+from bayesprune.samplers.noise import Key, check_span
+from bayesprune.samplers.tensor_step import TensorStep
 
 _FLAGS = (
     "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
@@ -36,14 +33,22 @@ _FLAGS = (
 )  # fmt: skip
 
 JOB = np.dtype(
-    {
-        "names": [
-            "w", "g", "v", "rho", "decay", "numel", "inner", "period", "key_prev", "key",
-            "lr_beta2", "beta1", "dual_lr", "inv_num_data", "decay_scalar", "alpha", "noise", "exact", "has_previous", "unused",
-        ],
-        "formats": ["u8"] * 5 + ["i8"] * 3 + ["4u4"] * 2 + ["f4"] * 7 + ["i4"] * 3,
-    }
-)  # fmt: skip
+    [
+        (name, kind)
+        for kind, names in (
+            ("u8", "w g v scale decay kinetic"),
+            ("i8", "numel offset inner period"),
+            ("4u4", "key_prev key"),
+            (
+                "f4",
+                "lr_beta2 beta1 dual_rate dual_prior dual_noise scale_decay damping decay_scalar noise factor blend",
+            ),
+            ("i4", "preconditioner adapt exact"),
+        )
+        for name in names.split()
+    ],
+    align=True,
+)
 """Layout of `Job` in native.c: one tensor's pointers and hyper-parameters."""
 
 reason = ""
@@ -107,10 +112,14 @@ def library() -> ctypes.CDLL | None:
     except OSError as error:
         reason = f"{path} cannot be loaded: {error}"
         return None
-    lib.bayesprune_cv_adam.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
-    lib.bayesprune_cv_adam.restype = None
-    lib.bayesprune_normal.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    lib.bayesprune_step.argtypes = [pointer, integer, integer, integer, pointer]
+    lib.bayesprune_step.restype = None
+    lib.bayesprune_kinetic.argtypes = [pointer, integer, pointer]
+    lib.bayesprune_kinetic.restype = None
+    lib.bayesprune_normal.argtypes = [pointer, integer, integer, pointer]
     lib.bayesprune_normal.restype = None
+    lib.bayesprune_block.restype = integer
     lib.bayesprune_job_size.restype = ctypes.c_int64
     if lib.bayesprune_job_size() != JOB.itemsize:
         return None
@@ -133,62 +142,71 @@ def _pool(pid: int, workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="bayesprune")
 
 
-def cv_adam(items: Sequence[TensorStep]) -> None:
-    """Make one step of Algorithm 2 on float32 CPU tensors; see `functional.single_tensor_cv_adam` for the equations."""
+def fits(item: TensorStep) -> bool:
+    """Return whether the native step takes this tensor: float32 weights and state on a CPU."""
+    tensors = (item.weight, item.momentum, item.weight if item.scale is None else item.scale)
+    return item.weight.device.type == "cpu" and all(tensor.dtype == torch.float32 for tensor in tensors)
+
+
+def sampler_step(items: Sequence[TensorStep]) -> None:
+    """Make one step on tensors that fit; see `step.single_tensor_step` for the equations."""
     items = [item for item in items if item.weight.numel()]
-    jobs = np.zeros(len(items), dtype=JOB)
-    layouts = [item.weight_decay if isinstance(item.weight_decay, DecayLayout) else None for item in items]
-    jobs["w"] = [item.weight.data_ptr() for item in items]
-    jobs["g"] = [item.gradient.data_ptr() for item in items]
-    jobs["v"] = [item.momentum.data_ptr() for item in items]
-    jobs["rho"] = [item.rho.data_ptr() for item in items]
-    jobs["decay"] = [layout.values.data_ptr() if layout else 0 for layout in layouts]
-    jobs["numel"] = [item.weight.numel() for item in items]
-    jobs["inner"] = [layout.inner if layout else 1 for layout in layouts]
-    jobs["period"] = [layout.period if layout else 1 for layout in layouts]
-    jobs["key_prev"] = [item.previous_key or (0, 0, 0, 0) for item in items]
-    jobs["has_previous"] = [item.previous_key is not None for item in items]
-    jobs["key"] = [item.key for item in items]
-    jobs["lr_beta2"] = [item.lr * item.beta2 for item in items]
-    jobs["beta1"] = [item.beta1 for item in items]
-    jobs["dual_lr"] = [item.dual_lr for item in items]
-    jobs["inv_num_data"] = [1 / item.num_data for item in items]
-    jobs["decay_scalar"] = [0.0 if layout else item.weight_decay for item, layout in zip(items, layouts)]
-    jobs["alpha"] = [item.alpha for item in items]
-    jobs["noise"] = [item.noise_std for item in items]
-    jobs["exact"] = [item.exact for item in items]
-    _run(jobs)
+    if not items:
+        return
+    _run(np.array([_job(item) for item in items], dtype=JOB))
     for item in items:  # torch did not see the write: tell autograd, as an in-place operation would
         torch.autograd.graph.increment_version(item.weight)
+
+
+_KINDS = {"none": 0, "paper": 1, "rms": 2}
+_NO_KEY: Key = (0, 0, 0, 0)
+
+
+def _job(item: TensorStep) -> tuple[object, ...]:
+    """Return one row of `JOB`."""
+    decay, numel = item.weight_decay, item.weight.numel()
+    check_span(item.offset, numel)
+    values, inner, period, shared = 0, 1, 1, 0.0
+    if isinstance(decay, DecayLayout):
+        values, inner, period = decay.values.data_ptr(), decay.inner, decay.period
+    else:
+        shared = decay
+    adapt = item.adapt and (item.preconditioner == "rms" or (item.preconditioner == "paper" and item.dual_lr != 0))
+    return (
+        item.weight.data_ptr(), item.gradient.data_ptr(), item.momentum.data_ptr(),
+        0 if item.scale is None else item.scale.data_ptr(), values, item.kinetic.data_ptr(),
+        numel, item.offset, inner, period, item.previous_key or _NO_KEY, item.key,
+        item.lr * item.beta2, item.beta1, item.dual_lr / item.num_data, item.dual_lr * item.alpha**2,
+        item.dual_lr * item.alpha if adapt and item.previous_key and item.preconditioner == "paper" else 0.0,
+        item.scale_decay, item.damping, shared, item.noise_std, item.kinetic_factor / numel, item.blend,
+        _KINDS[item.preconditioner], adapt, item.exact,
+    )  # fmt: skip
 
 
 def _run(jobs: np.ndarray) -> None:
     """Run one step of every job, its blocks spread evenly over `torch.get_num_threads()` threads."""
     lib = library()
     assert lib is not None
-    blocks = int((-(-jobs["numel"] // BLOCK)).sum())
-    workers = max(1, min(torch.get_num_threads(), blocks // 16))
+    blocks = int((-(-jobs["numel"] // lib.bayesprune_block())).sum())
+    sums = np.empty(blocks)
+    workers = max(1, min(torch.get_num_threads(), blocks // 32))
     bounds = [blocks * i // workers for i in range(workers + 1)]
-    address, count = jobs.ctypes.data, len(jobs)
-    if workers == 1:
-        lib.bayesprune_cv_adam(address, count, 0, blocks)
-        return
-    pool = _pool(os.getpid(), workers - 1)
+    address, count, out = jobs.ctypes.data, len(jobs), sums.ctypes.data
     futures: list[Future[None]] = []
     try:
         for begin, end in zip(bounds[1:-1], bounds[2:]):
-            futures.append(pool.submit(lib.bayesprune_cv_adam, address, count, begin, end))
-        lib.bayesprune_cv_adam(address, count, bounds[0], bounds[1])
+            futures.append(_pool(os.getpid(), workers - 1).submit(lib.bayesprune_step, address, count, begin, end, out))
+        lib.bayesprune_step(address, count, bounds[0], bounds[1], out)
     finally:  # an interrupt must not free memory that a worker still writes
         wait(futures)
+    lib.bayesprune_kinetic(address, count, out)
 
 
-def normal_(out: torch.Tensor, key: Sequence[int]) -> torch.Tensor:
-    """Fill a contiguous float32 CPU tensor with the standard normal numbers of one stream (see
-    `noise.counter_normal`).
-    """
+def normal_(out: torch.Tensor, key: Key, start: int = 0) -> torch.Tensor:
+    """Fill a contiguous float32 CPU tensor with the numbers of a stream from `start` on (see `noise.counter_normal`)."""
     lib = library()
     assert lib is not None
+    check_span(start, out.numel())
     words = np.array(key, dtype=np.uint32)
-    lib.bayesprune_normal(out.data_ptr(), out.numel(), words.ctypes.data)
+    lib.bayesprune_normal(out.data_ptr(), out.numel(), start, words.ctypes.data)
     return out

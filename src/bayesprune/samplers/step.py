@@ -1,0 +1,208 @@
+"""One step of every sampler, as a function over flat tensors: the algorithm in a plain loop, and the choice of faster ways."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bayesprune.samplers import dynamics, native, triton
+from bayesprune.samplers.foreach import foreach_step
+from bayesprune.samplers.layout import DecayLayout
+from bayesprune.samplers.noise import Key, counter_bits, counter_normal, round_bfloat16
+from bayesprune.samplers.tensor_step import TensorStep
+
+__all__ = ["TensorStep", "check_switches", "fused_reason", "sampler_step", "single_tensor_step"]
+
+_CPU_CHUNK = 1 << 16  # weights a pass of the plain loop on a CPU: its temporaries stay in the cache
+
+
+def check_switches(foreach: bool | None, fused: bool | None) -> None:
+    """Refuse two ways at once."""
+    if foreach and fused:
+        raise ValueError("foreach=True and fused=True exclude each other; give one.")
+
+
+def fused_reason(device: torch.device | str) -> str | None:
+    """Return why there is no fused kernel for a device, None where there is one.
+
+    Example:
+        >>> fused_reason("meta")
+        "there is none for devices of type 'meta'"
+    """
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return None if native.available() else native.reason
+    if kind == "cuda":
+        return None if triton.available() else triton.reason()
+    return f"there is none for devices of type {kind!r}"
+
+
+def sampler_step(items: list[TensorStep], *, foreach: bool | None, fused: bool | None) -> None:
+    """Make one step on each tensor, in place; see `single_tensor_step` for the equations.
+
+    Args:
+        items: One entry a tensor.
+        foreach: True for torch's multi-tensor operations, False against them, None chooses.
+        fused: True for one kernel (compiled C for float32 on a CPU, Triton for float32 on a GPU; other tensors go the plain
+            way), False against it, None chooses: the kernel where there is one, else `foreach` on a GPU and the plain
+            loop elsewhere.
+
+    Raises:
+        ValueError: Both ways at once, or `fused=True` where the kernel is not available.
+
+    Example:
+        >>> sampler_step([], foreach=None, fused=None)
+    """
+    check_switches(foreach, fused)
+    several: list[TensorStep] = []
+    kernels: dict[torch.device, list[TensorStep]] = {}
+    reasons = {} if fused is False or foreach else {d: fused_reason(d) for d in {item.weight.device for item in items}}
+    for device, reason in reasons.items():
+        if fused and reason:
+            raise ValueError(f"fused=True is not available on {device}: {reason}; use fused=None.")
+    for item in items:
+        device = item.weight.device
+        kernel = native if device.type == "cpu" else triton
+        if not foreach and reasons.get(device, "") is None and kernel.fits(item):
+            kernels.setdefault(device, []).append(item)
+        elif foreach or (foreach is None and not fused and device.type != "cpu"):
+            several.append(item)
+        else:
+            chunked_step(item)
+    foreach_step(several)
+    for device, fitting in kernels.items():
+        (native if device.type == "cpu" else triton).sampler_step(fitting)
+
+
+def chunked_step(item: TensorStep) -> None:
+    """Walk a tensor through `single_tensor_step`, in cache-sized chunks on a CPU; keep its state and kinetic temperature."""
+    numel, device, dtype = item.weight.numel(), item.weight.device, item.weight.dtype
+    if not numel:
+        return
+    chunk = _CPU_CHUNK if device.type == "cpu" else numel
+    energy: Tensor | float = 0.0
+    for start in range(0, numel, chunk):
+        part = slice(start, min(start + chunk, numel))
+        size, first, decay = part.stop - start, item.offset + start, item.weight_decay
+
+        def normal(key: Key, size: int = size, first: int = first) -> Tensor:
+            return counter_normal(size, key, start=first, dtype=dtype, device=device)
+
+        momentum = item.momentum[part].to(dtype)
+        scale = None if item.scale is None else item.scale[part].to(dtype)
+        weight = item.weight[part]
+        tau = single_tensor_step(
+            weight,
+            item.gradient[part].to(dtype),
+            momentum,
+            scale,
+            weight_decay=decay.slice(start, part.stop) if isinstance(decay, DecayLayout) else decay,
+            noise=normal(item.key) if item.noise_std else 0.0,
+            previous_noise=normal(item.previous_key) if item.recalls and item.previous_key else 0.0,
+            lr=item.lr, beta1=item.beta1, beta2=item.beta2, num_data=item.num_data, preconditioner=item.preconditioner,
+            adapt=item.adapt, scale_decay=item.scale_decay, damping=item.damping, dual_lr=item.dual_lr, alpha=item.alpha,
+            noise_std=item.noise_std, exact=item.exact,
+        )  # fmt: skip
+        if item.blend:
+            energy = energy + (tau * momentum * momentum).sum(dtype=torch.float64)
+        _keep(item, part, first, momentum, scale)
+    if item.blend:
+        item.kinetic.lerp_((item.kinetic_factor / numel * energy).to(torch.float32), item.blend)
+
+
+def _keep(item: TensorStep, part: slice, first: int, momentum: Tensor, scale: Tensor | None) -> None:
+    """Write state of lower precision back, rounded stochastically; state in the weight's precision is there already."""
+    narrow = [(old, new) for old, new in ((item.momentum, momentum), (item.scale, scale)) if old is not None]
+    if all(old.dtype == item.weight.dtype for old, _ in narrow):
+        return
+    bits = counter_bits(momentum.numel(), item.key, start=first, device=momentum.device)
+    for (old, new), random in zip(narrow, bits):
+        if old.dtype == torch.bfloat16 and (old is item.momentum or item.adapts):
+            old[part] = round_bfloat16(new.float(), random)
+        elif old.dtype != item.weight.dtype:
+            old[part] = new.to(old.dtype)
+
+
+def single_tensor_step(
+    weight: Tensor,
+    gradient: Tensor,
+    momentum: Tensor,
+    scale: Tensor | None,
+    *,
+    preconditioner: Literal["paper", "rms", "none"],
+    adapt: bool,
+    weight_decay: Tensor | float,
+    noise: Tensor | float,
+    previous_noise: Tensor | float,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    num_data: float,
+    noise_std: float,
+    exact: bool,
+    scale_decay: float = 0.0,
+    damping: float = 0.0,
+    dual_lr: float = 0.0,
+    alpha: float = 0.0,
+) -> Tensor | float:
+    """Make one step on one tensor, in place; the noise is an argument.
+
+        τ ← the preconditioner's, with ρ or ν updated first where `adapt` says so
+        v ← β₁v − β₂·l·(g + weight_decay·w) + s·ε
+        w ← w + τ ⊙ v
+
+    Args:
+        weight: w, any shape; the tensors below have its shape or broadcast to it.
+        gradient: g of the mean loss, without the prior.
+        momentum: v, updated in place.
+        scale: ρ of "paper" (τ = sigmoid(ρ)), ν of "rms" (τ = 1/(√ν + damping)), None for "none" (τ = 1).
+        preconditioner: "paper", "rms" or "none".
+        adapt: Whether ρ takes its dual step, or ν ← scale_decay·ν + (1 − scale_decay)·(g + weight_decay·w)².
+        weight_decay: δ/N.
+        noise: ε of this step.
+        previous_noise: ε of the step before, 0 at the first ("paper").
+        lr: l.
+        beta1: β₁.
+        beta2: β₂.
+        num_data: N.
+        noise_std: s at τ = 1.
+        exact: Whether s is divided by √τ.
+        scale_decay: Retention of ν.
+        damping: Added to √ν.
+        dual_lr: η.
+        alpha: α.
+
+    Returns:
+        τ.
+
+    Example:
+        >>> w, v = torch.ones(1), torch.zeros(1)
+        >>> single_tensor_step(w, torch.ones(1), v, None, preconditioner="none", adapt=False, weight_decay=0.0, noise=0.0,
+        ...     previous_noise=0.0, lr=0.1, beta1=0.9, beta2=1.0, num_data=10, noise_std=0.0, exact=True)
+        1.0
+        >>> w
+        tensor([0.9000])
+
+    Reference:
+        Algorithm 2 ("paper"); Li et al., "Preconditioned stochastic gradient Langevin dynamics" (2016) ("rms").
+    """
+    drift = gradient + weight_decay * weight
+    tau: Tensor | float = 1.0
+    if preconditioner == "paper":
+        assert scale is not None
+        if adapt:
+            dynamics.dual_step_(scale, gradient, previous_noise, weight_decay, alpha, dual_lr, num_data)
+        tau = dynamics.mirror_map(scale)
+    elif preconditioner == "rms":
+        assert scale is not None
+        if adapt:
+            scale.mul_(scale_decay).addcmul_(drift, drift, value=1 - scale_decay)
+        tau = 1 / (scale.sqrt() + damping)
+    momentum.mul_(beta1).sub_(drift, alpha=beta2 * lr)
+    if noise_std:
+        # the exact law's standard deviation at τ is its value at 1 over √τ
+        momentum.add_(noise / tau**0.5 if exact else noise, alpha=noise_std)
+    weight.add_(tau * momentum)
+    return tau

@@ -1,0 +1,169 @@
+"""How hot a sampler runs: the temperature measured from its momentum, the one that its noise alone amounts to, the excess."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.common.checks import check_number
+from bayesprune.samplers import dynamics
+from bayesprune.samplers.layout import local_decay, local_part
+
+
+def betas_of(group: Mapping[str, Any]) -> tuple[float, float]:
+    """Return (β₁, β₂) of a group, (0, 1) of a sampler without momentum.
+
+    Example:
+        >>> betas_of({"lr": 0.1})
+        (0.0, 1.0)
+    """
+    return group.get("betas", (0.0, 1.0))
+
+
+class Thermometer(ABC):
+    """What `Sampler` reads off its own state about temperature."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    @abstractmethod
+    def tau(self, param: Tensor) -> Tensor:
+        """Return the preconditioner's diagonal."""
+
+    @abstractmethod
+    def weight_decay_of(self, param: Tensor) -> float | Tensor:
+        """Return the weight decay that the next step applies."""
+
+    @abstractmethod
+    def noise_std(self, group: dict[str, Any], lr: float) -> float:
+        """Return the standard deviation of the noise that a step injects, at τ = 1."""
+
+    @torch.no_grad()
+    def kinetic_temperature(self) -> list[dict[str, float]]:
+        """Return the measured temperature, mean, min and max over the tensors, one dict a group; nan before a step.
+
+        The momentum of a sampler at temperature T has N·τ(1+β₁)·E[v²]/(2β₂l) = T. Minibatch noise of variance V a
+        coordinate adds N·τβ₂lV/(2(1−β₁)) to it, as to the weights' own temperature: it is exact for batches drawn
+        independently and an upper bound for shuffled epochs, which cancel part of it in slow directions. The figure
+        is a running mean over the last 200 steps; of sharded tensors, over this process's part.
+
+        Example:
+            >>> from bayesprune.samplers import SGHMC
+            >>> weight = torch.nn.Parameter(torch.ones(100))
+            >>> optimizer = SGHMC([weight], lr=0.1, num_data=10, temperature=1.0, seed=0)
+            >>> for _ in range(500):
+            ...     weight.grad = weight.detach().clone(); optimizer.step()
+            >>> abs(optimizer.kinetic_temperature()[0]["mean"] - 1) < 0.1
+            True
+
+        Reference:
+            docs/temperature.md; Leimkuhler & Matthews, "Molecular Dynamics" (2015), section 6; Wenzel et al. (2020).
+        """
+        result = []
+        for group in self.param_groups:
+            states = [
+                (size, self.state[p])
+                for p in group["params"]
+                if self.state.get(p, {}).get("step") and (size := local_part(p.detach())[0].numel())
+            ]
+            if not states:
+                result.append(dict.fromkeys(("mean", "min", "max"), math.nan))
+                continue
+            values = torch.stack([state["kinetic"] for _, state in states]).double().cpu()
+            sizes = torch.tensor([float(size) for size, _ in states], dtype=torch.float64)
+            mean = float((values * sizes).sum() / sizes.sum())
+            result.append({"mean": mean, "min": float(values.min()), "max": float(values.max())})
+        return result
+
+    @torch.no_grad()
+    def injected_temperature(self) -> list[dict[str, float]]:
+        """Return mean, min and max over the weights of the temperature that the injected noise alone amounts to.
+
+        In the small-step limit and without minibatch noise; the exact law gives T, the paper's what its rule makes of
+        l and τ. A group at lr = 0 reports nan.
+
+        Example:
+            >>> from bayesprune.samplers import SGHMC
+            >>> layer = torch.nn.Linear(3, 2)
+            >>> SGHMC(layer.parameters(), lr=0.1, num_data=10, temperature=0.5).injected_temperature()[0]["mean"]
+            0.5
+        """
+        result = []
+        for group in self.param_groups:
+            lr, (beta1, beta2), number = float(group["lr"]), betas_of(group), group["num_data"]
+            if lr > 0 and group.get("noise", "exact") == "exact":
+                result.append(dict.fromkeys(("mean", "min", "max"), float(group["temperature"])))
+                continue
+            taus = [local_part(self.tau(p))[0].double().flatten() for p in group["params"] if p.numel() and lr > 0]
+            if not taus:
+                result.append(dict.fromkeys(("mean", "min", "max"), math.nan))
+                continue
+            std = dynamics.paper_noise_std(dynamics.paper_noise_scale(group["temperature"], number), lr, beta1)
+            values = dynamics.injected_temperature(torch.tensor(std), torch.cat(taus), lr, beta1, beta2, number)
+            result.append({"mean": float(values.mean()), "min": float(values.min()), "max": float(values.max())})
+        return result
+
+    def suggest_lr(self, excess: float = 0.1) -> list[float]:
+        """Return, for each group, the step size at which minibatch noise raises the temperature by the share `excess`.
+
+        The excess T_kin − T is proportional to l: the answer is l·excess·T/(T_kin − T), T the injected and T_kin the
+        kinetic temperature measured over the last 200 steps, at an l that hardly changed in them. It is infinite where
+        no excess is measured, nan before a step and at T = 0.
+
+        Args:
+            excess: Wanted (T_kin − T)/T, above 0.
+
+        Example:
+            >>> from bayesprune.samplers import SGHMC
+            >>> weight = torch.nn.Parameter(torch.ones(10_000))
+            >>> optimizer = SGHMC([weight], lr=0.1, num_data=100, temperature=1.0, seed=0)
+            >>> for _ in range(1000):
+            ...     weight.grad = weight.detach() + torch.randn(10_000); optimizer.step()
+            >>> lr = optimizer.suggest_lr(0.5)[0]       # T_kin is 1 + 100·0.1/(2·0.1) = 51
+            >>> 0.0009 < lr < 0.0011
+            True
+
+        Reference:
+            docs/temperature.md, "minibatches".
+        """
+        check_number("excess", excess, minimum=0, strict=True)
+        result = []
+        for group, injected, measured in zip(
+            self.param_groups, self.injected_temperature(), self.kinetic_temperature()
+        ):
+            wanted, found = injected["mean"], measured["mean"]
+            if not wanted > 0 or math.isnan(found):
+                result.append(math.nan)
+            else:
+                result.append(float(group["lr"]) * excess * wanted / (found - wanted) if found > wanted else math.inf)
+        return result
+
+    @torch.no_grad()
+    def noise_to_gradient(self) -> float:
+        """Return the root mean square of the injected noise over that of β₂·l·(g + weight_decay·w), at the present
+        gradients.
+
+        Call it after `backward()`. Far below 1, a step is an optimizer's; nan without gradients.
+        """
+        noise, drift = 0.0, 0.0
+        for group in self.param_groups:
+            lr, beta2 = float(group["lr"]), betas_of(group)[1]
+            std, exact = self.noise_std(group, lr), group.get("noise", "exact") == "exact"
+            for param in group["params"]:
+                if param.grad is None or not param.numel():
+                    continue
+                weight, offset = local_part(param.detach())
+                decay = self.weight_decay_of(param)
+                decay = local_decay(decay, param, offset) if isinstance(decay, Tensor) else decay
+                move = (local_part(param.grad)[0] + decay * weight).mul_(beta2 * lr)
+                drift += float(move.square_().sum(dtype=torch.float64))
+                scale = (
+                    local_part(self.tau(param))[0].double().reciprocal() if exact else torch.ones_like(weight).double()
+                )
+                noise += std**2 * float(scale.sum())
+        return (noise / drift) ** 0.5 if drift > 0 else math.nan

@@ -74,7 +74,6 @@ def transfer_optimizer(
         notes.append(
             f"noise: seed, streams and steps come along; {redrawn} cut tensors leave out the last step's noise once"
         )
-    _keep_streams_(optimizer, names, fresh, result)
     _adopt_new_(result, old, new)
     extra = len(optimizer._optimizer_step_post_hooks) + len(optimizer._optimizer_step_pre_hooks)
     if extra > 2:
@@ -93,24 +92,12 @@ def _cut(value: Tensor, param: Tensor, cut: Cut, label: str) -> Tensor:
     return part
 
 
-def _keep_streams_(optimizer: Optimizer, names: dict[int, str], fresh: dict[str, Any], result: Optimizer) -> None:
-    """Parameters without state yet keep the noise stream that their place in the old optimizer gives them."""
-    for group in optimizer.param_groups:
-        for place, param in enumerate(group["params"] if "first_stream" in group else ()):
-            new = fresh.get(names[id(param)])
-            if new is not None:
-                result.state[new].setdefault("stream", group["first_stream"] + place)
-
-
 def _adopt_new_(result: Optimizer, old: nn.Module, new: nn.Module) -> None:
     """A bias that a layer did not have is trained with the layer's weight."""
     before = {name for name, _ in old.named_parameters(remove_duplicate=False)}
-    streams = len(before)
     for name, param in new.named_parameters():
         if name not in before and name.endswith("bias"):
             weight = dict(new.named_parameters())[name[: -len("bias")] + "weight"]
             for group in result.param_groups:
                 if any(weight is held for held in group["params"]):
                     group["params"].append(param)
-                    if "first_stream" in group:
-                        result.state[param]["stream"] = streams = streams + 1

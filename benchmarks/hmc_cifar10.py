@@ -248,7 +248,8 @@ def table(result: dict[str, Any]) -> str:
         f"{where['cpu']}, {where['threads']} thread, torch {where['torch']}, commit {where['commit']}; N = 45,000, batch "
         f"{result['protocol']['batch_size']}, prior precision {', '.join(f'{delta:g}' for delta in deltas)}; peak lr: "
         + ", ".join(f"{name} {rate}" for name, rate in chosen.items())
-        + f". A chain counts if it ended and its kinetic temperature lies within a factor {HOT:g} of T."
+        + f". A chain counts if it ended and its kinetic temperature lies within a factor {HOT:g} of T; "
+        "neither says that it has forgotten its start, for which a few epochs are short at T = 1."
     )
     return "\n".join([*lines, "", note])
 

@@ -23,6 +23,7 @@ PAGES = (
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "variable_selection.md",
     ROOT / "docs" / "compaction.md",
+    ROOT / "docs" / "temperature.md",
 )
 NAMES = {"sgd": "SGD (Nesterov)", "cvadam": "CV-Adam", "emmcmc": "CV-Adam + EM-MCMC"}
 
@@ -181,7 +182,27 @@ def compare_torch_pruning() -> str:
     return f"{benchmark.table(result)}\n\n{note} {where(result['environment'])}."
 
 
+def uncertainty() -> str:
+    from benchmarks.uncertainty import table as written
+
+    result = load("uncertainty")
+    parts = []
+    for network in dict.fromkeys(row["network"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["network"] == network]
+        parts += [f"{network.upper()}:\n\n{written(rows)}"]
+    return "\n\n".join([*parts, where(result["environment"]) + "."])
+
+
+def hmc_cifar10() -> str:
+    from benchmarks.hmc_cifar10 import table as written
+
+    result = load("hmc_cifar10")
+    return f"{written(result)}\n\n{where(result['environment'])}."
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "uncertainty": uncertainty,
+    "hmc_cifar10": hmc_cifar10,
     "demo": demo,
     "cifar10_resnet20": cifar10_resnet20,
     "optimizer_step": optimizer_step,

@@ -1,4 +1,4 @@
-"""What the members are good for: eight ways to be unsure on scikit-learn's digits, an MLP and a small CNN, five splits.
+"""What the members are good for: eleven rows on scikit-learn's digits, an MLP and a small CNN, five splits.
 
     python -m benchmarks.uncertainty [--json FILE] [--splits 5] [--epochs 60] [--networks mlp cnn]
 
@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from torch.nn.functional import cross_entropy
 import bayesprune as bp
 from bayesprune.baselines import SWAG, independent_seeds, swag_lr
 from bayesprune.posterior import Prediction
-from bayesprune.posterior.metrics import classification_metrics, ood_metrics
+from bayesprune.posterior.metrics import classification_metrics, nll, ood_metrics
+from bayesprune.reproduce.paper_tables import mean_and_spread
 from bayesprune.train.folder import environment, write_json
 
 RESULTS = Path(__file__).parent / "results" / "uncertainty.json"
@@ -53,6 +53,10 @@ class Split:
     test_labels: Tensor
     turned: dict[str, Tensor]
 
+    def steps(self, epochs: int, batch: int = BATCH) -> int:
+        """Return the number of steps of a run."""
+        return epochs * (len(self.train) // batch)
+
 
 @dataclass
 class Trained:
@@ -62,11 +66,23 @@ class Trained:
     samples: bp.MemorySamples | None
     seconds: float
     temperature: float = math.nan
-    indices: list[int] | None = field(default=None)
+    indices: list[int] | None = None
+
+    @property
+    def members(self) -> int:
+        """Number of predictions that are averaged."""
+        return len(self.indices or self.samples or [0])
 
     def predict(self, images: Tensor) -> Prediction:
         """Return the prediction of the members' average."""
         return bp.predict(self.model, self.samples, images, indices=self.indices)
+
+    def validation_nll(self, split: Split) -> float:
+        """Return the NLL on the validation rows, infinite if an output is not finite."""
+        try:
+            return nll(self.predict(split.validation).probabilities, split.validation_labels)
+        except ValueError:
+            return math.inf
 
 
 class MaskedDropout(nn.Module):
@@ -102,37 +118,25 @@ def digits(split: int) -> Split:
         "turn45": ready(rotate(images[test], 45, axes=(1, 2), reshape=False, order=1)),
     }
     targets = torch.from_numpy(labels.astype(np.int64))
-    return Split(
-        *itertools.chain.from_iterable((ready(images[rows]), targets[rows]) for rows in (train, validation, test)),
-        turned=turned,
-    )
+    parts = [part for rows in (train, validation, test) for part in (ready(images[rows]), targets[rows])]
+    return Split(*parts, turned=turned)
 
 
 def network(name: str, dropout: float = 0.0) -> nn.Sequential:
     """Return an MLP 64-100-100-10 ("mlp") or a CNN of two convolutions of 16 and 32 channels ("cnn"), torch's initial weights."""
-
-    def hidden(*layers: nn.Module) -> list[nn.Module]:
-        return [*layers, MaskedDropout(dropout)] if dropout else list(layers)
-
+    drop = [MaskedDropout(dropout)] if dropout else []
     if name == "mlp":
-        return nn.Sequential(
-            nn.Flatten(), *hidden(nn.Linear(64, 100), nn.ReLU()), *hidden(nn.Linear(100, 100), nn.ReLU()), nn.Linear(100, 10)
-        )  # fmt: skip
-    first = hidden(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
-    second = hidden(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        first, second = [nn.Linear(64, 100), nn.ReLU(), *drop], [nn.Linear(100, 100), nn.ReLU(), *drop]
+        return nn.Sequential(nn.Flatten(), *first, *second, nn.Linear(100, 10))
+    first = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), *drop]
+    second = [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), *drop]
     return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(128, 10))
 
 
 def train(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    split: Split,
-    epochs: int,
-    seed: int,
-    after: Callable[[int], None],
-    batch: int = BATCH,
-    augment: bool = False,
-) -> float:
+    model: nn.Module, optimizer: torch.optim.Optimizer, split: Split, epochs: int, seed: int, after: Callable[[int], None],
+    batch: int = BATCH, augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> float:  # fmt: skip
     """Run the loop on shuffled batches, `after(step)` after each step; return its CPU seconds."""
     number, generator = len(split.train), torch.Generator().manual_seed(seed)
     start, step = time.process_time(), 0
@@ -140,7 +144,7 @@ def train(
     for _ in range(epochs):
         order = torch.randperm(number, generator=generator)[: number // batch * batch]
         for rows in order.view(-1, batch):
-            images = shifted(split.train[rows], generator) if augment else split.train[rows]
+            images = augment(split.train[rows], generator) if augment else split.train[rows]
             optimizer.zero_grad()
             cross_entropy(model(images), split.train_labels[rows]).backward()
             optimizer.step()
@@ -149,25 +153,12 @@ def train(
     return time.process_time() - start
 
 
-def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return each image moved by −1, 0 or 1 pixel along both axes, what moves in taking the edge's value."""
-    padded = nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
-    down, right = torch.randint(3, (2, len(images), 1), generator=generator)
-    rows, columns = down + torch.arange(8), right + torch.arange(8)
-    return padded[torch.arange(len(images))[:, None, None], 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
-
-
-def steps(split: Split, epochs: int, batch: int = BATCH) -> int:
-    """Return the number of steps of a run."""
-    return epochs * (len(split.train) // batch)
-
-
 def sgd(name: str, split: Split, epochs: int, seed: int, *, lr: float, decay: float, dropout: float = 0.0) -> Trained:
     """Nesterov SGD on a cosine; with `dropout` its members are masks."""
     torch.manual_seed(seed)
     model = network(name, dropout)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=decay)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps(split, epochs))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, split.steps(epochs))
     seconds = train(model, optimizer, split, epochs, seed, lambda step: scheduler.step())
     if not dropout:
         return Trained(model, None, seconds)
@@ -176,11 +167,13 @@ def sgd(name: str, split: Split, epochs: int, seed: int, *, lr: float, decay: fl
     return Trained(model, samples, seconds, indices=[0] * DRAWS)
 
 
-def ensemble(name: str, split: Split, epochs: int, seed: int, *, members: int = 4, **setting: float) -> Trained:
-    """Networks of independent seeds, `epochs` each."""
+def ensemble(
+    name: str, split: Split, epochs: int, seed: int, *, members: int = 4, share: int = 1, **setting: float
+) -> Trained:
+    """Networks of independent seeds, `epochs`/`share` each."""
     samples, found = bp.MemorySamples(), []
     for member in independent_seeds(seed, members):
-        found.append(sgd(name, split, epochs, member, **setting))
+        found.append(sgd(name, split, max(1, epochs // share), member, **setting))
         samples.collect(found[-1].model)
     return Trained(found[-1].model, samples, sum(each.seconds for each in found))
 
@@ -188,35 +181,34 @@ def ensemble(name: str, split: Split, epochs: int, seed: int, *, members: int = 
 def swag(name: str, split: Split, epochs: int, seed: int, *, lr: float, decay: float, floor: float) -> Trained:
     """SGD that stays at `floor`·lr for the last quarter, where an iterate an epoch is collected."""
     torch.manual_seed(seed)
-    model, fitted, total = network(name), SWAG(), steps(split, epochs)
+    model, fitted, total = network(name), SWAG(), split.steps(epochs)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=decay)
-    an_epoch = total // epochs
 
     def after(step: int) -> None:
         optimizer.param_groups[0]["lr"] = swag_lr(step + 1, total, lr, floor)
-        if step >= 0.75 * total and (step + 1) % an_epoch == 0:
+        if step >= 0.75 * total and (step + 1) % (total // epochs) == 0:
             fitted.collect(model)
 
     seconds = train(model, optimizer, split, epochs, seed, after)
-    samples = bp.MemorySamples()
-    fitted.draw(samples, model, DRAWS, [], generator=torch.Generator().manual_seed(seed))
+    fitted.draw(samples := bp.MemorySamples(), model, DRAWS, [], generator=torch.Generator().manual_seed(seed))
     return Trained(model, samples, seconds)
 
 
 def cvadam(
     name: str | Callable[[], nn.Module], split: Split, epochs: int, seed: int, *, prior: float | None = None, batch: int = BATCH,
-    augment: bool = False, floor: float = 0.0, **settings: Any,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None, floor: float = 0.0, each: int = 3, **settings: Any,
 ) -> Trained:  # fmt: skip
-    """CV-Adam on four cycles, the README's loop; `prior` is the prior precision of a weight, None the constructor's decay."""
+    """CV-Adam on four cycles, `each` samples from the second half of the last two; `prior` is a weight's prior precision."""
     torch.manual_seed(seed)
     model = network(name) if isinstance(name, str) else name()
-    total, number = steps(split, epochs, batch), len(split.train)
+    total, number = split.steps(epochs, batch), len(split.train)
     if prior is not None:
         settings["weight_decay"] = prior / number
     optimizer = bp.CVAdam(model.parameters(), num_data=number, seed=seed, **settings)
-    clock = bp.CycleClock(total, cycles=4, samples_per_cycle=3, sample_every=max(1, total // 24), floor=floor)
-    scheduler, samples = bp.CyclicalLR(optimizer, clock), bp.MemorySamples()
-    measured = []
+    clock = bp.CycleClock(
+        total, cycles=4, samples_per_cycle=each, sample_every=max(1, total // (8 * each)), floor=floor
+    )
+    scheduler, samples, measured = bp.CyclicalLR(optimizer, clock), bp.MemorySamples(), []
 
     def after(step: int) -> None:
         scheduler.step()
@@ -228,27 +220,28 @@ def cvadam(
     return Trained(model, samples, seconds, float(np.mean(measured)))
 
 
-def methods(epochs: int) -> dict[str, tuple[Callable[..., Trained], list[Setting]]]:
+def methods() -> dict[str, tuple[Callable[..., Trained], list[Setting]]]:
     """Return, for each row of the table, how it trains and the settings it tries."""
     plain = [{"lr": lr, "decay": decay} for lr in (0.1, 0.03) for decay in DECAYS]
 
     def sampler(lrs: tuple[float, float], **fixed: Any) -> list[Setting]:
         return [{"lr": lr, "prior": prior, **fixed} for lr in lrs for prior in PRIORS]
 
-    def quarter(name: str, split: Split, epochs: int, seed: int, **setting: float) -> Trained:
-        return ensemble(name, split, max(epochs // 4, 1), seed, **setting)
-
     return {
         "SGD": (sgd, plain),
         "CV-Adam, all defaults": (cvadam, [{}]),
         "CV-Adam, T = 1": (cvadam, sampler((1e-3, 3e-3))),
+        "CV-Adam, T = 1, 20 members, lr floor 1/2": (
+            cvadam,
+            sampler((1e-3, 3e-3), floor=0.5, each=10, scale_decay=0.999),
+        ),
         "CV-Adam, T = 0.1": (cvadam, sampler((1e-3, 3e-3), temperature=0.1)),
         'CV-Adam "paper", T = 1': (cvadam, sampler((0.1, 0.03), preconditioner="paper")),
         "CV-Adam, T = 0 (snapshots)": (cvadam, sampler((1e-3, 3e-3), temperature=0.0)),
         "SWAG": (swag, [{"lr": lr, "decay": 5e-4, "floor": floor} for lr in (0.1, 0.03) for floor in (0.5, 0.1)]),
         "MC dropout": (sgd, [{"lr": 0.1, "decay": 5e-4, "dropout": p} for p in (0.05, 0.1, 0.2, 0.4)]),
         "deep ensemble of 4": (ensemble, plain),
-        "deep ensemble of 4, a quarter of the epochs each": (quarter, plain),
+        "deep ensemble of 4, a quarter of the epochs each": (functools.partial(ensemble, share=4), plain),
     }
 
 
@@ -260,24 +253,14 @@ def scores(trained: Trained, split: Split) -> dict[str, float]:
         strange = trained.predict(images)
         for kind in ("total", "epistemic"):
             found[f"{turn}_{kind}"] = ood_metrics(getattr(upright, kind), getattr(strange, kind))["auroc"]
-    return {**found, "temperature": trained.temperature, "members": len(trained.samples or [0])}
-
-
-def validation_nll(trained: Trained, split: Split) -> float:
-    """Return the NLL on the validation rows, infinite if a member is."""
-    try:
-        return classification_metrics(
-            trained.predict(split.validation).probabilities, split.validation_labels
-        )["nll"]  # fmt: skip
-    except ValueError:
-        return math.inf
+    return {**found, "temperature": trained.temperature, "members": trained.members}
 
 
 def row(name: str, method: str, splits: int, epochs: int) -> dict[str, Any]:
     """Tune one method on one network by validation NLL and return its scores on every split."""
-    make, settings = methods(epochs)[method]
+    make, settings = methods()[method]
     runs = [[make(name, digits(split), epochs, split, **each) for split in range(splits)] for each in settings]
-    found = [float(np.mean([validation_nll(run, digits(i)) for i, run in enumerate(of_one)])) for of_one in runs]
+    found = [float(np.mean([run.validation_nll(digits(i)) for i, run in enumerate(of_one)])) for of_one in runs]
     best = int(np.argmin(found))
     tried = [{**each, "validation_nll": value} for each, value in zip(settings, found)]
     results = [scores(run, digits(i)) for i, run in enumerate(runs[best])]
@@ -288,22 +271,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Return the markdown table of one network, mean ± standard deviation over splits."""
     lines = ["| " + " | ".join(["", *TITLES]) + " |", "|---" + "|---:" * len(TITLES) + "|"]
     for each in rows:
-        cells = []
-        for key in HEAD:
-            values = (
-                100 * np.array([split[key] for split in each["splits"]])
-                if key == "accuracy"
-                else np.array([split[key] for split in each["splits"]])
-            )
-            cells.append(
-                f"{values.mean():.{1 if key == 'accuracy' else 3}f} ± {values.std(ddof=min(1, len(values) - 1)):.{1 if key == 'accuracy' else 3}f}"
-            )
-        heat, seconds = (np.mean([split[key] for split in each["splits"]]) for key in ("temperature", "seconds"))
-        lines.append(
-            "| "
-            + " | ".join([each["method"], *cells, "–" if np.isnan(heat) else f"{heat:.2g}", f"{seconds:.1f}"])
-            + " |"
-        )
+        values = {key: np.array([split[key] for split in each["splits"]], dtype=float) for key in each["splits"][0]}
+        cells = [mean_and_spread(100 * values[HEAD[0]], 1), *(mean_and_spread(values[key], 3) for key in HEAD[1:])]
+        heat = values["temperature"].mean()
+        cells += ["–" if math.isnan(heat) else f"{heat:.2g}", f"{values['seconds'].mean():.1f}"]
+        lines.append("| " + " | ".join([each["method"], *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -317,11 +289,10 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for name in arguments.networks:
-        for method in methods(arguments.epochs):
-            rows.append(row(name, method, arguments.splits, arguments.epochs))
+        rows += [row(name, method, arguments.splits, arguments.epochs) for method in methods()]
         print(f"\n{name}, {arguments.epochs} epochs, {arguments.splits} splits\n")
         print(table([each for each in rows if each["network"] == name]), flush=True)
-        settings = {key: getattr(arguments, key) for key in ("splits", "epochs")} | {"batch": BATCH, "draws": DRAWS}
+        settings = {"splits": arguments.splits, "epochs": arguments.epochs, "batch": BATCH, "draws": DRAWS}
         write_json(Path(arguments.json), {"environment": environment("cpu"), "settings": settings, "rows": rows})
 
 

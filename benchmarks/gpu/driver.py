@@ -6,6 +6,8 @@ Unpacks the data into WORK once (the official files, their archive, or packed mo
 trains until the time is up, and leaves OUT/table1.json and OUT/table1.rows/. The same command again goes on from the
 checkpoints in WORK/runs. `bayesprune reproduce table1 --merge OUT/table1.json` takes the rows in elsewhere.
 
+`python -m benchmarks.gpu.driver step [--out OUT]` times the optimizers' steps instead: OUT/optimizer_step_cuda.json.
+
 --tiny tries a command anywhere in seconds: random images, a narrow ResNet-20 in place of the network, 2 epochs; it writes
 rows that stand apart from the table's.
 """
@@ -19,6 +21,7 @@ from pathlib import Path
 from bayesprune.reproduce.cells import run_cells
 from bayesprune.reproduce.paper import table_cells
 from bayesprune.reproduce.paper_tables import paper_table_markdown
+from benchmarks import optimizer_step
 from benchmarks.gpu.data import tiny, unpacked
 
 DATASETS = {"table1": "cifar10", "table2": "cifar100"}
@@ -31,7 +34,7 @@ TINY = (
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=sorted(DATASETS))
+    parser.add_argument("table", choices=[*sorted(DATASETS), "step"])
     parser.add_argument("--data", type=Path, help="folder with the data set, packed or not")
     parser.add_argument(
         "--store", type=Path, default=Path(tempfile.gettempdir()) / "bayesprune-gpu", help="work folder"
@@ -46,6 +49,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gather", action="store_true", help="only take in what data there is")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args(argv)
+    if arguments.table == "step":
+        kind = arguments.device.partition(":")[0]
+        result = str(arguments.out / f"optimizer_step_{kind}.json")
+        rounds = ["--rounds", "2" if arguments.tiny else "100"]
+        return optimizer_step.main(["--device", arguments.device, "--json", result, *rounds])
     dataset = DATASETS[arguments.table]
     if arguments.tiny:
         data = tiny(dataset, arguments.store / "tiny")

@@ -92,10 +92,10 @@ def test_error_names_what_does_not_fit(settings, message):
         CycleClock(**{"total_steps": 10, **settings})
 
 
-def test_property_samples_spread_over_the_last_quarter_unless_told():
+def test_property_samples_spread_over_the_last_half_unless_told():
     clock = CycleClock(total_steps=200, cycles=2, samples_per_cycle=5)
-    assert clock.sample_every == 5
-    assert [t for t in range(200) if clock.collect(t)] == [79, 84, 89, 94, 99, 179, 184, 189, 194, 199]
+    assert clock.sample_every == 10
+    assert [t for t in range(200) if clock.collect(t)] == [59, 69, 79, 89, 99, 159, 169, 179, 189, 199]
     for total in range(12, 60):  # runs of any length
         short = CycleClock(total_steps=total, cycles=4, samples_per_cycle=3)
         assert sum(short.collect(t) for t in range(total)) == 12

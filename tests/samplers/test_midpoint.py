@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from benchmarks.minibatch_temperature import network, network_function
 
-from bayesprune.samplers import SGHMC, CVAdam, dynamics
+from bayesprune.samplers import SGHMC, CVAdam, dynamics, set_adapt
 from scenarios import (
     MOMENTUM,
     SAMPLERS,
@@ -95,6 +96,67 @@ def test_target_quartic_well_is_within_a_few_percent(beta1, lr, bound):
         per_chain = states.pow(power).mean(0) / truth
         assert ((per_chain.mean(1) - 1).abs() < bound).all()
         assert 4 * per_chain.std(1).max() / 20_000**0.5 < 0.015
+
+
+@pytest.fixture(scope="module")
+def regression():
+    """A 1-10-1 network on 50 rows, and its predictive variance on a grid by Metropolis-adjusted HMC, 4 standard errors about 2 %."""
+    target = network(num_data=50)
+    states = metropolis_hmc(
+        torch.randn(128, 31, generator=torch.Generator().manual_seed(0)), target, step=0.06, leapfrogs=20, samples=160, burn_in=60
+    )  # fmt: skip
+    return target, predictive_variance(states)
+
+
+def predictive_variance(states):
+    """Return the variance over chains and draws of the network's output at 25 inputs."""
+    return network_function(states.flatten(0, 1), torch.linspace(-3, 3, 25)[None])[0].var(0)
+
+
+def metropolis_hmc(weight, target, *, step, leapfrogs, samples, burn_in):
+    """Return draws (kept, chains, dim) of Hamiltonian Monte Carlo with accept and reject, exact at any step size."""
+    generator, kept, accepted = torch.Generator().manual_seed(5), [], 0.0
+    for number in range(burn_in + samples):
+        momentum = torch.randn(weight.shape, generator=generator)
+        before = target.energy(weight) + momentum.square().sum(1) / 2
+        place, momentum = weight, momentum - step / 2 * target.num_data * target.energy_gradient(weight)
+        for leap in range(leapfrogs):
+            place = place + step * momentum
+            kick = step if leap < leapfrogs - 1 else step / 2
+            momentum = momentum - kick * target.num_data * target.energy_gradient(place)
+        change = before - target.energy(place) - momentum.square().sum(1) / 2
+        accept = torch.rand(len(weight), generator=generator) < change.exp()
+        weight = torch.where(accept[:, None], place, weight)
+        accepted += float(accept.float().mean()) / (burn_in + samples)
+        if number >= burn_in:
+            kept.append(weight)
+    assert accepted > 0.3
+    return torch.stack(kept)
+
+
+@pytest.mark.parametrize(
+    ("settings", "raw_at_least"),
+    [({}, 0.0), ({"lr": 0.03}, 1.05), ({"preconditioner": "paper", "lr": 0.3}, 1.1)],
+    ids=["defaults", "rms, large step", "paper, large step"],
+)
+def test_target_network_predicts_as_hmc_does(regression, settings, raw_at_least):
+    """Mean over inputs of the predictive variance over HMC's: below 1.1 by midpoints, though the iterate's is larger."""
+    target, truth = regression
+    weight = torch.nn.Parameter(torch.randn(128, 31, generator=torch.Generator().manual_seed(3)))
+    optimizer = CVAdam([weight], num_data=50, weight_decay=target.decay, seed=7, **settings)
+    raw, middle = [], []
+    for step in range(3500):
+        if step == 750:
+            set_adapt(optimizer, False)
+        weight.grad = target.gradient(weight.detach(), None)
+        optimizer.step()
+        if step >= 1500 and step % 25 == 0:
+            raw.append(weight.detach().clone())
+            with optimizer.midpoint():
+                middle.append(weight.detach().clone())
+    ratio = float((predictive_variance(torch.stack(middle)) / truth).mean())
+    assert 0.9 < ratio < 1.1
+    assert float((predictive_variance(torch.stack(raw)) / truth).mean()) > max(raw_at_least, ratio - 0.01)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -88,7 +88,11 @@ def test_property_forward_pruned_weights_stay_zero_in_a_users_loop():
                 dropped = ~pruner.weight_masks()[name].expand_as(param)
                 assert not (zero[name] & ~dropped).any()  # never returns
                 zero[name] = dropped
-                for tensor in (param.detach(), optimizer.state[param]["momentum"], optimizer.state[param]["second_moment"]):
+                for tensor in (
+                    param.detach(),
+                    optimizer.state[param]["momentum"],
+                    optimizer.state[param]["second_moment"],
+                ):
                     assert not tensor[dropped].any()
     assert pruner.hard_sparsity == pytest.approx(0.8, abs=0.5 / 390)
 

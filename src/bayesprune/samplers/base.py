@@ -29,6 +29,9 @@ from bayesprune.samplers.step import check_switches, sampler_step
 from bayesprune.samplers.temperature import Thermometer, betas_of
 from bayesprune.samplers.tensor_step import TensorStep
 
+PRIOR_PRECISION = 10.0
+"""Prior precision of a weight where no weight decay is given: a standard deviation of 0.32."""
+
 _HORIZON = 200
 """Steps over which the kinetic temperature is averaged."""
 
@@ -92,7 +95,11 @@ class Sampler(Thermometer, torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with its own hyper-parameters; see `torch.optim.Optimizer.add_param_group`."""
-        self._check_group({**self.defaults, **param_group})
+        group = {**self.defaults, **param_group}
+        if group["weight_decay"] is None:
+            number = check_number("num_data", group["num_data"], minimum=0, strict=True)
+            param_group = {**param_group, "weight_decay": PRIOR_PRECISION / number}
+        self._check_group({**group, **param_group})
         super().add_param_group(param_group)
         try:
             for param in self.param_groups[-1]["params"]:
@@ -323,7 +330,7 @@ class Sampler(Thermometer, torch.optim.Optimizer):
         if "kinetic" not in state:
             self._number([param])
             state.setdefault("stream", self._streams[param])
-            state.update(step=0, injected=False, moved=False)
+            state.update(step=0, injected=False, moved=False, kinetic_lr=0.0)
             state.setdefault("momentum", torch.zeros_like(param, memory_format=torch.preserve_format, dtype=dtype))
             state["kinetic"] = torch.zeros((), dtype=torch.float32, device=param.device)
         name = preconditioner.STATE[kind]
@@ -348,7 +355,7 @@ class Sampler(Thermometer, torch.optim.Optimizer):
             "lr": lr, "beta1": beta1, "beta2": beta2, "num_data": number, "preconditioner": kind, "adapt": group["adapt"] and lr > 0,
             "scale_decay": group.get("scale_decay", 0.0), "damping": preconditioner.damping(group) if kind == "rms" else 0.0,
             "noise_std": self.noise_std(group, lr), "exact": group.get("noise", "exact") == "exact",
-            "kinetic_factor": dynamics.kinetic_temperature(1.0, 1.0, lr, beta1, beta2, number) if lr else 0.0,
+            "kinetic_factor": dynamics.kinetic_temperature(1.0, 1.0, 1.0, beta1, beta2, number),
         }  # fmt: skip
         for param in group["params"]:
             if param.grad is None:
@@ -369,6 +376,8 @@ class Sampler(Thermometer, torch.optim.Optimizer):
             if isinstance(decay, Tensor):
                 decay = decay_layout(local_decay(decay, param, offset), weight)
             step, stream = state["step"], state["stream"]
+            blend = max(1 / (step + 1), 1 / _HORIZON) if lr else 0.0
+            state["kinetic_lr"] += blend * (lr - state["kinetic_lr"])
             dual_lr, alpha = self._dual(group, lr, step + 1) if kind == "paper" else (0.0, 0.0)
             recall = state["injected"] and kind == "paper" and alpha
             items.append(
@@ -377,7 +386,7 @@ class Sampler(Thermometer, torch.optim.Optimizer):
                     momentum=state_view(state, "momentum", order), scale=state_view(state, name, order) if name else None,
                     kinetic=state["kinetic"], weight_decay=decay, offset=offset, key=stream_key(seed, stream, step + 1),
                     previous_key=stream_key(seed, stream, step) if recall else None, dual_lr=dual_lr, alpha=alpha,
-                    blend=max(1 / (step + 1), 1 / _HORIZON) if lr else 0.0, **shared,
+                    blend=blend, **shared,
                 )
             )  # fmt: skip
         return states

@@ -48,7 +48,8 @@ class CVAdam(Sampler):
         lr: Step size l > 0.
         num_data: Number of training examples N behind the mean loss.
         betas: Momentum retention β₁ in [0, 1) and gradient scale β₂ > 0 (not Adam's two averages).
-        weight_decay: Prior precision over N (δ/N); per parameter see `set_weight_decay`.
+        weight_decay: Prior precision over N (δ/N), None 10/N: a prior standard deviation of 0.32. Per parameter see
+            `set_weight_decay`.
         temperature: T ≥ 0; 1 is the Bayes posterior, below 1 cold, 0 an optimizer.
         preconditioner: "rms", "paper" or "none".
         noise: "exact" or "paper".
@@ -72,7 +73,7 @@ class CVAdam(Sampler):
         >>> loss.backward()
         >>> optimizer.step()
         >>> sorted(optimizer.state[model.weight])
-        ['injected', 'kinetic', 'momentum', 'moved', 'second_moment', 'step', 'stream']
+        ['injected', 'kinetic', 'kinetic_lr', 'momentum', 'moved', 'second_moment', 'step', 'stream']
 
     Reference:
         Ke & Fan, arXiv 2210.12957, Algorithm 2 and equations 3–5; Li et al., "Preconditioned stochastic gradient Langevin
@@ -86,7 +87,7 @@ class CVAdam(Sampler):
         *,
         num_data: float,
         betas: tuple[float, float] = (0.9, 1.0),
-        weight_decay: float = 5e-4,
+        weight_decay: float | None = None,
         temperature: float = 1.0,
         preconditioner: Preconditioner = "rms",
         noise: Literal["exact", "paper"] = "exact",

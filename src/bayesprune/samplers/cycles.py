@@ -24,7 +24,7 @@ class CycleClock:
         total_steps: Steps of the whole run.
         cycles: M ≥ 1.
         samples_per_cycle: S samples a cycle, taken after its last step and every `sample_every` steps before it.
-        sample_every: Distance between the samples of a cycle, in steps; None spreads them over the last quarter of the
+        sample_every: Distance between the samples of a cycle, in steps; None spreads them over the last half of the
             shortest cycle.
         warmup_steps: Steps of a linear ramp before the first cycle; no samples there.
         floor: Smallest share of the peak lr, in [0, 1): a cycle ends at floor·peak. 0 is the paper's.
@@ -55,7 +55,7 @@ class CycleClock:
         """Check the counts."""
         if self.sample_every is None:
             cycle = (self.total_steps - self.warmup_steps) // max(1, self.cycles)
-            object.__setattr__(self, "sample_every", max(1, cycle // (4 * max(1, self.samples_per_cycle))))
+            object.__setattr__(self, "sample_every", max(1, cycle // (2 * max(1, self.samples_per_cycle))))
         for name, least in (
             ("total_steps", 1),
             ("cycles", 1),

@@ -1,4 +1,4 @@
-"""The step in torch's multi-tensor operations: at most 40 calls for all tensors that share their hyper-parameters."""
+"""The step in torch's multi-tensor operations: at most 40, views apart, for all tensors that share their hyper-parameters."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def _step(items: list[TensorStep]) -> None:
 
     decay = first.weight_decay
     decays = [_layout(item) for item in items] if isinstance(decay, DecayLayout) else []
-    if decays:
-        drift = list(torch._foreach_addcmul(gradient, weight, decays))
+    if isinstance(decay, DecayLayout):
+        drift = torch._foreach_addcmul(gradient, weight, decays)
     else:
-        drift = list(torch._foreach_add(gradient, weight, alpha=decay))
-    inverse: list[Tensor] = []  # 1/τ of "rms", τ of "paper"
+        drift = torch._foreach_add(gradient, weight, alpha=decay)
+    inverse: list[Tensor] = []  # τ of "paper", 1/τ of "rms"
     if first.preconditioner == "paper":
         if first.adapts:
             _dual_step_(first, scale, gradient, decays, previous)
@@ -71,26 +71,27 @@ def _step(items: list[TensorStep]) -> None:
         torch._foreach_add_(inverse, first.damping)
     torch._foreach_mul_(momentum, first.beta1)
     torch._foreach_add_(momentum, drift, alpha=-first.beta2 * first.lr)
-    if noise:
-        if first.exact and inverse:
-            root = torch._foreach_sqrt(inverse)
-            if first.preconditioner == "paper":
-                noise = torch._foreach_div(noise, root)
-            else:
-                torch._foreach_mul_(noise, root)
+    if noise and first.exact and inverse:
+        add = torch._foreach_addcdiv_ if first.preconditioner == "paper" else torch._foreach_addcmul_
+        add(momentum, noise, torch._foreach_sqrt(inverse), first.noise_std)
+    elif noise:
         torch._foreach_add_(momentum, noise, alpha=first.noise_std)
-    if first.preconditioner == "paper":
-        moved = torch._foreach_mul(momentum, inverse)
-    else:
-        moved = torch._foreach_div(momentum, inverse) if inverse else momentum
+    moved: tuple[Tensor, ...] | list[Tensor] = momentum
+    if inverse:
+        moved = (torch._foreach_mul if first.preconditioner == "paper" else torch._foreach_div)(momentum, inverse)
+    alive: tuple[Tensor, ...] | list[Tensor] = torch._foreach_sign(weight) if first.blend else []
     torch._foreach_add_(weight, moved)
     if first.blend:
-        energy = torch._foreach_norm(torch._foreach_mul(moved, momentum), 1)  # the terms are not negative
-        share = [first.blend * first.kinetic_factor / item.weight.numel() for item in items]
+        terms = torch._foreach_mul(moved, momentum)
+        torch._foreach_mul_(terms, alive)  # pruned weights do not count
+        energy = list(torch._foreach_norm(terms, 1))  # the sum of τv²: the norm drops the weights' signs
+        torch._foreach_mul_(energy, [first.kinetic_factor / item.weight.numel() for item in items])
         kinetic = [item.kinetic for item in items]
-        torch._foreach_mul_(energy, share)
-        torch._foreach_mul_(kinetic, 1 - first.blend)
-        torch._foreach_add_(kinetic, energy)
+        if dtype == torch.float32:
+            torch._foreach_lerp_(kinetic, energy, first.blend)
+        else:
+            torch._foreach_mul_(kinetic, 1 - first.blend)
+            torch._foreach_add_(kinetic, energy, alpha=first.blend)
     if narrow:
         _keep(items, momentum, scale)
 
@@ -102,7 +103,7 @@ def _dual_step_(
     tau = torch._foreach_sigmoid(rho)
     torch._foreach_add_(rho, torch._foreach_reciprocal(tau), alpha=first.dual_lr / first.num_data)
     prior = first.dual_lr * first.alpha**2
-    if decays and prior:
+    if isinstance(first.weight_decay, DecayLayout):
         torch._foreach_addcmul_(rho, tau, decays, -prior)
     elif prior and first.weight_decay:
         torch._foreach_add_(rho, tau, alpha=-prior * first.weight_decay)

@@ -87,14 +87,15 @@ static void normal_pairs(float *restrict out, int64_t pairs, uint32_t first, con
     float radius[CHUNK], turn[CHUNK];
     for (int64_t begin = 0; begin < pairs; begin += CHUNK) {
         float *restrict chunk = out + 2 * begin;
-        uint32_t origin = first + (uint32_t)begin;
+        uint32_t origin = (first + (uint32_t)begin) * 0xed5ad4bbu + k0;
         fetch(ahead);
         for (uint32_t j = 0; j < CHUNK; j++) {
-            uint32_t x = (origin + j) ^ k0;
-            x ^= x >> 16; x = x * 0x7feb352du + k1;
-            x ^= x >> 15; x = x * 0x846ca68bu + k2;
-            uint32_t y = x * 0xadb4a92du + k3;
-            radius[j] = (float)(((int32_t)x >> 8) + 8388609);
+            uint32_t x = origin + j * 0xed5ad4bbu;
+            x ^= x >> 17; x = x * 0xac4c1b51u + k1;
+            x ^= x >> 11; x = x * 0x31848babu + k2;
+            int32_t z = (int32_t)x ^ ((int32_t)x >> 14);
+            uint32_t y = (uint32_t)z * 0xadb4a92du + k3;
+            radius[j] = (float)((z >> 7) + 1);
             turn[j] = (float)(int32_t)y * 2.3283064365386963e-10f;
         }
         fetch(ahead);
@@ -181,7 +182,7 @@ static inline __attribute__((always_inline)) void update(
         float moved = kind == NONE ? velocity : velocity / q;
         v[i] = velocity;
         w[i] = weight + moved;
-        energy[i] = moved * velocity;
+        energy[i] = weight != 0.0f ? moved * velocity : 0.0f;  /* pruned weights do not count */
     }
 }
 

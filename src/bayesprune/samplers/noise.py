@@ -4,12 +4,12 @@ The paper's dual step needs the noise of the previous step once more. A counter-
 draws it twice instead of storing it, so that the state stays at two values per weight, and a shard draws its part.
 
 The law, which native.c and triton.py repeat in their languages: numbers 2j and 2j+1 of key (k₀, k₁, k₂, k₃) are the
-cosine and the sine of one Box–Muller pair. In arithmetic modulo 2³²
+cosine and the sine of one Box–Muller pair. In 32-bit arithmetic, >> logical and ⋙ with the sign,
 
-    x = j ^ k₀,   x ^= x >> 16,   x = M₁x + k₁,   x ^= x >> 15,   x = M₂x + k₂,   y = M₃x + k₃,
+    x = M₀j + k₀,  x ^= x >> 17,  x = M₁x + k₁,  x ^= x >> 11,  x = M₂x + k₂,  z = x ^ (x ⋙ 14),  y = M₃z + k₃,
 
-the radius is √(−2 ln u) with u = (1 + ⌊x / 2⁸⌋) / 2²⁴ (x taken as signed, then shifted by one half) and the angle
-2π·y / 2³² (y as signed): (x, y) walks the points of a lattice of good spectral quality, one for each 32-bit x.
+the radius is √(−2 ln u) with u = (1 + ⌊z / 2⁷⌋) / 2²⁴ and the angle 2π·y / 2³²: z is uniform on [0, 2³¹), and (z, y) walks
+a lattice of good spectral quality.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import functools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Key = tuple[int, int, int, int]
 
 _MASK64 = (1 << 64) - 1
-FACTORS = (0x7FEB352D, 0x846CA68B, 0xADB4A92D)
-"""M₁ and M₂, which mix (the constants of "lowbias32", Wellons 2018), and M₃ (Steele & Vigna, 2022)."""
+FACTORS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB, 0xADB4A92D)
+"""M₀, M₁ and M₂, which mix (the constants of "triple32", Wellons 2018), and M₃ (Steele & Vigna, 2022)."""
 
 
 def _splitmix64(state: int) -> int:
@@ -79,31 +80,32 @@ def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((), value, dtype=dtype, device=device)
 
 
-def _mixed(x: Tensor, words: Sequence[Tensor]) -> Tensor:
+def _mixed(counter: Tensor, words: Sequence[Tensor]) -> Tensor:
     """Return the counters' image x under the keyed hash (three words)."""
-    x = x ^ words[0]
-    x ^= (x >> 16) & 0xFFFF
-    x = torch.add(words[1], x, alpha=signed(FACTORS[0]))
-    x ^= (x >> 15) & 0x1FFFF
-    return torch.add(words[2], x, alpha=signed(FACTORS[1]))
+    x = torch.add(words[0], counter, alpha=signed(FACTORS[0]))
+    x ^= (x >> 17) & 0x7FFF
+    x = torch.add(words[1], x, alpha=signed(FACTORS[1]))
+    x ^= (x >> 11) & 0x1FFFFF
+    return torch.add(words[2], x, alpha=signed(FACTORS[2]))
 
 
 def normal_pairs(counter: Tensor, words: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return the numbers of the pairs `counter` (int32, flat), two a pair; twelve to twenty torch calls.
+    """Return the numbers of the pairs `counter` (int32, flat), two a pair, in nineteen calls of torch.
 
     The four key words are int32 tensors, one value or one a pair.
     """
-    x = _mixed(counter, words)
-    y = torch.add(words[3], x, alpha=signed(FACTORS[2]))
-    uniform = torch.add(_constant(0.5 + 2.0**-24, dtype, x.device), x >> 8, alpha=2.0**-24)
+    z = _mixed(counter, words)
+    z ^= z >> 14
+    y = torch.add(words[3], z, alpha=signed(FACTORS[3]))
+    uniform = torch.add(_constant(2.0**-24, dtype, z.device), z >> 7, alpha=2.0**-24)
     radius = torch.special.xlogy(-2, uniform).sqrt_()
-    angle = y * _constant(2 * math.pi * 2.0**-32, dtype, x.device)
+    angle = y * _constant(2 * math.pi * 2.0**-32, dtype, z.device)
     return torch.polar(radius, angle).view(dtype)
 
 
 def key_words(keys: Sequence[Key], device: torch.device | str | None) -> Tensor:
     """Return key words as an int32 tensor of shape (keys, 4)."""
-    return torch.tensor([[signed(word) for word in key] for key in keys], dtype=torch.int32).to(device)
+    return torch.from_numpy(np.array(keys, dtype=np.uint32).view(np.int32)).to(device)
 
 
 def check_span(start: int, numel: int) -> None:

@@ -24,7 +24,7 @@ class SGHMC(Sampler):
         lr: Step size l, in SGD's units.
         num_data: Number of training examples N behind the mean loss.
         betas: Momentum retention β₁ in [0, 1) and gradient scale β₂ > 0.
-        weight_decay: Prior precision over N (δ/N).
+        weight_decay: Prior precision over N (δ/N); None is 10/N, a prior standard deviation of 0.32.
         temperature: T ≥ 0; csgmcmc's scripts have `PUBLISHED_TEMPERATURE` = 1/50,000, an optimizer with snapshots.
         seed: Seed of the noise; None draws one from `generator`.
         generator: Source of the seed; torch's default generator if None.
@@ -52,7 +52,7 @@ class SGHMC(Sampler):
         *,
         num_data: float,
         betas: tuple[float, float] = (0.9, 1.0),
-        weight_decay: float = 5e-4,
+        weight_decay: float | None = None,
         temperature: float = 1.0,
         seed: int | None = None,
         generator: torch.Generator | None = None,

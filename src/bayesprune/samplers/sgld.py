@@ -19,7 +19,7 @@ class SGLD(Sampler):
         params: Parameters or parameter groups, real float32 or float64.
         lr: Step size l, in SGD's units.
         num_data: Number of training examples N behind the mean loss.
-        weight_decay: Prior precision over N (δ/N).
+        weight_decay: Prior precision over N (δ/N); None is 10/N, a prior standard deviation of 0.32.
         temperature: T ≥ 0.
         seed: Seed of the noise; None draws one from `generator`.
         generator: Source of the seed; torch's default generator if None.
@@ -46,7 +46,7 @@ class SGLD(Sampler):
         lr: float,
         *,
         num_data: float,
-        weight_decay: float = 5e-4,
+        weight_decay: float | None = None,
         temperature: float = 1.0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
@@ -73,7 +73,7 @@ class PSGLD(Sampler):
         params: Parameters or parameter groups, real float32 or float64.
         lr: Step size l, in Adam's units.
         num_data: Number of training examples N behind the mean loss.
-        weight_decay: Prior precision over N (δ/N).
+        weight_decay: Prior precision over N (δ/N); None is 10/N, a prior standard deviation of 0.32.
         temperature: T ≥ 0.
         scale_decay: Retention β_ν of the second moment.
         eps: Added to the root of the second moment.
@@ -102,7 +102,7 @@ class PSGLD(Sampler):
         lr: float = 1e-3,
         *,
         num_data: float,
-        weight_decay: float = 5e-4,
+        weight_decay: float | None = None,
         temperature: float = 1.0,
         scale_decay: float = 0.99,
         eps: float = 1e-5,

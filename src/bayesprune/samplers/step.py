@@ -93,6 +93,7 @@ def chunked_step(item: TensorStep) -> None:
         momentum = item.momentum[part].to(dtype)
         scale = None if item.scale is None else item.scale[part].to(dtype)
         weight = item.weight[part]
+        alive = weight != 0  # pruned weights do not count in the kinetic temperature
         tau = single_tensor_step(
             weight,
             item.gradient[part].to(dtype),
@@ -106,23 +107,20 @@ def chunked_step(item: TensorStep) -> None:
             noise_std=item.noise_std, exact=item.exact,
         )  # fmt: skip
         if item.blend:
-            energy = energy + (tau * momentum * momentum).sum(dtype=torch.float64)
+            energy = energy + (tau * momentum * momentum * alive).sum(dtype=torch.float64)
         _keep(item, part, first, momentum, scale)
     if item.blend:
-        item.kinetic.lerp_((item.kinetic_factor / numel * energy).to(torch.float32), item.blend)
+        mean = torch.as_tensor(energy, device=device) * (item.kinetic_factor / numel)
+        item.kinetic.lerp_(mean.to(torch.float32), item.blend)
 
 
 def _keep(item: TensorStep, part: slice, first: int, momentum: Tensor, scale: Tensor | None) -> None:
     """Write state of lower precision back, rounded stochastically; state in the weight's precision is there already."""
-    narrow = [(old, new) for old, new in ((item.momentum, momentum), (item.scale, scale)) if old is not None]
-    if all(old.dtype == item.weight.dtype for old, _ in narrow):
-        return
-    bits = counter_bits(momentum.numel(), item.key, start=first, device=momentum.device)
-    for (old, new), random in zip(narrow, bits):
-        if old.dtype == torch.bfloat16 and (old is item.momentum or item.adapts):
+    pairs = [(item.momentum, momentum)] + ([] if item.scale is None or scale is None else [(item.scale, scale)])
+    if any(old.dtype != new.dtype for old, new in pairs):
+        bits = counter_bits(momentum.numel(), item.key, start=first, device=momentum.device)
+        for (old, new), random in zip(pairs if item.adapts else pairs[:1], bits):
             old[part] = round_bfloat16(new.float(), random)
-        elif old.dtype != item.weight.dtype:
-            old[part] = new.to(old.dtype)
 
 
 def single_tensor_step(

@@ -50,12 +50,14 @@ class Thermometer(ABC):
         The momentum of a sampler at temperature T has N·τ(1+β₁)·E[v²]/(2β₂l) = T. Minibatch noise of variance V a
         coordinate adds N·τβ₂lV/(2(1−β₁)) to it, as to the weights' own temperature: it is exact for batches drawn
         independently and an upper bound for shuffled epochs, which cancel part of it in slow directions. The figure
-        is a running mean over the last 200 steps; of sharded tensors, over this process's part.
+        is the ratio of two running means over the last 200 steps, of τv² and of l, so that a step size that falls to 0
+        does no harm; of sharded tensors, over this process's part. Weights that are exactly 0, as pruned ones are, do
+        not count.
 
         Example:
             >>> from bayesprune.samplers import SGHMC
-            >>> weight = torch.nn.Parameter(torch.ones(100))
-            >>> optimizer = SGHMC([weight], lr=0.1, num_data=10, temperature=1.0, seed=0)
+            >>> weight = torch.nn.Parameter(torch.ones(1000))
+            >>> optimizer = SGHMC([weight], lr=0.01, num_data=10, weight_decay=0.0, seed=0)
             >>> for _ in range(500):
             ...     weight.grad = weight.detach().clone(); optimizer.step()
             >>> abs(optimizer.kinetic_temperature()[0]["mean"] - 1) < 0.1
@@ -66,26 +68,32 @@ class Thermometer(ABC):
         """
         result = []
         for group in self.param_groups:
-            states = [
-                (size, self.state[p])
-                for p in group["params"]
-                if self.state.get(p, {}).get("step") and (size := local_part(p.detach())[0].numel())
-            ]
+            states = self._measured(group)
             if not states:
                 result.append(dict.fromkeys(("mean", "min", "max"), math.nan))
                 continue
-            values = torch.stack([state["kinetic"] for _, state in states]).double().cpu()
-            sizes = torch.tensor([float(size) for size, _ in states], dtype=torch.float64)
-            mean = float((values * sizes).sum() / sizes.sum())
+            values = torch.stack([state["kinetic"] for _, _, state in states]).double().cpu()
+            sizes, alive, rates = (
+                torch.tensor(column, dtype=torch.float64)
+                for column in zip(*((size, count, state["kinetic_lr"]) for size, count, state in states))
+            )
+            values *= sizes / alive / rates  # the mean over the weights that live
+            mean = float((values * alive).sum() / alive.sum())
             result.append({"mean": mean, "min": float(values.min()), "max": float(values.max())})
         return result
+
+    def _measured(self, group: dict[str, Any]) -> list[tuple[int, int, dict[str, Any]]]:
+        """Return the number of weights, that of weights not 0, and the state of the tensors of a group that have moved."""
+        parts = [(local_part(p.detach())[0], self.state.get(p, {})) for p in group["params"]]
+        counts = [(part.numel(), int(part.count_nonzero()), state) for part, state in parts if state.get("step")]
+        return [(size, alive, state) for size, alive, state in counts if alive]
 
     @torch.no_grad()
     def injected_temperature(self) -> list[dict[str, float]]:
         """Return mean, min and max over the weights of the temperature that the injected noise alone amounts to.
 
         In the small-step limit and without minibatch noise; the exact law gives T, the paper's what its rule makes of
-        l and τ. A group at lr = 0 reports nan.
+        l and τ (nan at lr = 0).
 
         Example:
             >>> from bayesprune.samplers import SGHMC
@@ -96,7 +104,7 @@ class Thermometer(ABC):
         result = []
         for group in self.param_groups:
             lr, (beta1, beta2), number = float(group["lr"]), betas_of(group), group["num_data"]
-            if lr > 0 and group.get("noise", "exact") == "exact":
+            if group.get("noise", "exact") == "exact":
                 result.append(dict.fromkeys(("mean", "min", "max"), float(group["temperature"])))
                 continue
             taus = [local_part(self.tau(p))[0].double().flatten() for p in group["params"] if p.numel() and lr > 0]
@@ -112,8 +120,8 @@ class Thermometer(ABC):
         """Return, for each group, the step size at which minibatch noise raises the temperature by the share `excess`.
 
         The excess T_kin − T is proportional to l: the answer is l·excess·T/(T_kin − T), T the injected and T_kin the
-        kinetic temperature measured over the last 200 steps, at an l that hardly changed in them. It is infinite where
-        no excess is measured, nan before a step and at T = 0.
+        kinetic temperature measured over the last 200 steps, l their mean step size. It is infinite where no excess is
+        measured, nan before a step and at T = 0.
 
         Args:
             excess: Wanted (T_kin − T)/T, above 0.
@@ -121,7 +129,7 @@ class Thermometer(ABC):
         Example:
             >>> from bayesprune.samplers import SGHMC
             >>> weight = torch.nn.Parameter(torch.ones(10_000))
-            >>> optimizer = SGHMC([weight], lr=0.1, num_data=100, temperature=1.0, seed=0)
+            >>> optimizer = SGHMC([weight], lr=0.1, num_data=100, weight_decay=0.0, seed=0)
             >>> for _ in range(1000):
             ...     weight.grad = weight.detach() + torch.randn(10_000); optimizer.step()
             >>> lr = optimizer.suggest_lr(0.5)[0]       # T_kin is 1 + 100·0.1/(2·0.1) = 51
@@ -140,7 +148,8 @@ class Thermometer(ABC):
             if not wanted > 0 or math.isnan(found):
                 result.append(math.nan)
             else:
-                result.append(float(group["lr"]) * excess * wanted / (found - wanted) if found > wanted else math.inf)
+                lr = max(state["kinetic_lr"] for _, _, state in self._measured(group))
+                result.append(lr * excess * wanted / (found - wanted) if found > wanted else math.inf)
         return result
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ class TensorStep:
     alpha: float
     noise_std: float  # at τ = 1
     exact: bool
-    kinetic_factor: float
+    kinetic_factor: float  # N(1+β₁)/(2β₂): `kinetic` follows its product with the mean of τv² where w was not 0
     blend: float
 
     @property

@@ -132,23 +132,23 @@ def _kernel() -> Any:
     tl = triton.language
 
     @triton.jit
-    def _mixed(counter, k0, k1, k2):
-        x = counter ^ k0
-        x ^= x >> 16
-        x = x * 0x7FEB352D + k1
-        x ^= x >> 15
-        return x * 0x846CA68B + k2
+    def _mixed(counter: Any, k0: Any, k1: Any, k2: Any) -> Any:
+        x = counter * 0xED5AD4BB + k0
+        x ^= x >> 17
+        x = x * 0xAC4C1B51 + k1
+        x ^= x >> 11
+        return x * 0x31848BAB + k2
 
     @triton.jit
-    def _normal(position, keys):
+    def _normal(position: Any, keys: Any) -> Any:
         """Return the numbers `position` of a stream; `keys` points to its four words."""
         k0, k1 = tl.load(keys).to(tl.uint32), tl.load(keys + 1).to(tl.uint32)
         k2, k3 = tl.load(keys + 2).to(tl.uint32), tl.load(keys + 3).to(tl.uint32)
-        x = _mixed((position >> 1).to(tl.uint32), k0, k1, k2)
-        y = x * 0xADB4A92D + k3
+        x = _mixed((position >> 1).to(tl.uint32), k0, k1, k2).to(tl.int32, bitcast=True)
+        z = x ^ (x >> 14)
         # the sine is the cosine a quarter turn before
-        y = y - ((position & 1).to(tl.uint32) << 30)
-        u = ((x.to(tl.int32, bitcast=True) >> 8) + 8388609).to(tl.float32)
+        y = z.to(tl.uint32, bitcast=True) * 0xADB4A92D + k3 - ((position & 1).to(tl.uint32) << 30)
+        u = ((z >> 7) + 1).to(tl.float32)
         bits = u.to(tl.int32, bitcast=True) - 0x3F3504F3
         e = ((bits >> 23) - 24).to(tl.float32)
         m = ((bits & 0x007FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
@@ -169,7 +169,7 @@ def _kernel() -> Any:
         return radius - 2.0 * radius * s * s
 
     @triton.jit
-    def _rounded(value, random):
+    def _rounded(value: Any, random: Any) -> Any:
         """Round to bfloat16: up with the probability of the distance, `random` uniform in [0, 2^16)."""
         bits = (value.to(tl.uint32, bitcast=True) + random) & 0xFFFF0000
         finite = tl.abs(value) < float("inf")
@@ -177,10 +177,10 @@ def _kernel() -> Any:
 
     @triton.jit
     def kernel(
-        table, blocks, kind: tl.constexpr, adapt: tl.constexpr, recall: tl.constexpr, noisy: tl.constexpr,
+        table: Any, blocks: Any, kind: tl.constexpr, adapt: tl.constexpr, recall: tl.constexpr, noisy: tl.constexpr,
         exact: tl.constexpr, blend: tl.constexpr, layout: tl.constexpr, narrow_momentum: tl.constexpr,
         narrow_scale: tl.constexpr, aligned: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         program = tl.program_id(0)
         row = table + tl.load(blocks + 2 * program).to(tl.int64) * columns
         start = tl.load(blocks + 2 * program + 1)
@@ -207,9 +207,7 @@ def _kernel() -> Any:
         else:
             decay = tl.load(numbers + 7).to(tl.int32).to(tl.float32, bitcast=True)
         drift = g + decay * w
-        if kind == 0:
-            moves = 1.0
-        else:
+        if kind != 0:
             scale = tl.load(scales + i, mask=inside, other=1.0).to(tl.float32)
             if kind == 1:
                 if adapt:
@@ -252,7 +250,7 @@ def _kernel() -> Any:
                 tl.store(scales + i, scale, mask=inside)
         if blend:
             share = tl.load(numbers + 9).to(tl.int32).to(tl.float32, bitcast=True)
-            energy = tl.sum(tl.where(inside, moved * v, 0.0))
+            energy = tl.sum(tl.where(inside & (w != 0.0), moved * v, 0.0))  # pruned weights do not count
             tl.atomic_add(tl.load(row + 5).to(tl.pointer_type(tl.float32)), share * energy)
 
     return kernel

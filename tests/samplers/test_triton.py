@@ -1,0 +1,82 @@
+"""The Triton kernel in Triton's interpreter, on the CPU: it must be chosen before Triton is imported, so a process does it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from bayesprune.samplers import triton
+from bayesprune.samplers.step import sampler_step
+from tensor_steps import DECAYS, assert_steps_close, stepped, tensor_step
+
+SIZES = (0, 1, 33, 1025)
+
+
+def plain(items):
+    return stepped(items, lambda parts: sampler_step(parts, foreach=False, fused=False))
+
+
+def check_parity() -> None:
+    for kind, exact, adapt in itertools.product(("paper", "rms", "none"), (False, True), (False, True)):
+        items = [
+            tensor_step(n, kind, seed=n, exact=exact, adapt=adapt, decay=decay, previous=previous, offset=offset)
+            for n, (decay, previous, offset) in zip(
+                SIZES, itertools.cycle(itertools.product(DECAYS, (False, True), (0, 7)))
+            )
+        ]
+        items += [tensor_step(n, kind, seed=n, exact=exact, adapt=adapt, offset=(1 << 32) + 1) for n in (5, 1500)]
+        assert_steps_close(stepped(items, triton.sampler_step), plain(items), rtol=2e-5, atol=4e-6)
+
+
+def check_bfloat16() -> None:
+    for kind in ("paper", "rms", "none"):
+        items = [tensor_step(n, kind, seed=n, state=torch.bfloat16, offset=5) for n in SIZES]
+        assert_steps_close(stepped(items, triton.sampler_step), plain(items), rtol=2e-5, atol=4e-6)
+
+
+def check_no_number() -> None:
+    for state in (torch.float32, torch.bfloat16):
+        item = tensor_step(100, "rms", state=state)
+        item.gradient[17] = float("nan")
+        (after,) = stepped([item], triton.sampler_step)
+        assert after.weight[17].isnan() and after.momentum[17].isnan() and after.weight.isfinite().sum() == 99
+
+
+def check_settings() -> None:
+    changes = [dict(noise_std=0.0), dict(blend=0.0), dict(alpha=0.0), dict(dual_lr=0.0), dict(lr=0.3), dict(blend=0.9)]
+    for kind in ("paper", "rms", "none"):
+        items = [tensor_step(40, kind, seed=place, **change) for place, change in enumerate(changes)]
+        assert_steps_close(stepped(items, triton.sampler_step), plain(items), rtol=2e-5, atol=4e-6)
+
+
+def test_parity_the_kernel_is_the_plain_loop():
+    checks = ["check_parity", "check_bfloat16", "check_no_number", "check_settings"]
+    code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom samplers import test_triton\n" + "\n".join(
+        f"test_triton.{check}()" for check in checks
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_property_what_fits():
+    assert triton.fits(tensor_step(3, "rms")) and triton.fits(tensor_step(3, "rms", state=torch.bfloat16))
+    assert not triton.fits(tensor_step(3, "rms", dtype=torch.float64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("state", [torch.float32, torch.bfloat16])
+def test_parity_on_a_gpu(state):
+    for kind, decay in itertools.product(("paper", "rms", "none"), DECAYS):
+        items = [tensor_step(n, kind, seed=n, decay=decay, state=state, device="cuda") for n in (*SIZES, 1_000_003)]
+        fused = stepped(items, lambda parts: sampler_step(parts, foreach=None, fused=True))
+        assert_steps_close(fused, plain(items), rtol=5e-5, atol=1e-5)
+        several = stepped(items, lambda parts: sampler_step(parts, foreach=True, fused=None))
+        assert_steps_close(several, plain(items), rtol=5e-5, atol=1e-5)

@@ -76,7 +76,7 @@ def test_property_forward_pruned_weights_stay_zero_in_a_users_loop():
     model = nn.Sequential(nn.Linear(10, 30), nn.ReLU(), nn.Linear(30, 3))
     optimizer = CVAdam(model.parameters(), lr=0.5, num_data=50)
     pruner = ForwardPruning(
-        model, optimizer, groups="weight", target_sparsity=0.8, warmup_steps=5, ramp_end_step=25, spike_decay=1e-2
+        model, optimizer, groups="weight", sparsity=0.8, warmup_steps=5, ramp_end_step=25, spike_decay=1e-2
     )
     zero = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
     for _ in range(60):
@@ -88,7 +88,11 @@ def test_property_forward_pruned_weights_stay_zero_in_a_users_loop():
                 dropped = ~pruner.weight_masks()[name].expand_as(param)
                 assert not (zero[name] & ~dropped).any()  # never returns
                 zero[name] = dropped
-                for tensor in (param.detach(), optimizer.state[param]["momentum"], optimizer.state[param]["second_moment"]):
+                for tensor in (
+                    param.detach(),
+                    optimizer.state[param]["momentum"],
+                    optimizer.state[param]["second_moment"],
+                ):
                     assert not tensor[dropped].any()
     assert pruner.hard_sparsity == pytest.approx(0.8, abs=0.5 / 390)
 

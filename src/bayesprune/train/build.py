@@ -161,7 +161,7 @@ def build_pruner(
     if config.sampler.method == "channel_gmp":
         return baselines.gradual_channel_pruning(
             model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
-            every=pruning.every or 100, exclude=pruning.exclude, example_input=example, scope=pruning.scope,
+            every=pruning.every or 100, exclude=pruning.exclude, example_input=example, scope=pruning.scope,  # type: ignore[arg-type]
             min_groups=pruning.min_groups,
         )  # fmt: skip
     if config.sampler.method != "emmcmc":
@@ -170,7 +170,9 @@ def build_pruner(
         "groups": pruning.groups,
         "scope": pruning.scope,
         "min_groups": pruning.min_groups,
-        "rule": pruning.rule,
+        "round_to": 1,
+        "keep_ends": False,
+        "criterion": "magnitude" if pruning.rule == "l2" else pruning.rule,
         "spike_decay": pruning.spike_decay,
         "soft_threshold": pruning.soft_threshold,
         "expectation": pruning.expectation,
@@ -181,10 +183,12 @@ def build_pruner(
     if pruning.hard_threshold:
         settings["hard_threshold"] = pruning.hard_threshold
     else:
-        settings |= {"target_sparsity": pruning.target_sparsity, "ramp_end_step": end}
+        settings |= {"sparsity": pruning.target_sparsity, "ramp_end_step": end}
     if pruning.feedback == "none":
         return ForwardPruning(model, optimizer, every=pruning.every or 1, **settings)
-    return FeedbackPruning(model, optimizer, form=pruning.feedback, every=pruning.every or None, **settings)
+    own = 16 if pruning.feedback == "dense_copy" else 1
+    settings["form"] = pruning.feedback
+    return FeedbackPruning(model, optimizer, every=pruning.every or own, **settings)
 
 
 def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bayesprune.sparsity.shares import even_drops, width_multiple
 from bayesprune.sparsity.criteria import concentration, keep_largest, threshold_for_sparsity
 from bayesprune.sparsity.group_types import Groups, TensorGroups
 from bayesprune.sparsity.groups import Partition
+from bayesprune.sparsity.shares import even_drops, width_multiple
 
 Criterion = str | Callable[[Partition, Optimizer], Sequence[Tensor]]
 
@@ -130,7 +130,10 @@ class HardRule:
         counts, sizes = [each.count for each in self.groups], [each.size for each in self.groups]
         gone = [0] * len(counts)
         if kept is not None:
-            gone = [count - left for count, left in zip(counts, torch.stack([mask.sum() for mask in kept]).tolist())]
+            gone = [
+                count - left
+                for count, left in zip(counts, torch.stack([torch.count_nonzero(mask) for mask in kept]).tolist())
+            ]
         wanted = round(target * self.groups.total)
         drops = even_drops(counts, sizes, wanted, least=gone, floor=self.min_groups)
         return [

@@ -73,8 +73,9 @@ def test_error_nothing_to_prune_is_refused_unless_it_is_meant(residual, train):
 
 def test_property_old_names_work_with_a_warning_that_says_the_new(residual):
     model = residual()
-    with pytest.warns(DeprecationWarning, match="target_sparsity is now called sparsity"):
+    with pytest.warns(DeprecationWarning, match="target_sparsity is now called sparsity") as said:
         assert ForwardPruning(model, sgd(model), target_sparsity=0.5, clock=CLOCK).target_sparsity == 0.5
+    assert said[0].filename == __file__
     with pytest.warns(DeprecationWarning, match="rule is now called criterion"):
         assert ForwardPruning(model, sgd(model), sparsity=0.5, clock=CLOCK, rule="magnitude").criterion == "magnitude"
     with pytest.warns(DeprecationWarning, match="'l2' is 'magnitude'"):

@@ -143,7 +143,7 @@ class Pruner:
         return {cover.name: cover.merged(self._keep) for cover in self._covers}
 
     @property
-    def soft_sparsity(self) -> float:
+    def soft_sparsity(self) -> float | None:
         """Share of the groups that are on the spike."""
         slab = sum(int(mask.sum()) for mask in self._soft)
         return 1.0 - slab / sum(each.count for each in self.groups)
@@ -188,7 +188,7 @@ class Pruner:
         self._finished = True
         if self.target_sparsity is not None:
             means = [each.mean_square() for each in self.groups]
-            self._set_keep_(self._rule.target_masks(means, self._keep, self.target_sparsity, self.optimizer))
+            self._set_keep_(self._target_masks(means, self.target_sparsity))
         self._enforce_(updated=True)
 
     def detach(self) -> None:
@@ -267,7 +267,10 @@ class Pruner:
         if self.hard_threshold is not None:
             self._set_keep_(self._rule.threshold_masks(means, self._keep, self.hard_threshold, self.optimizer))
         elif self.target_now is not None and not self._reached(self.target_now):
-            self._set_keep_(self._rule.target_masks(means, self._keep, self.target_now, self.optimizer))
+            self._set_keep_(self._target_masks(means, self.target_now))
+
+    def _target_masks(self, means: list[Tensor], target: float) -> list[Tensor]:
+        return self._rule.target_masks(means, self._keep, target, self.optimizer)
 
     def _em_(self, means: list[Tensor]) -> None:
         """The E-step and, where it changed something, the M-step."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bayesprune.common.modes import evaluating
 from bayesprune.sparsity.groups import Exclude, Partition, partition, prunable_modules
+from bayesprune.sparsity.schedule import outside
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _EXTENTS = (32, 64, 128, 224, 28, 16, 8)
@@ -58,7 +59,7 @@ def default_partition(
     warnings.warn(
         f"no whole channels can be pruned here, so single {kind}s are (groups={kind!r}), which compact cannot remove: "
         f"{why}.{hint} groups={kind!r} says so without this warning.",
-        stacklevel=4,
+        stacklevel=outside(),
     )
     return found
 

@@ -46,6 +46,8 @@ def _ranking(pruner: Any, rule: Any) -> str:
     text = f"by {name if callable(pruner.criterion) else pruner.criterion}"
     if pruner.target_sparsity is None:
         return text
+    if hasattr(pruner, "distribution"):
+        return f"{text}, {pruner.distribution} over layers"
     text += {
         "global": ", all together",
         "layer": ", the same share of every set",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -94,7 +95,7 @@ def renamed(old: str, new: str, value: Any, present: Any) -> Any:
     if value is None:
         return present
     check(present is None, f"{old} is the old name of {new}; give {new} alone")
-    warnings.warn(f"{old} is now called {new}; the old name goes with the next version", DeprecationWarning, 4)
+    warnings.warn(f"{old} is now called {new}; the old name goes with the next version", DeprecationWarning, outside())
     return value
 
 
@@ -104,7 +105,7 @@ def criterion_of(criterion: Any, rule: str | None) -> Any:
     if found == "l2":
         warnings.warn(
             "criterion='l2' is 'magnitude', the group's mean squared weight; the second name goes with the next version",
-            DeprecationWarning, 3,
+            DeprecationWarning, outside(),
         )  # fmt: skip
         found = "magnitude"
     found = "magnitude" if found is None else found
@@ -172,6 +173,14 @@ def check_settings(settings: dict[str, Any]) -> None:
             f"criterion='concentration' with sparsity={sparsity} needs groups in {allowed}, not {groups!r}; use them, or "
             "criterion='magnitude'",
         )
+
+
+def outside() -> int:
+    """The stack level of the first caller outside the library: a warning names the user's own line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("bayesprune."):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def check(condition: bool, message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,7 @@ def build_baseline(config: RunConfig, model: nn.Module, optimizer: torch.optim.O
         settings["distribution"] = pruning.distribution
     if pruning.drop_fraction and method in ("sparse_momentum", "set", "rigl"):
         settings["drop_fraction"] = pruning.drop_fraction
-    kinds: dict[str, type[baselines.SparseTraining]] = {
+    kinds: dict[str, Callable[..., Pruner]] = {
         "sparse_momentum": baselines.SparseMomentum,
         "dsr": baselines.DynamicSparseReparameterization,
         "set": baselines.SET,

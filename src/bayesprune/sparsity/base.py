@@ -16,7 +16,7 @@ from bayesprune.sparsity.groups import Exclude, Exclusion, Partition, describe
 from bayesprune.sparsity.optimizer_link import link, unwrapped
 from bayesprune.sparsity.plan import plan
 from bayesprune.sparsity.rules import Criterion, HardRule
-from bayesprune.sparsity.schedule import GroupKind, Scope, check, check_settings, criterion_of, ramp_of, renamed
+from bayesprune.sparsity.schedule import GroupKind, Ramp, Scope, check, check_settings, criterion_of, ramp_of, renamed
 from bayesprune.sparsity.spike_slab import SpikeSlabPrior
 from bayesprune.sparsity.zeroing import Zeroing
 
@@ -72,7 +72,8 @@ class Pruner:
         self.criterion = criterion
         self.hard_threshold = hard_threshold
         self.target_sparsity = sparsity
-        self.ramp = ramp_of(sparsity, clock, prune_from, prune_until, warmup_steps, ramp_end_step)
+        ramp = ramp_of(sparsity, clock, prune_from, prune_until, warmup_steps, ramp_end_step)
+        self.warmup_steps, self.ramp_end_step = ramp.begin, ramp.end
         self.every = every
         self.prior = prior
         self.expectation = expectation
@@ -119,14 +120,9 @@ class Pruner:
         return plan(self)
 
     @property
-    def warmup_steps(self) -> int:
-        """Optimizer steps without pruning."""
-        return self.ramp.begin
-
-    @property
-    def ramp_end_step(self) -> int | None:
-        """Step at which the ramp reaches the target."""
-        return self.ramp.end
+    def ramp(self) -> Ramp:
+        """When pruning begins and when the target is reached, in optimizer steps."""
+        return Ramp(self.warmup_steps, self.ramp_end_step)
 
     @property
     def keep_masks(self) -> dict[str, Tensor]:

@@ -26,8 +26,8 @@ def even_drops(
     Example:
         >>> even_drops([10, 10], [9, 9], 90, least=[0, 0])
         [5, 5]
-        >>> even_drops([2, 10, 10], [9, 9, 9], 180, least=[0, 0, 0], floor=1)
-        [1, 10, 9]
+        >>> even_drops([2, 10, 10], [9, 9, 9], 162, least=[0, 0, 0], floor=1)
+        [1, 9, 8]
     """
     most = [max(count - floor, gone) for count, gone in zip(counts, least)]
 

@@ -45,7 +45,9 @@ SUBNETWORK, EVERY, LOW = (
 )  # what goes on moving, steps between its samples, share of the rate
 RUN: dict[str, Any] = {"batch_size": 32, "lr": 0.5, "betas": (0.5, 1.0), "temperature": 1e-3, "weight_decay": 5e-4}
 PRUNING: dict[str, Any] = {
-    "target_sparsity": 0.9,
+    "sparsity": 0.9,
+    "keep_ends": False,
+    "every": 1,
     "warmup_steps": 30,
     "ramp_end_step": 180,
     "scope": "layer",

@@ -64,7 +64,7 @@ def prune_(model: nn.Module, example: Tensor, groups: str) -> None:
     """Drop each group with the same probability; of attention whole heads."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     settings = {"example_input": example} if groups == "channel" else {}
-    pruner = ForwardPruning(model, optimizer, groups=groups, **settings)
+    pruner = ForwardPruning(model, optimizer, groups=groups, em_only=True, keep_ends=False, **settings)
     state, modules = pruner.state_dict(), dict(model.named_modules())
     for name, mask in state["keep"].items():
         keep = torch.rand(mask.shape) >= SHARE

@@ -38,9 +38,15 @@ def train(epochs: int, seed: int) -> tuple[Any, Any, Any, dict[str, torch.Tensor
     optimizer = bp.CVAdam(model.parameters(), lr=1.0, num_data=len(x), weight_decay=5e-4, temperature=1e-2, seed=seed)
     scheduler = bp.CyclicalLR(optimizer, clock)
     pruner = bp.ForwardPruning(
-        model, optimizer, groups="channel", target_sparsity=0.6, example_input=x[:2],
-        warmup_steps=clock.total_steps // 10, ramp_end_step=clock.total_steps // 2,
-    )  # fmt: skip
+        model,
+        optimizer,
+        sparsity=0.6,
+        clock=clock,
+        groups="channel",
+        example_input=x[:2],
+        scope="global",
+        keep_ends=False,
+    )
     samples = bp.MemorySamples()
     for step in range(clock.total_steps):
         if step % per_epoch == 0:

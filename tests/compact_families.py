@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bayesprune.sparsity import ForwardPruning
 from bayesprune.vision import BasicBlock, Bottleneck, ResNet, WideResNet, mlp
 from bayesprune.vision.families import VGG, DenseNet, VisionTransformer
+from sparsity.plain import forward_pruning
 
 IMAGE = (2, 3, 16, 16)
 FAMILIES = {
@@ -66,7 +67,7 @@ def pruned_at_random(
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     if groups == "channel":
         settings["example_input"] = example
-    pruner = ForwardPruning(model, optimizer, groups=groups, **settings)
+    pruner = forward_pruning(model, optimizer, groups=groups, **settings)
     state = pruner.state_dict()
     modules = dict(model.named_modules())
     for name, mask in state["keep"].items():

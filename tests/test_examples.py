@@ -72,7 +72,7 @@ def test_property_compaction_snippets_run(page, place, tmp_path, monkeypatch, ca
     torch.manual_seed(0)
     model, x = small_cnn(num_classes=3, width=8), torch.randn(6, 3, 8, 8)
     optimizer = bp.CVAdam(model.parameters(), lr=0.1, num_data=6, temperature=1e-2)
-    pruner = bp.ForwardPruning(model, optimizer, groups="channel", target_sparsity=0.5, example_input=x)
+    pruner = bp.ForwardPruning(model, optimizer, sparsity=0.5, warmup_steps=0, every=1)
     samples = bp.MemorySamples()
     for step in range(3):
         optimizer.zero_grad()

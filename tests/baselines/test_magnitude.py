@@ -9,6 +9,7 @@ import torch
 from baselines.sparse_reference import SHAPES, Twin, build, pick, sgd, step_torch
 from bayesprune.baselines.allocation import erdos_renyi_kernel, layer_counts
 from bayesprune.baselines.magnitude import GradualMagnitudePruning
+from bayesprune.sparsity import ForwardPruning
 
 SIZES = [math.prod(shape) for shape in SHAPES]
 START, END, EVERY, TARGET = 2, 13, 3, 0.9
@@ -103,6 +104,23 @@ def test_property_finish_before_the_end_of_the_ramp_reaches_the_target():
     assert 0 < masks.hard_sparsity < 0.8
     masks.finish_()
     assert sum(int((p == 0).sum()) for p in masks.params) == round(0.8 * sum(SIZES))
+
+
+@pytest.mark.parametrize("optimizer", [sgd, lambda model: torch.optim.AdamW(model.parameters(), lr=1e-2)])
+def test_parity_it_is_forward_pruning_without_a_prior(optimizer):
+    models = [build(), build()]
+    optimizers = [optimizer(model) for model in models]
+    GradualMagnitudePruning(
+        models[0], optimizers[0], target_sparsity=0.8, start_step=2, end_step=9, every=3, distribution="global"
+    )
+    ForwardPruning(
+        models[1], optimizers[1], sparsity=0.8, warmup_steps=2, ramp_end_step=9, every=3, groups="weight", scope="global",
+        prior=None, keep_ends=False,
+    )  # fmt: skip
+    for step in range(14):
+        for model, each in zip(models, optimizers):
+            step_torch(model, each, step)
+    assert all(torch.equal(a, b) and (a == 0).any() for a, b in zip(models[0].parameters(), models[1].parameters()))
 
 
 @pytest.mark.parametrize(

@@ -130,14 +130,14 @@ def test_property_constants_that_train_stay_where_training_goes_on():
 
 def test_property_a_scale_that_starts_at_zero_is_no_mask():
     """Residual branches often start with a BatchNorm scale of zero: they will wake up."""
-    from bayesprune.sparsity import ForwardPruning
+    from sparsity.plain import forward_pruning
 
     torch.manual_seed(0)
     model = ResNet(BasicBlock, (1, 1), (4, 6), num_classes=3)
     for block in (model.stages[0][0], model.stages[1][0]):
         nn.init.zeros_(block.bn2.weight)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    pruner = ForwardPruning(model, optimizer, groups="channel", example_input=IMAGE)
+    pruner = forward_pruning(model, optimizer, groups="channel", example_input=IMAGE)
     result = compact(model, pruner, None, IMAGE)
     assert result.report.parameters[0] == result.report.parameters[1] and result.kind == "modules"
     assert compact(model, example_input=IMAGE).report.parameters[1] < result.report.parameters[1]

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity import ForwardPruning
 from bayesprune.sparsity.compaction import REASONS, CompactionError, compact
 from compact_families import network, pruned_at_random, train
+from sparsity.plain import forward_pruning
 
 IMAGE = torch.zeros(2, 3, 8, 8)
 SEEN = set()
@@ -120,7 +120,7 @@ def test_error_optimizer_state():
 def test_error_pruner_mismatch():
     model = _Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    pruner = ForwardPruning(model, optimizer, groups="input")
+    pruner = forward_pruning(model, optimizer, groups="input")
     with refused("pruner-mismatch", "another model"):
         compact(_Net(), pruner, None, IMAGE)
     with refused("pruner-mismatch", "another optimizer"):
@@ -129,7 +129,7 @@ def test_error_pruner_mismatch():
 
 def test_error_pruner_groups():
     model = _Net()
-    pruner = ForwardPruning(
+    pruner = forward_pruning(
         model, torch.optim.SGD(model.parameters(), lr=0.1), groups="channel", example_input=IMAGE, exclude=["head"]
     )
     pruner_free = compact(model, pruner, None, IMAGE, coupling="indexed")

@@ -10,9 +10,10 @@ from torch import nn
 
 from bayesprune.posterior import MemorySamples
 from bayesprune.samplers import CVAdam
-from bayesprune.sparsity import FeedbackPruning, ForwardPruning, partition
+from bayesprune.sparsity import partition
 from bayesprune.sparsity.compaction import CompactionError, compact
 from compact_families import largest_difference, network, pruned_at_random, train
+from sparsity.plain import feedback_pruning, forward_pruning
 
 
 def _vgg(optimizer=torch.optim.SGD, share=0.5, groups="channel", seed=0, **settings):
@@ -158,8 +159,8 @@ def test_property_em_goes_on_as_it_would_have(groups):
 def test_equation_the_target_counts_what_was_removed():
     model, example = network("vgg", 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    pruner = ForwardPruning(
-        model, optimizer, groups="channel", example_input=example, target_sparsity=0.8, warmup_steps=1, ramp_end_step=9
+    pruner = forward_pruning(
+        model, optimizer, groups="channel", example_input=example, sparsity=0.8, warmup_steps=1, ramp_end_step=9
     )
     train(model, optimizer, example, 5)
     total, wanted = pruner.groups.total, round(0.8 * pruner.groups.total)
@@ -181,8 +182,8 @@ def test_equation_the_target_counts_what_was_removed():
 def test_property_feedback_with_a_dense_copy_keeps_what_is_left_of_it():
     model, example = network("vgg", 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    pruner = FeedbackPruning(
-        model, optimizer, form="dense_copy", groups="channel", example_input=example, target_sparsity=0.5
+    pruner = feedback_pruning(
+        model, optimizer, form="dense_copy", groups="channel", example_input=example, sparsity=0.5
     )
     train(model, optimizer, example, 17)
     result = compact(model, pruner, optimizer, example)
@@ -210,7 +211,7 @@ def test_roundtrip_the_new_pruner_saves_and_loads():
 def test_property_masks_not_yet_applied_are_applied_to_the_copy():
     model, example = network("vgg", 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    pruner = FeedbackPruning(model, optimizer, groups="input", target_sparsity=0.6, every=4)
+    pruner = feedback_pruning(model, optimizer, groups="input", sparsity=0.6, every=4)
     train(model, optimizer, example, 6)  # two steps after the last update: what was pruned has moved
     reference = copy.deepcopy(model)
     result = compact(model, pruner, optimizer, example)

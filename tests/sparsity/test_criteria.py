@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesprune.sparsity import concentration, cubic_ramp, l2, mean_square, threshold_for_sparsity
+from bayesprune.sparsity.shares import even_drops
 
 # Two outputs, two inputs, kernels of two.
 WEIGHT = torch.tensor([[[1.0, -3.0], [0.5, 0.5]], [[2.0, -1.0], [-0.5, -0.25]]])
@@ -126,7 +127,7 @@ def test_property_a_custom_count_of_zeros_is_met():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: threshold_for_sparsity([torch.ones(2)], [1], 1.5), "target_sparsity=1.5"),
+        (lambda: threshold_for_sparsity([torch.ones(2)], [1], 1.5), "sparsity=1.5"),
         (lambda: threshold_for_sparsity([torch.ones(2)], [1], 1.0, min_groups=1), "min_groups=1"),
         (lambda: concentration(WEIGHT, "input", reading="norm"), "reading='norm'"),
         (lambda: concentration(WEIGHT, "weight"), "no range"),
@@ -136,3 +137,35 @@ def test_property_a_custom_count_of_zeros_is_met():
 def test_error_names_the_argument_and_the_mend(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# -- selection without sorting -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("target", [0.0, 0.001, 0.3, 0.77, 0.999, 1.0])
+def test_parity_groups_of_several_sizes_are_cut_as_by_sorting_them_all(dtype, target):
+    generator = torch.Generator().manual_seed(0)
+    sizes, lengths = [9, 1, 25], [500, 3000, 77]
+    statistics = [torch.rand(length, generator=generator, dtype=dtype) ** 9 for length in lengths]
+    statistics[1][::7] = statistics[1][3]  # ties
+    statistics[0][::5] = 0.0
+    statistics[2][5], statistics[2][6] = float("inf"), -0.0
+    kept = [torch.rand(length, generator=generator) < 0.9 for length in lengths]
+    cut = threshold_for_sparsity(statistics, sizes, target, kept=kept)
+    flat, free = torch.cat(statistics), torch.cat(kept)
+    size = torch.tensor(sizes).repeat_interleave(torch.tensor(lengths))
+    left = round(target * int(size.sum())) - int(size[~free].sum())
+    order = free.nonzero().view(-1)
+    order = order[flat[order].sort(stable=True).indices]
+    drop = ~free
+    drop[order] = (size[order].cumsum(0) * 2 - size[order] <= 2 * left) & (left > 0)
+    assert torch.equal(torch.cat(cut.keep), ~drop)
+
+
+@pytest.mark.parametrize("wanted", [1, 60, 199, 333, 560])
+def test_property_even_drops_meet_the_sum_to_within_half_a_group(wanted):
+    counts, sizes = [3, 8, 40, 10, 2], [50, 18, 3, 27, 9]
+    drops = even_drops(counts, sizes, wanted, least=[0, 1, 0, 0, 0], floor=1)
+    assert all(count - drop >= 1 for count, drop in zip(counts, drops)) and drops[1] >= 1
+    assert abs(sum(drop * size for drop, size in zip(drops, sizes)) - wanted) <= 25

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bayesprune.sparsity import FeedbackPruning, threshold_for_sparsity
+from bayesprune.sparsity import threshold_for_sparsity
+from sparsity.plain import feedback_pruning
 
 EXAMPLE = torch.zeros(2, 2, 6, 6)
 
@@ -24,7 +25,7 @@ def _batch(step):
 def test_property_masked_form_zeroes_at_mask_time_and_lets_move_after(residual, make_optimizer, train):
     model = residual()
     optimizer = make_optimizer(model.parameters())
-    pruner = FeedbackPruning(model, optimizer, groups="weight", target_sparsity=0.5, every=3)
+    pruner = feedback_pruning(model, optimizer, groups="weight", sparsity=0.5, every=3)
     train(model, optimizer, 3)
     masks = pruner.weight_masks()
     for name, weight in _weights(pruner).items():
@@ -40,7 +41,7 @@ def test_property_masked_form_zeroes_at_mask_time_and_lets_move_after(residual, 
 def test_property_masked_form_lets_groups_return(residual, cv_adam, train):
     model = residual()
     optimizer = cv_adam(model.parameters())
-    pruner = FeedbackPruning(model, optimizer, groups="weight", target_sparsity=0.5, every=4)
+    pruner = feedback_pruning(model, optimizer, groups="weight", sparsity=0.5, every=4)
     train(model, optimizer, 4)
     before = {name: mask.clone() for name, mask in pruner.keep_masks.items()}
     train(model, optimizer, range(4, 12))
@@ -50,13 +51,13 @@ def test_property_masked_form_lets_groups_return(residual, cv_adam, train):
 
 def test_error_masked_form_keeps_no_dense_weights(residual, cv_adam):
     model = residual()
-    pruner = FeedbackPruning(model, cv_adam(model.parameters()), target_sparsity=0.5)
+    pruner = feedback_pruning(model, cv_adam(model.parameters()), sparsity=0.5)
     with pytest.raises(RuntimeError, match="form='dense_copy'"), pruner.dense():
         pass
     with pytest.raises(RuntimeError, match="form='dense_copy'"):
         pruner.restore_dense_()
     with pytest.raises(ValueError, match="form='both' is unknown"):
-        FeedbackPruning(model, cv_adam(model.parameters()), form="both")
+        feedback_pruning(model, cv_adam(model.parameters()), form="both")
 
 
 # -- equation 8's form -----------------------------------------------------------------------------------------------
@@ -67,8 +68,8 @@ def test_equation_8_by_hand(closure, residual):
     # w ← w − lr·∇ℓ(m ⊙ w), m from the global magnitude of w every 3 steps; the model holds m ⊙ w.
     model, reference = residual().double(), residual().double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    pruner = FeedbackPruning(
-        model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.6, every=3, soft_threshold=0.0
+    pruner = feedback_pruning(
+        model, optimizer, form="dense_copy", groups="weight", sparsity=0.6, every=3, soft_threshold=0.0
     )
     names = list(pruner.keep_masks)
     dense = {name: param.detach().clone() for name, param in reference.named_parameters()}
@@ -110,8 +111,8 @@ def test_equation_8_by_hand(closure, residual):
 def test_roundtrip_dense_copy_is_restored_bit_for_bit(kind, residual, make_optimizer, train):
     model = residual()
     optimizer = make_optimizer(model.parameters())
-    pruner = FeedbackPruning(
-        model, optimizer, form="dense_copy", groups=kind, target_sparsity=0.4, every=2,
+    pruner = feedback_pruning(
+        model, optimizer, form="dense_copy", groups=kind, sparsity=0.4, every=2,
         example_input=EXAMPLE if kind == "channel" else None,
     )  # fmt: skip
     after_step: dict[str, torch.Tensor] = {}
@@ -143,7 +144,7 @@ def test_roundtrip_dense_copy_is_restored_bit_for_bit(kind, residual, make_optim
 def test_property_dense_context_restores_after_an_exception_and_keeps_steps_inside(residual, cv_adam, train):
     model = residual()
     optimizer = cv_adam(model.parameters())
-    pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.5, every=2)
+    pruner = feedback_pruning(model, optimizer, form="dense_copy", groups="weight", sparsity=0.5, every=2)
     train(model, optimizer, 2)
     sparse = _weights(pruner)
     with pytest.raises(KeyError), pruner.dense():
@@ -161,12 +162,12 @@ def test_property_dense_context_restores_after_an_exception_and_keeps_steps_insi
 def test_property_dense_copy_hits_the_target_and_lets_groups_return(residual, cv_adam, train):
     model = residual()
     optimizer = cv_adam(model.parameters())
-    pruner = FeedbackPruning(
+    pruner = feedback_pruning(
         model,
         optimizer,
         form="dense_copy",
         groups="weight",
-        target_sparsity=0.7,
+        sparsity=0.7,
         every=4,
         warmup_steps=2,
         ramp_end_step=9,
@@ -186,21 +187,15 @@ def test_property_dense_copies_are_held_only_where_something_is_pruned(residual,
     with torch.no_grad():
         model.head.weight.mul_(1e-6)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.01, every=1)
+    pruner = feedback_pruning(model, optimizer, form="dense_copy", groups="weight", sparsity=0.01, every=1)
     train(model, optimizer, 2)
     assert list(pruner.state_dict()["dense"]) == ["head.weight"]
-
-
-def test_property_default_period_is_16_for_the_dense_copy_and_1_for_the_masked_form(residual, cv_adam):
-    model = residual()
-    assert FeedbackPruning(model, cv_adam(model.parameters()), form="dense_copy").every == 16
-    assert FeedbackPruning(model, cv_adam(model.parameters())).every == 1
 
 
 def test_property_finish_ranks_the_dense_weights(residual, train):
     model = residual()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-    pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.5, every=3)
+    pruner = feedback_pruning(model, optimizer, form="dense_copy", groups="weight", sparsity=0.5, every=3)
     train(model, optimizer, 5)
     old = list(pruner.keep_masks.values())
     with pruner.dense():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bayesprune.sparsity import ForwardPruning, sparsity_report
+from bayesprune.sparsity import sparsity_report
+from sparsity.plain import forward_pruning
 
 EXAMPLE = torch.zeros(3, 2, 6, 6)
 
@@ -40,7 +41,7 @@ def test_equation_the_three_figures_by_hand(residual):
 def test_parity_prunable_figure_equals_the_pruner(residual, cv_adam, train):
     model = residual()
     optimizer = cv_adam(model.parameters())
-    pruner = ForwardPruning(model, optimizer, target_sparsity=0.5, exclude=["stem", "head"])
+    pruner = forward_pruning(model, optimizer, sparsity=0.5, exclude=["stem", "head"])
     train(model, optimizer, 2)
     report = sparsity_report(model, pruner)
     assert report.prunable == pruner.hard_sparsity

@@ -6,18 +6,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bayesprune.sparsity import FeedbackPruning, ForwardPruning
+from sparsity.plain import feedback_pruning, forward_pruning
 
 EXAMPLE = torch.zeros(2, 2, 6, 6)
 METHODS = [
-    (ForwardPruning, {"groups": "kernel"}),
-    (ForwardPruning, {"groups": "weight", "expectation": "running"}),
-    (ForwardPruning, {"groups": "channel", "example_input": EXAMPLE}),
-    (FeedbackPruning, {"groups": "input", "form": "masked"}),
-    (FeedbackPruning, {"groups": "kernel", "form": "dense_copy"}),
-    (FeedbackPruning, {"groups": "channel", "form": "dense_copy", "example_input": EXAMPLE}),
+    (forward_pruning, {"groups": "kernel"}),
+    (forward_pruning, {"groups": "weight", "expectation": "running"}),
+    (forward_pruning, {"groups": "channel", "example_input": EXAMPLE}),
+    (feedback_pruning, {"groups": "input", "form": "masked"}),
+    (feedback_pruning, {"groups": "kernel", "form": "dense_copy"}),
+    (feedback_pruning, {"groups": "channel", "form": "dense_copy", "example_input": EXAMPLE}),
 ]
-RAMP = {"target_sparsity": 0.5, "warmup_steps": 1, "ramp_end_step": 8, "every": 2, "soft_threshold": 0.02}
+RAMP = {"sparsity": 0.5, "warmup_steps": 1, "ramp_end_step": 8, "every": 2, "soft_threshold": 0.02}
 
 
 def _flatten(state: dict, prefix: str = "") -> tuple[dict[str, torch.Tensor], dict]:
@@ -87,7 +87,7 @@ def test_roundtrip_resumed_through_files_equals_uninterrupted(
 def test_property_state_is_a_copy_at_group_resolution(residual, cv_adam, train):
     model = residual()
     optimizer = cv_adam(model.parameters())
-    pruner = ForwardPruning(model, optimizer, **RAMP)
+    pruner = forward_pruning(model, optimizer, **RAMP)
     train(model, optimizer, 4)
     state = pruner.state_dict()
     assert state["keep"]["conv1.weight"].shape == (6, 6, 1, 1)
@@ -99,8 +99,8 @@ def test_roundtrip_a_target_once_met_is_not_ranked_again_after_a_resume(residual
     # Kernels of nine and of one: a later ranking could fit one more small group in, which an uninterrupted run never does.
     nets = [residual(), residual()]
     optimizers = [torch.optim.SGD(net.parameters(), lr=0.0) for net in nets]
-    settings = {"groups": "kernel", "target_sparsity": 0.5}
-    pruners = [ForwardPruning(net, optimizer, **settings) for net, optimizer in zip(nets, optimizers)]
+    settings = {"groups": "kernel", "sparsity": 0.5}
+    pruners = [forward_pruning(net, optimizer, **settings) for net, optimizer in zip(nets, optimizers)]
     total = pruners[0].groups.total
     for share in range(40, 60):
         pruners[0].target_sparsity = share / 100
@@ -121,10 +121,10 @@ def test_roundtrip_a_target_once_met_is_not_ranked_again_after_a_resume(residual
 
 def test_roundtrip_finished_pruner_stays_finished(residual, cv_adam):
     model = residual()
-    pruner = ForwardPruning(model, cv_adam(model.parameters()), **RAMP)
+    pruner = forward_pruning(model, cv_adam(model.parameters()), **RAMP)
     pruner.finish_()
     twin = residual()
-    again = ForwardPruning(twin, cv_adam(twin.parameters()), **RAMP)
+    again = forward_pruning(twin, cv_adam(twin.parameters()), **RAMP)
     again.load_state_dict(pruner.state_dict())
     again.apply_()
     assert again.target_now == 0.5
@@ -146,7 +146,7 @@ def test_roundtrip_finished_pruner_stays_finished(residual, cv_adam):
 def test_error_a_state_of_another_pruner_is_refused(change, message, residual, cv_adam, train):
     model = residual()
     optimizer = cv_adam(model.parameters())
-    pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="kernel", target_sparsity=0.5, every=1)
+    pruner = feedback_pruning(model, optimizer, form="dense_copy", groups="kernel", sparsity=0.5, every=1)
     train(model, optimizer, 2)
     state = pruner.state_dict()
     change(state)

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from bayesprune.samplers import CVAdam
-from bayesprune.sparsity import ForwardPruning, concentration, l2
+from bayesprune.sparsity import concentration, l2
+from sparsity.plain import forward_pruning
 
 # -- EM --------------------------------------------------------------------------------------------------------------
 
@@ -13,7 +14,7 @@ from bayesprune.sparsity import ForwardPruning, concentration, l2
 def test_equation_e_and_m_step_set_the_group_decays(residual, cv_adam, train):
     model = residual()
     optimizer = cv_adam(model.parameters())
-    pruner = ForwardPruning(model, optimizer, groups="kernel", soft_threshold=0.02, spike_decay=3e-3, slab_decay=2e-4)
+    pruner = forward_pruning(model, optimizer, groups="kernel", soft_threshold=0.02, spike_decay=3e-3, slab_decay=2e-4)
     train(model, optimizer, 1)
     mixed = 0
     for name, soft in pruner.soft_masks.items():
@@ -41,7 +42,7 @@ def test_property_decays_are_set_only_when_a_mask_changes(residual, train):
 
     model = residual()
     optimizer = Counting(model.parameters(), lr=1e-12, num_data=10**9, temperature=0.0)
-    ForwardPruning(model, optimizer, groups="output", soft_threshold=0.02)
+    forward_pruning(model, optimizer, groups="output", soft_threshold=0.02)
     train(model, optimizer, 1)
     first = Counting.calls
     assert first == 6
@@ -56,7 +57,7 @@ def test_property_decays_are_set_only_when_a_mask_changes(residual, train):
 def test_property_the_spike_is_reversible(residual, train):
     model = residual()
     optimizer = CVAdam(model.parameters(), lr=1e-12, num_data=10**9, temperature=0.0)
-    pruner = ForwardPruning(model, optimizer, groups="output", soft_threshold=0.02)
+    pruner = forward_pruning(model, optimizer, groups="output", soft_threshold=0.02)
     with torch.no_grad():
         model.conv1.weight.mul_(1e-3)
     train(model, optimizer, 1)
@@ -72,7 +73,7 @@ def test_property_the_spike_is_reversible(residual, train):
 def test_equation_the_running_expectation_is_the_running_mean(residual, cv_adam, train):
     model = residual()
     optimizer = cv_adam(model.parameters())
-    pruner = ForwardPruning(model, optimizer, groups="output", expectation="running", momentum=0.75)
+    pruner = forward_pruning(model, optimizer, groups="output", expectation="running", momentum=0.75)
     seen = []
     train(model, optimizer, 3, lambda: seen.append(model.conv1.weight.detach().square().mean((1, 2, 3))))
     expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
@@ -95,7 +96,7 @@ def test_parity_group_decay_on_a_torch_optimizer_equals_its_own_decay_where_all_
         ]
     )
     # All on the spike, and set before the first step.
-    pruner = ForwardPruning(model, optimizer, soft_threshold=1e9, spike_decay=1.3)
+    pruner = forward_pruning(model, optimizer, soft_threshold=1e9, spike_decay=1.3)
     pruner._decay.set_([torch.zeros_like(mask) for mask in pruner.soft_masks.values()])
 
     def run(net, opt):
@@ -129,8 +130,8 @@ def test_equation_9_on_kernels_prunes_by_input_and_by_output_channel(reading, re
     kept = (concentration(weight, "input", reading=reading) >= 0.1) & (
         concentration(weight, "output", reading=reading) >= 0.1
     )
-    pruner = ForwardPruning(
-        model, _still(model), groups="kernel", rule="concentration", hard_threshold=0.1, reading=reading
+    pruner = forward_pruning(
+        model, _still(model), groups="kernel", criterion="concentration", hard_threshold=0.1, reading=reading
     )
     train(model, pruner.optimizer, 1)
     assert torch.equal(pruner.keep_masks["conv1.weight"], kept.expand(6, 6, 1, 1))
@@ -143,7 +144,9 @@ def test_equation_10_prunes_the_input_units_below_the_threshold(residual, train)
     with torch.no_grad():
         model.head.weight[:, 3:7] *= 0.01
     kept = l2(model.head.weight) >= 1e-3
-    pruner = ForwardPruning(model, _still(model), groups="input", rule="l2", hard_threshold=1e-3, exclude=[nn.Conv2d])
+    pruner = forward_pruning(
+        model, _still(model), groups="input", criterion="magnitude", hard_threshold=1e-3, exclude=[nn.Conv2d]
+    )
     train(model, pruner.optimizer, 1)
     assert torch.equal(pruner.keep_masks["head.weight"], kept)
     assert not kept[0, 3:7].any() and kept.any()
@@ -156,7 +159,7 @@ def test_property_what_noise_does_to_a_frozen_group_is_never_seen_by_an_update(e
     with torch.no_grad():
         model.head.weight[:, 3:7] = 1e-4
     optimizer = CVAdam(model.parameters(), lr=0.1, num_data=10)
-    pruner = ForwardPruning(
+    pruner = forward_pruning(
         model, optimizer, groups="input", hard_threshold=1e-3, soft_threshold=1e-3, expectation=expectation,
         momentum=0.0, exclude=[nn.Conv2d],
     )  # fmt: skip
@@ -177,7 +180,7 @@ def test_property_the_floor_keeps_the_largest_groups_and_zero_lifts_it(residual,
     for floor in (0, 1, 2):
         model = residual()
         best = model.head.weight.square().mean(0).topk(floor).indices.sort().values.tolist()
-        pruner = ForwardPruning(
+        pruner = forward_pruning(
             model, _still(model), groups="input", hard_threshold=1e9, min_groups=floor, exclude=[nn.Conv2d]
         )
         train(model, pruner.optimizer, 2)

@@ -76,7 +76,7 @@ def test_property_forward_pruned_weights_stay_zero_in_a_users_loop():
     model = nn.Sequential(nn.Linear(10, 30), nn.ReLU(), nn.Linear(30, 3))
     optimizer = CVAdam(model.parameters(), lr=0.5, num_data=50)
     pruner = ForwardPruning(
-        model, optimizer, groups="weight", target_sparsity=0.8, warmup_steps=5, ramp_end_step=25, spike_decay=1e-2
+        model, optimizer, groups="weight", sparsity=0.8, warmup_steps=5, ramp_end_step=25, spike_decay=1e-2
     )
     zero = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
     for _ in range(60):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from bayesprune.sparsity import ForwardPruning
 from bayesprune.sparsity.groups import Exclude
+from bayesprune.sparsity.schedule import Scope
 
 
 def gradual_channel_pruning(
@@ -22,7 +21,7 @@ def gradual_channel_pruning(
     every: int = 100,
     exclude: Exclude = (),
     example_input: torch.Tensor | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
     min_groups: int = 1,
 ) -> ForwardPruning:
     """Channels by their L2 norm on any optimizer, without a spike-and-slab prior: gradual pruning's ramp, whole channels.
@@ -61,10 +60,8 @@ def gradual_channel_pruning(
     1710.01878), equation 1.
     """
     # Paper: Li et al. rank by L1 norm, within each layer, once, and train again afterwards.
-    own = max(float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups)
-    settings: dict[str, Any] = {"example_input": example_input} if example_input is not None else {}
     return ForwardPruning(
-        model, optimizer, groups="channel", rule="l2", target_sparsity=target_sparsity, warmup_steps=start_step,
-        ramp_end_step=end_step, every=every, exclude=exclude, scope=scope, min_groups=min_groups,
-        soft_threshold=0.0, spike_decay=2 * own + 1e-3, **settings,  # no group is ever below 0: the spike is empty
+        model, optimizer, groups="channel", prior=None, sparsity=target_sparsity, warmup_steps=start_step,
+        ramp_end_step=end_step, every=every, exclude=exclude, scope=scope, round_to=1, min_groups=min_groups,
+        keep_ends=False, example_input=example_input,
     )  # fmt: skip

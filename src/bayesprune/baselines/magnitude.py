@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.baselines.allocation import DISTRIBUTIONS, layer_counts
-from bayesprune.baselines.topology import SparseTraining, check, lowest
-from bayesprune.sparsity import cubic_ramp, threshold_for_sparsity
+from bayesprune.sparsity import ForwardPruning
+from bayesprune.sparsity.criteria import keep_largest
+from bayesprune.sparsity.groups import Exclude
+from bayesprune.sparsity.schedule import check
 
 
-class GradualMagnitudePruning(SparseTraining):
+class GradualMagnitudePruning(ForwardPruning):
     r"""Gradual magnitude pruning (GMP): dense at first, then ever sparser along a cubic ramp.
 
     At t = ``start_step`` + n·``every`` (and at ``end_step``), with t₀ = ``start_step`` and t₁ = ``end_step``:
@@ -21,7 +24,8 @@ class GradualMagnitudePruning(SparseTraining):
 
     and the smallest |w| are masked until a share s_t of the prunable weights is at zero: in each layer alike
     (``"uniform"``, as published), by Erdős–Rényi-kernel densities (``"erk"``), or ranked over all layers
-    (``"global"``). Masked weights stay at zero.
+    (``"global"``). Masked weights stay at zero. It is :class:`~bayesprune.sparsity.ForwardPruning` on single weights
+    without a prior; only the share of each layer is its own.
 
     Args:
         model: The model; prunable are the weights of its linear and convolution layers.
@@ -32,6 +36,7 @@ class GradualMagnitudePruning(SparseTraining):
         every: Optimizer steps between two rises.
         distribution: ``"uniform"``, ``"erk"`` or ``"global"``.
         exclude: Patterns on module names, module types or modules to leave dense.
+        seed: Not used: nothing is drawn. All baselines take one.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -51,8 +56,6 @@ class GradualMagnitudePruning(SparseTraining):
     Reference: Zhu & Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878), equation 1.
     """
 
-    permanent = True
-
     def __init__(
         self,
         model: nn.Module,
@@ -63,53 +66,42 @@ class GradualMagnitudePruning(SparseTraining):
         start_step: int = 0,
         every: int = 100,
         distribution: str = "uniform",
-        **settings: Any,
+        exclude: Exclude = (),
+        seed: int = 0,
     ) -> None:
         known = (*DISTRIBUTIONS, "global")
         check(distribution in known, f"distribution={distribution!r} is unknown; choose one of {', '.join(known)}")
         check(0 <= start_step < end_step, f"start_step={start_step} must lie in [0, end_step={end_step})")
-        self.start_step = start_step
+        self.distribution = distribution
+        self.start_step, self.end_step = start_step, end_step
         super().__init__(
-            model, optimizer, target_sparsity=target_sparsity, every=every, end_step=end_step,
-            distribution=distribution, **settings,
+            model, optimizer, sparsity=target_sparsity, warmup_steps=start_step, ramp_end_step=end_step, every=every,
+            groups="weight", scope="global", prior=None, exclude=exclude, keep_ends=False, min_groups=0,
         )  # fmt: skip
-        layer_counts([tuple(param.shape) for param in self.params], target_sparsity)  # refuses what is out of reach
+        try:
+            layer_counts(self._shapes, target_sparsity)  # refuses what is out of reach
+        except ValueError:
+            self.detach()
+            raise
+        self._rule = replace(self._rule, min_groups=1)
 
     @property
-    def target_now(self) -> float:
-        """The sparsity that the ramp asks for at the present step."""
-        assert self.end_step is not None
-        if self._finished:
-            return self.target_sparsity
-        return cubic_ramp(self.step_count, self.start_step, self.end_step, self.target_sparsity)
+    def params(self) -> list[Tensor]:
+        """The prunable weights."""
+        return list(self.groups.weights().values())
 
-    def finish_(self) -> None:
-        """Bring the masks to the final target; the model is left at its sparse weights."""
-        self._finished = True
-        self._update_()
-        self._zero_()
+    @property
+    def soft_sparsity(self) -> None:
+        """None: there is no spike."""
+        return None
 
-    def _first_masks(self) -> list[Tensor]:
-        return self._keep
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [tuple(param.shape) for param in self.params]
 
-    def _due(self) -> bool:
-        assert self.end_step is not None
-        begun = self.start_step < self.step_count <= self.end_step and not self._finished
-        return begun and ((self.step_count - self.start_step) % self.every == 0 or self.step_count == self.end_step)
-
-    def _update_(self) -> None:
-        magnitudes = [param.detach().abs() for param in self.params]
-        target = self.target_now
+    def _target_masks(self, means: list[Tensor], target: float) -> list[Tensor]:
         if self.distribution == "global":
-            sizes = [1] * len(magnitudes)
-            self._set_keep_(threshold_for_sparsity(magnitudes, sizes, target, kept=self._keep, min_groups=1).keep)
-            return
-        kept = [int(mask.sum()) for mask in self._keep]
-        shapes = [tuple(param.shape) for param in self.params]
-        counts = layer_counts(shapes, target, self.distribution, capacity=kept)
-        self._set_keep_(
-            [
-                mask & ~lowest(magnitude, mask, before - after)
-                for mask, magnitude, before, after in zip(self._keep, magnitudes, kept, counts)
-            ]
-        )
+            return super()._target_masks(means, target)
+        kept = [int(torch.count_nonzero(mask)) for mask in self._keep]
+        counts = layer_counts(self._shapes, target, self.distribution, capacity=kept)
+        return [keep_largest(mean, count, mask) for mean, count, mask in zip(means, counts, self._keep)]

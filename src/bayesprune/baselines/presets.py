@@ -176,9 +176,7 @@ def dynamic_pruning_with_feedback(
 
     Reference: arXiv 2210.12957, equation 8; Lin et al. 2020 (arXiv 2006.07253), Algorithm 1.
     """
-    own = max(float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups)
     return FeedbackPruning(
-        model, optimizer, form="dense_copy", groups="weight", target_sparsity=target_sparsity,
-        warmup_steps=start_step, ramp_end_step=end_step, every=every, exclude=exclude,
-        soft_threshold=0.0, spike_decay=2 * own + 1e-3,  # no group is ever below 0: the spike is empty
+        model, optimizer, form="dense_copy", groups="weight", sparsity=target_sparsity, scope="global", prior=None,
+        keep_ends=False, warmup_steps=start_step, ramp_end_step=end_step, every=every, exclude=exclude,
     )  # fmt: skip

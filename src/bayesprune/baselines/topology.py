@@ -13,6 +13,7 @@ from bayesprune.baselines.allocation import layer_counts
 from bayesprune.sparsity import Exclusion, Partition, describe, partition
 from bayesprune.sparsity.decay import any_true
 from bayesprune.sparsity.groups import Exclude
+from bayesprune.sparsity.optimizer_link import link, unwrapped
 from bayesprune.sparsity.zeroing import Zeroing
 
 
@@ -124,6 +125,7 @@ class SparseTraining:
         exclude: Exclude = (),
         seed: int = 0,
     ) -> None:
+        optimizer = unwrapped(optimizer)
         check(0 <= target_sparsity < 1, f"target_sparsity={target_sparsity} must lie in [0, 1)")
         check(every >= 1, f"every={every} must be at least 1 (optimizer steps between updates)")
         check(end_step is None or end_step >= 1, f"end_step={end_step} must be at least 1 (an optimizer step)")
@@ -142,12 +144,20 @@ class SparseTraining:
         self._zero: list[tuple[Tensor, Zeroing]] = []
         self._set_keep_(self._first_masks())
         self._zero_()
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._pre_step),
-            optimizer.register_step_post_hook(self._post_step),
-        ]
+        self._hooks = link(self, optimizer)
 
     # -- what it shows -----------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """What will happen."""
+        end = "" if self.end_step is None else f" until step {self.end_step}"
+        dense = "; ".join(f"{each.name} ({each.reason})" for each in self.groups.excluded) or "nothing"
+        return (
+            f"{type(self).__name__}(\n  groups: {self.groups.total:,} single weights in {len(self.groups)} layers\n"
+            f"  target: sparsity {self.target_sparsity:.4g}, {self.distribution} over layers\n"
+            f"  update: every {self.every} steps{end}; step {self.step_count} now, sparsity {self.hard_sparsity:.4f}\n"
+            f"  left dense: {dense}\n)"
+        )
 
     @property
     def keep_masks(self) -> dict[str, Tensor]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprune.sparsity.criteria import cubic_ramp
-from bayesprune.sparsity.decay import Cover, GroupDecay, any_true, covers_of, group_of
-from bayesprune.sparsity.groups import Exclude, Exclusion, Partition, describe, partition
-from bayesprune.sparsity.rules import RULES, HardRule
+from bayesprune.samplers import CycleClock
+from bayesprune.sparsity.decay import Cover, GroupDecay, any_true, covers_of, group_of, spike_over
+from bayesprune.sparsity.defaults import default_partition
+from bayesprune.sparsity.groups import Exclude, Exclusion, Partition, describe
+from bayesprune.sparsity.optimizer_link import link, unwrapped
+from bayesprune.sparsity.plan import plan
+from bayesprune.sparsity.rules import Criterion, HardRule
+from bayesprune.sparsity.schedule import GroupKind, Ramp, Scope, check, check_settings, criterion_of, ramp_of, renamed
 from bayesprune.sparsity.spike_slab import SpikeSlabPrior
 from bayesprune.sparsity.zeroing import Zeroing
 
@@ -29,90 +33,70 @@ class Pruner:
         model: nn.Module,
         optimizer: Optimizer,
         *,
-        groups: str = "kernel",
-        rule: str = "magnitude",
-        spike_decay: float = 1e-3,
+        sparsity: float | None = None,
+        clock: CycleClock | None = None,
+        prune_from: float = 0.1,
+        prune_until: float = 0.5,
+        warmup_steps: int | None = None,
+        ramp_end_step: int | None = None,
+        every: int = 16,
+        groups: GroupKind | None = None,
+        criterion: Literal["magnitude", "concentration"] | Criterion | None = None,
+        scope: Scope = "layer",
+        round_to: int | None = None,
+        min_groups: int = 1,
+        exclude: Exclude = (),
+        keep_ends: bool = True,
+        coupling: Literal["group", "none"] | None = None,
+        example_input: Any = None,
+        prior: Literal["spike_slab"] | None = "spike_slab",
+        spike_decay: float | None = None,
         slab_decay: float | None = None,
         soft_threshold: float | None = None,
         inclusion_probability: float | None = None,
-        hard_threshold: float | None = None,
-        target_sparsity: float | None = None,
-        warmup_steps: int = 0,
-        ramp_end_step: int | None = None,
-        every: int = 1,
-        expectation: str = "current",
+        expectation: Literal["current", "running"] = "current",
         momentum: float = 0.9,
-        reading: str = "signed",
-        exclude: Exclude = (),
-        coupling: str | None = None,
-        example_input: Any = None,
-        scope: str = "global",
-        min_groups: int = 1,
-        round_to: int = 1,
+        hard_threshold: float | None = None,
+        reading: Literal["signed", "absolute"] = "signed",
+        em_only: bool = False,
         num_data: float | None = None,
+        target_sparsity: float | None = None,
+        rule: str | None = None,
     ) -> None:
-        _check(rule in RULES, f"rule={rule!r} is unknown; choose one of {', '.join(map(repr, RULES))}")
-        _check(expectation in ("current", "running"), f"expectation={expectation!r} must be 'current' or 'running'")
-        _check(0 <= momentum < 1, f"momentum={momentum} must lie in [0, 1)")
-        _check(reading in ("signed", "absolute"), f"reading={reading!r} must be 'signed' or 'absolute'")
-        _check(scope in ("global", "layer", "chain"), f"scope={scope!r} must be 'global', 'layer' or 'chain'")
-        _check(scope != "chain" or groups == "input", f"scope='chain' ranks inputs, not groups={groups!r}; use 'input'")
-        _check(round_to >= 1, f"round_to={round_to} must be at least 1")
-        _check(
-            round_to == 1 or (groups == "channel" and scope == "layer"),
-            f"round_to={round_to} needs groups='channel' and scope='layer', which keep whole multiples of channels",
-        )
-        _check(every >= 1, f"every={every} must be at least 1 (optimizer steps between updates)")
-        _check(warmup_steps >= 0, f"warmup_steps={warmup_steps} must not be negative")
-        _check(min_groups >= 0, f"min_groups={min_groups} must not be negative")
-        if target_sparsity is not None:
-            _check(0 <= target_sparsity < 1, f"target_sparsity={target_sparsity} must lie in [0, 1)")
-            _check(hard_threshold is None, "hard_threshold and target_sparsity exclude each other; give one")
-        if hard_threshold is not None:
-            _check(hard_threshold >= 0, f"hard_threshold={hard_threshold} must not be negative")
-        if ramp_end_step is not None:
-            _check(target_sparsity is not None, f"ramp_end_step={ramp_end_step} needs a target_sparsity to ramp to")
-            _check(
-                ramp_end_step >= warmup_steps, f"ramp_end_step={ramp_end_step} is before warmup_steps={warmup_steps}"
-            )
-        if rule == "concentration":
-            allowed = ("input", "output") if target_sparsity is not None else ("kernel", "input", "output")
-            _check(
-                groups in allowed,
-                f"rule='concentration' with target_sparsity={target_sparsity} needs groups in {allowed}, not "
-                f"{groups!r}; use them, or rule='magnitude'",
-            )
-        _check(
-            soft_threshold is None or inclusion_probability is None,
-            "soft_threshold and inclusion_probability are two names of one choice; give one",
-        )
+        sparsity = renamed("target_sparsity", "sparsity", target_sparsity, sparsity)
+        criterion = criterion_of(criterion, rule)
+        check_settings(locals())
+        optimizer = unwrapped(optimizer)
         self.model = model
         self.optimizer = optimizer
-        self.rule = rule
+        self.criterion = criterion
         self.hard_threshold = hard_threshold
-        self.target_sparsity = target_sparsity
-        self.warmup_steps = warmup_steps
-        self.ramp_end_step = ramp_end_step
+        self.target_sparsity = sparsity
+        ramp = ramp_of(sparsity, clock, prune_from, prune_until, warmup_steps, ramp_end_step)
+        self.warmup_steps, self.ramp_end_step = ramp.begin, ramp.end
         self.every = every
+        self.prior = prior
         self.expectation = expectation
         self.momentum = momentum
         self.num_data = optimizer.param_groups[0].get("num_data") if num_data is None else num_data
-        self.groups = _held_by(
-            optimizer, partition(model, groups, exclude=exclude, coupling=coupling, example_input=example_input)
+        cut = default_partition(
+            model, groups, exclude=exclude, coupling=coupling, example_input=example_input, keep_ends=keep_ends
         )
-        self._rule = HardRule(self.groups, rule, self.permanent, reading, scope, min_groups, round_to)
+        self.groups = _held_by(optimizer, cut)
+        self._rule = HardRule(self.groups, criterion, self.permanent, reading, scope, min_groups, round_to)
         if inclusion_probability is None and soft_threshold is None:
-            soft_threshold = SOFT_THRESHOLD
+            soft_threshold = SOFT_THRESHOLD if prior else 0.0  # no group is ever below 0: the spike is empty
         self.priors: list[SpikeSlabPrior] = []
         for each in self.groups:
             own = group_of(optimizer, each.slices[0].param)
             slab = slab_decay if slab_decay is not None else float((own or {}).get("weight_decay", 0.0))
-            self.priors.append(SpikeSlabPrior(spike_decay, slab, self.num_data, soft_threshold, inclusion_probability))
-        if target_sparsity is not None:
-            wanted, reachable = round(target_sparsity * self.groups.total), self.groups.reachable(min_groups)
-            _check(
+            spike = spike_over(slab) if spike_decay is None else spike_decay
+            self.priors.append(SpikeSlabPrior(spike, slab, self.num_data, soft_threshold, inclusion_probability))
+        if sparsity is not None:
+            wanted, reachable = round(sparsity * self.groups.total), self.groups.reachable(min_groups)
+            check(
                 wanted <= reachable,
-                f"target_sparsity={target_sparsity} is out of reach: with min_groups={min_groups} at most "
+                f"sparsity={sparsity} is out of reach: with min_groups={min_groups} at most "
                 f"{reachable / self.groups.total:.4%} of the prunable weights can be zero; lower it, or choose smaller "
                 "groups",
             )
@@ -127,12 +111,18 @@ class Pruner:
         self._decay = GroupDecay(optimizer, self._covers, spike_decay, slab_decay)
         self._active: list[tuple[Cover, Zeroing]] = []
         self._active_norms: list[tuple[nn.Module, Tensor]] = []
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._pre_step),
-            optimizer.register_step_post_hook(self._post_step),
-        ]
+        self._hooks = link(self, optimizer)
 
     # -- what it shows -----------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """What will happen."""
+        return plan(self)
+
+    @property
+    def ramp(self) -> Ramp:
+        """When pruning begins and when the target is reached, in optimizer steps."""
+        return Ramp(self.warmup_steps, self.ramp_end_step)
 
     @property
     def keep_masks(self) -> dict[str, Tensor]:
@@ -149,7 +139,7 @@ class Pruner:
         return {cover.name: cover.merged(self._keep) for cover in self._covers}
 
     @property
-    def soft_sparsity(self) -> float:
+    def soft_sparsity(self) -> float | None:
         """Share of the groups that are on the spike."""
         slab = sum(int(mask.sum()) for mask in self._soft)
         return 1.0 - slab / sum(each.count for each in self.groups)
@@ -161,17 +151,14 @@ class Pruner:
 
     @property
     def target_now(self) -> float | None:
-        """The sparsity that the ramp asks for at the present step; None without ``target_sparsity``."""
-        if self.target_sparsity is None:
-            return None
-        if self._finished:
+        """The sparsity that the ramp asks for at the present step; None without ``sparsity``."""
+        if self.target_sparsity is None or self._finished:
             return self.target_sparsity
-        if self.ramp_end_step is None:
-            return self.target_sparsity if self.step_count > self.warmup_steps else 0.0
-        return cubic_ramp(self.step_count, self.warmup_steps, self.ramp_end_step, self.target_sparsity)
+        return self.ramp.target(self.step_count, self.target_sparsity)
 
     def inclusion_probabilities(self) -> dict[str, Tensor]:
-        """P(γ=1 | present weights) per group, by name of the groups; needs ``num_data``."""
+        """P(γ=1 | present weights) per group, by name of the groups; needs ``num_data`` and a prior."""
+        check(self.prior is not None, "prior=None has no spike and no slab; build the pruner with prior='spike_slab'")
         return {
             each.name: prior.posterior_inclusion(each.sum_squares(), each.size)
             for each, prior in zip(self.groups, self.priors)
@@ -197,7 +184,7 @@ class Pruner:
         self._finished = True
         if self.target_sparsity is not None:
             means = [each.mean_square() for each in self.groups]
-            self._set_keep_(self._rule.target_masks(means, self._keep, self.target_sparsity))
+            self._set_keep_(self._target_masks(means, self.target_sparsity))
         self._enforce_(updated=True)
 
     def detach(self) -> None:
@@ -233,7 +220,7 @@ class Pruner:
         Raises:
             ValueError: If the state is of another kind of groups or of other tensors.
         """
-        _check(
+        check(
             state.get("version") == 1 and state.get("kind") == self.groups.kind,
             f"state is of version {state.get('version')!r} and groups {state.get('kind')!r}, this pruner of version 1 "
             f"and {self.groups.kind!r}; build it with the same settings",
@@ -258,7 +245,7 @@ class Pruner:
                 f"state[{what!r}] and this pruner differ at {odd!r}; build it with the same model and settings"
             )
         for each in self.groups:
-            _check(
+            check(
                 tensors[each.name].shape == each.shape,
                 f"state[{what!r}][{each.name!r}] has shape {tuple(tensors[each.name].shape)}, not {tuple(each.shape)}",
             )
@@ -267,12 +254,22 @@ class Pruner:
     # -- one update (Algorithm 3) ------------------------------------------------------------------------------------
 
     def _due(self) -> bool:
-        if self._finished or self.step_count <= self.warmup_steps:
-            return False
-        return (self.step_count - self.warmup_steps) % self.every == 0 or self.step_count == self.ramp_end_step
+        return not self._finished and self.ramp.due(self.step_count, self.every)
 
     def _update_(self) -> None:
         means = [each.mean_square() for each in self.groups]
+        if self.prior is not None:
+            self._em_(means)
+        if self.hard_threshold is not None:
+            self._set_keep_(self._rule.threshold_masks(means, self._keep, self.hard_threshold, self.optimizer))
+        elif self.target_now is not None and not self._reached(self.target_now):
+            self._set_keep_(self._target_masks(means, self.target_now))
+
+    def _target_masks(self, means: list[Tensor], target: float) -> list[Tensor]:
+        return self._rule.target_masks(means, self._keep, target, self.optimizer)
+
+    def _em_(self, means: list[Tensor]) -> None:
+        """The E-step and, where it changed something, the M-step."""
         expected = means
         if self.expectation == "running":
             if self._running is None:
@@ -287,10 +284,6 @@ class Pruner:
             self._decay.set_(soft)
         elif any(changed):
             self._decay.set_(soft, {index for index, flag in enumerate(changed) if flag})
-        if self.hard_threshold is not None:
-            self._set_keep_(self._rule.threshold_masks(means, self._keep, self.hard_threshold))
-        elif self.target_now is not None and not self._reached(self.target_now):
-            self._set_keep_(self._rule.target_masks(means, self._keep, self.target_now))
 
     def _reached(self, target: float) -> bool:
         """Whether what is gone for good already meets the target, so that nothing need be ranked."""
@@ -362,13 +355,8 @@ def _held_by(optimizer: Optimizer, groups: Partition) -> Partition:
         if not ok
     ]
     inside = Partition([each for each, ok in zip(groups, held) if ok], groups.kind, [*groups.excluded, *outside])
-    _check(bool(inside), "the optimizer holds none of the model's prunable weights; build it on model.parameters()")
+    check(bool(inside), "the optimizer holds none of the model's prunable weights; build it on model.parameters()")
     return inside
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 def _differ(old: Sequence[Tensor], new: Sequence[Tensor]) -> list[bool]:

@@ -82,6 +82,22 @@ def any_true(flags: Sequence[Tensor]) -> list[bool]:
     return torch.stack([flag.any().to(flags[0].device) for flag in flags]).tolist() if flags else []
 
 
+def spike_over(slab_decay: float) -> float:
+    """The spike's weight decay unless it is given: twice the slab's, at least 1e-3.
+
+    Args:
+        slab_decay: Weight decay on the slab.
+
+    Returns:
+        δ₀/N.
+
+    Example:
+        >>> spike_over(0.0), spike_over(0.01)
+        (0.001, 0.02)
+    """
+    return max(2.0 * slab_decay, 1e-3)
+
+
 class GroupDecay:
     """Gives every group its weight decay.
 
@@ -92,12 +108,12 @@ class GroupDecay:
     Args:
         optimizer: The optimizer.
         covers: The covered parameters.
-        spike_decay: Weight decay on the spike.
+        spike_decay: Weight decay on the spike; None: relative to each parameter's slab (:func:`spike_over`).
         slab_decay: Weight decay on the slab; None: each parameter's own.
     """
 
     def __init__(
-        self, optimizer: Optimizer, covers: Sequence[Cover], spike_decay: float, slab_decay: float | None
+        self, optimizer: Optimizer, covers: Sequence[Cover], spike_decay: float | None, slab_decay: float | None
     ) -> None:
         self.optimizer = optimizer
         self.spike_decay = spike_decay
@@ -129,7 +145,7 @@ class GroupDecay:
         for place, mask, some_slab, some_spike in zip(places, masks, any_true(masks), any_true([~m for m in masks])):
             cover, _ = self.held[place]
             slab = self.own[place] if cover.tied or self.slab_decay is None else self.slab_decay
-            spike = max(self.spike_decay, slab)
+            spike = spike_over(slab) if self.spike_decay is None else max(self.spike_decay, slab)
             # A tensor all of one kind gets a number: the optimizer's fast case.
             if some_slab and some_spike:
                 value = m_step(mask, spike_decay=spike, slab_decay=slab, dtype=cover.param.dtype)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayesprune.samplers import CycleClock
 from bayesprune.sparsity.base import Pruner
+from bayesprune.sparsity.groups import Exclude
+from bayesprune.sparsity.rules import Criterion
+from bayesprune.sparsity.schedule import GroupKind, Scope
 
 
 class FeedbackPruning(Pruner):
@@ -19,7 +23,7 @@ class FeedbackPruning(Pruner):
     ``form="masked"``: Algorithm 3's form. At each update the pruned groups are set to zero, and are free to move until
     the next. ``form="dense_copy"``: equation 8's form, w ← w − step(∇ℓ(m ⊙ w)): the pruner owns a dense copy w, the
     model holds m ⊙ w (which is what is evaluated and saved), and each optimizer step moves w with the gradient taken
-    at m ⊙ w; the masks m are renewed from w every 16 steps unless ``every`` says otherwise.
+    at m ⊙ w; the masks m are renewed from w every ``every`` steps.
 
     In a pruned channel group with its BatchNorm pair all gradients are exactly 0, so that only noise (``"masked"``) or
     the shrinking of others (``"dense_copy"``) can bring it back.
@@ -28,8 +32,8 @@ class FeedbackPruning(Pruner):
         model: The model.
         optimizer: Any torch optimizer.
         form: ``"masked"`` or ``"dense_copy"``.
-        every: Optimizer steps between updates; None: 1 for ``"masked"``, 16 for ``"dense_copy"``.
-        settings: As for :class:`~bayesprune.sparsity.ForwardPruning`.
+        sparsity, clock, ...: All others as for :class:`~bayesprune.sparsity.ForwardPruning`. Between two updates the
+            ``"masked"`` form's pruned groups move: :meth:`apply_` or :meth:`finish_` before the model is evaluated or saved.
 
     Raises:
         ValueError: If a setting is out of range, two contradict each other, or the target is out of reach.
@@ -37,7 +41,10 @@ class FeedbackPruning(Pruner):
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=5e-4)
-        >>> pruner = FeedbackPruning(model, optimizer, form="dense_copy", groups="weight", target_sparsity=0.5, every=4)
+        >>> pruner = FeedbackPruning(
+        ...     model, optimizer, form="dense_copy", groups="weight", sparsity=0.5, warmup_steps=0, ramp_end_step=8, every=4,
+        ...     keep_ends=False,
+        ... )
         >>> for _ in range(8):
         ...     optimizer.zero_grad()
         ...     model(torch.randn(4, 8)).square().mean().backward()
@@ -56,16 +63,44 @@ class FeedbackPruning(Pruner):
         model: nn.Module,
         optimizer: Optimizer,
         *,
-        form: str = "masked",
-        every: int | None = None,
-        **settings: Any,
+        form: Literal["masked", "dense_copy"] = "masked",
+        sparsity: float | None = None,
+        clock: CycleClock | None = None,
+        prune_from: float = 0.1,
+        prune_until: float = 0.5,
+        warmup_steps: int | None = None,
+        ramp_end_step: int | None = None,
+        every: int = 16,
+        groups: GroupKind | None = None,
+        criterion: Literal["magnitude", "concentration"] | Criterion | None = None,
+        scope: Scope = "layer",
+        round_to: int | None = None,
+        min_groups: int = 1,
+        exclude: Exclude = (),
+        keep_ends: bool = True,
+        coupling: Literal["group", "none"] | None = None,
+        example_input: Any = None,
+        prior: Literal["spike_slab"] | None = "spike_slab",
+        spike_decay: float | None = None,
+        slab_decay: float | None = None,
+        soft_threshold: float | None = None,
+        inclusion_probability: float | None = None,
+        expectation: Literal["current", "running"] = "current",
+        momentum: float = 0.9,
+        hard_threshold: float | None = None,
+        reading: Literal["signed", "absolute"] = "signed",
+        em_only: bool = False,
+        num_data: float | None = None,
+        target_sparsity: float | None = None,
+        rule: str | None = None,
     ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "form", "__class__")}
         if form not in ("masked", "dense_copy"):
             raise ValueError(f"form={form!r} is unknown; choose 'masked' or 'dense_copy'")
         self.form = form
         self._dense: dict[str, Tensor] = {}
         self._showing_dense = False
-        super().__init__(model, optimizer, every=every or (16 if form == "dense_copy" else 1), **settings)
+        super().__init__(**settings)
 
     # -- the dense copy ----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ themselves is ever stored per group.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,12 @@ class Slice:
         if self.window is not None:
             tensor = tensor.narrow(self.axis, *self.window)
         return tensor if tensor.shape == self.view else tensor.reshape(self.view)
+
+    def sums(self, tensor: Tensor) -> Tensor:
+        """Sum of ``tensor`` (of the parameter's shape) over each group, in the shape ``mask_view``."""
+        values = self.viewed(tensor)
+        values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+        return values.sum(self.reduced, keepdim=True) if self.reduced else values
 
     def sum_squares(self, tensor: Tensor) -> Tensor:
         """Sum of squares of ``tensor`` over each group, in the shape ``mask_view``."""
@@ -138,6 +144,25 @@ class Groups:
     def mean_square(self) -> Tensor:
         """Σ w²/n over each group of the present weights, in the mask's shape."""
         return self.sum_squares() / self.size
+
+    @torch.no_grad()
+    def sums(self, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sum over each group of what a function makes of every weight, in the mask's shape: a criterion's building block.
+
+        Args:
+            value: From a parameter to a tensor of its shape.
+
+        Returns:
+            One value a group; a weight that two tensors' views of a channel share counts in both.
+
+        Example:
+            >>> groups = TensorGroups("fc.weight", torch.tensor([[1.0, -2.0], [3.0, 4.0]]), "output")
+            >>> groups.sums(torch.abs)
+            tensor([[3.],
+                    [7.]])
+        """
+        parts = [part.sums(value(part.param)).reshape(self.shape) for part in self.slices]
+        return torch.stack(parts).sum(0)
 
     def all_kept(self) -> Tensor:
         """A fresh mask that keeps every group."""

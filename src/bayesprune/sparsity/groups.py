@@ -76,7 +76,7 @@ class Partition(list[Groups]):
 
     def _kept(self, keep: Sequence[Tensor]) -> dict[str, int]:
         if self.kind != "channel":
-            sums = torch.stack([mask.sum() for mask in keep]).tolist() if keep else []
+            sums = torch.stack([torch.count_nonzero(mask) for mask in keep]).tolist() if keep else []
             return {groups.name: kept * groups.size for groups, kept in zip(self, sums)}
         # A weight is cut by rows of one set and columns of others: what is left is a rectangle.
         sizes = {name: list(param.shape) for name, param in self.weights().items()}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from bayesprune.sparsity.criteria import concentration, threshold_for_sparsity
+from bayesprune.sparsity.criteria import concentration, keep_largest, threshold_for_sparsity
 from bayesprune.sparsity.group_types import Groups, TensorGroups
 from bayesprune.sparsity.groups import Partition
+from bayesprune.sparsity.shares import even_drops, width_multiple
 
-RULES = ("magnitude", "l2", "concentration")
+Criterion = str | Callable[[Partition, Optimizer], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -21,36 +23,41 @@ class HardRule:
 
     Args:
         groups: The partition.
-        rule: ``"magnitude"`` or ``"l2"`` (mean squared weight) or ``"concentration"`` (max − min over a channel).
+        criterion: ``"magnitude"`` (mean squared weight), ``"concentration"`` (max − min over a channel), or a callable of the
+            partition and the optimizer that returns one tensor of statistics a groups object.
         permanent: Whether pruned groups stay pruned.
         reading: Of the concentration rule.
         scope: ``"global"``, ``"layer"`` or ``"chain"``, of a target.
         min_groups: Every tensor keeps at least this many groups.
-        round_to: Every set of channels keeps a multiple of this many.
+        round_to: Every set of channels keeps a multiple of this many; None: of 8, 4 or 2 where it has 8 times as many.
     """
 
     groups: Partition
-    rule: str
+    criterion: Criterion
     permanent: bool
     reading: str
     scope: str
     min_groups: int
-    round_to: int = 1
+    round_to: int | None = 1
 
-    def threshold_masks(self, means: Sequence[Tensor], old: Sequence[Tensor], threshold: float) -> list[Tensor]:
+    def threshold_masks(
+        self, means: Sequence[Tensor], old: Sequence[Tensor], threshold: float, optimizer: Optimizer
+    ) -> list[Tensor]:
         """Keep what reaches the threshold (equations 9 and 10).
 
         Args:
             means: Σ w²/n per group.
             old: The present masks.
             threshold: λ₂.
+            optimizer: What the model is trained with.
 
         Returns:
             The new masks, True = keep.
         """
         masks = []
-        for each, mean, before in zip(self.groups, means, old):
-            keep = self._concentrated(each, threshold) if self.rule == "concentration" else mean >= threshold
+        values = self._own_statistics(optimizer) or means
+        for each, mean, before in zip(self.groups, values, old):
+            keep = self._concentrated(each, threshold) if self.criterion == "concentration" else mean >= threshold
             if self.permanent:
                 keep = keep & before
             if self.min_groups:
@@ -61,38 +68,36 @@ class HardRule:
             masks.append(keep)
         return masks
 
-    def target_masks(self, means: Sequence[Tensor], old: Sequence[Tensor], target: float) -> list[Tensor]:
+    def target_masks(
+        self, means: Sequence[Tensor], old: Sequence[Tensor], target: float, optimizer: Optimizer
+    ) -> list[Tensor]:
         """Prune the groups of smallest statistic up to the target.
 
         Args:
             means: Σ w²/n per group.
             old: The present masks.
             target: Share of the prunable weights to be zero.
+            optimizer: What the model is trained with.
 
         Returns:
             The new masks, True = keep.
         """
-        statistics = means if self.rule != "concentration" else [self._range(each) for each in self.groups]
-        kept = old if self.permanent else None
+        if self.criterion == "concentration":
+            statistics: Sequence[Tensor] = [self._range(each) for each in self.groups]
+        else:
+            statistics = self._own_statistics(optimizer) or means
         sizes = [each.size for each in self.groups]
+        kept = old if self.permanent else None
         if self.scope == "chain":
             return [
                 self._chain_mask(each, statistic, before if self.permanent else None, target)
                 for each, statistic, before in zip(self.groups, statistics, old)
             ]
-        if self.scope == "layer" and self.groups.kind != "channel":
-            masks = []
-            for index, (statistic, size) in enumerate(zip(statistics, sizes)):
-                before = None if kept is None else [kept[index]]
-                reach = 1.0 - min(self.min_groups, statistic.numel()) / statistic.numel()
-                masks += threshold_for_sparsity(
-                    [statistic], [size], min(target, reach), kept=before, min_groups=self.min_groups
-                ).keep
-            return masks
+        if self.scope == "layer":
+            even = self._even_masks if self.groups.kind == "channel" else self._layer_masks
+            return even(statistics, kept, target)
         if self.groups.kind != "channel":
             return threshold_for_sparsity(statistics, sizes, target, kept=kept, min_groups=self.min_groups).keep
-        if self.scope == "layer":
-            return self._even_masks(statistics, kept, target)
         # Channel groups overlap: zeros are counted, a dozen times, on masks of a few thousand entries, off the device.
         cut = threshold_for_sparsity(
             [statistic.cpu() for statistic in statistics],
@@ -105,8 +110,39 @@ class HardRule:
         )
         return [mask.to(each.device) for mask, each in zip(cut.keep, self.groups)]
 
+    def _own_statistics(self, optimizer: Optimizer) -> list[Tensor]:
+        """What the user's criterion says of every group; nothing where the criterion is one of ours."""
+        if not callable(self.criterion):
+            return []
+        found = list(self.criterion(self.groups, optimizer))
+        if len(found) != len(self.groups):
+            raise ValueError(f"criterion returned {len(found)} tensors for {len(self.groups)} groups objects; one each")
+        for each, statistic in zip(self.groups, found):
+            if statistic.shape != each.shape or not bool((statistic >= 0).all()):
+                raise ValueError(
+                    f"criterion returned for {each.name!r} a tensor of shape {tuple(statistic.shape)}; it must have the mask's, "
+                    f"{tuple(each.shape)}, and no entry below 0 or NaN"
+                )
+        return [statistic.detach() for statistic in found]
+
+    def _layer_masks(self, statistics: Sequence[Tensor], kept: Sequence[Tensor] | None, target: float) -> list[Tensor]:
+        """The same share of every tensor's groups; what a tensor at its floor cannot give, the others do."""
+        counts, sizes = [each.count for each in self.groups], [each.size for each in self.groups]
+        gone = [0] * len(counts)
+        if kept is not None:
+            gone = [
+                count - left
+                for count, left in zip(counts, torch.stack([torch.count_nonzero(mask) for mask in kept]).tolist())
+            ]
+        wanted = round(target * self.groups.total)
+        drops = even_drops(counts, sizes, wanted, least=gone, floor=self.min_groups)
+        return [
+            keep_largest(statistic, count - drop, None if kept is None else kept[place])
+            for place, (statistic, count, drop) in enumerate(zip(statistics, counts, drops))
+        ]
+
     def _even_masks(self, statistics: Sequence[Tensor], kept: Sequence[Tensor] | None, target: float) -> list[Tensor]:
-        """Keep the same share k of every set of C channels, in multiples of m = ``round_to``: m⌊kC/m⌋, at least m.
+        """Keep the same share k of every set of C channels, in multiples of m (``round_to``): m⌊kC/m⌋, at least m.
 
         A channel that r others of its set outrank is kept iff r < m or k >= m(⌊r/m⌋ + 1)/C. Of the sets that change at one k the
         last lose theirs first, so that the target is met as nearly as a multiple of one set allows.
@@ -116,8 +152,9 @@ class HardRule:
             values = (statistic if kept is None else statistic.masked_fill(~kept[index], -torch.inf)).cpu()
             rank = torch.empty(len(values), dtype=torch.float64)
             rank[values.argsort(descending=True, stable=True)] = torch.arange(len(values), dtype=torch.float64)
-            share = self.round_to * (rank.div(self.round_to, rounding_mode="floor") + 1) / len(values) + 1e-9 * index
-            floor = max(self.min_groups, self.round_to if self.round_to > 1 else 0)
+            multiple = width_multiple(len(values)) if self.round_to is None else self.round_to
+            share = multiple * (rank.div(multiple, rounding_mode="floor") + 1) / len(values) + 1e-9 * index
+            floor = max(self.min_groups, multiple if multiple > 1 else 0)
             shares.append(share.masked_fill(rank < floor, 0.0))
         steps = torch.cat(shares).unique()
 

@@ -220,15 +220,15 @@ def _pruner(
     make = ForwardPruning if settings.feedback == "none" else FeedbackPruning
     width = trainer.rows.p
     spike, slab = settings.decays(trainer.num_data)
-    options: dict[str, Any] = {"inclusion_probability": inclusion}
+    options: dict[str, Any] = {"inclusion_probability": inclusion, "em_only": True}
     if size is not None:
         target = 1 - min(size, width) / width
-        options = {"soft_threshold": 0.0, "target_sparsity": target, "ramp_end_step": ramp_end}
+        options = {"soft_threshold": 0.0, "sparsity": target, "ramp_end_step": ramp_end}
     return make(
         trainer.net,
         trainer.optimizer,
         groups="input",
-        rule="l2",
+        keep_ends=False,
         scope="chain",
         exclude=[f"layers.{depth}" for depth in range(1, len(trainer.net.layers))],
         spike_decay=spike,

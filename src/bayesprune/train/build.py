@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def build_pruner(
     if config.sampler.method == "channel_gmp":
         return baselines.gradual_channel_pruning(
             model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
-            every=pruning.every or 100, exclude=pruning.exclude, example_input=example, scope=pruning.scope,
+            every=pruning.every or 100, exclude=pruning.exclude, example_input=example, scope=pruning.scope,  # type: ignore[arg-type]
             min_groups=pruning.min_groups,
         )  # fmt: skip
     if config.sampler.method != "emmcmc":
@@ -170,7 +170,9 @@ def build_pruner(
         "groups": pruning.groups,
         "scope": pruning.scope,
         "min_groups": pruning.min_groups,
-        "rule": pruning.rule,
+        "round_to": 1,
+        "keep_ends": False,
+        "criterion": "magnitude" if pruning.rule == "l2" else pruning.rule,
         "spike_decay": pruning.spike_decay,
         "soft_threshold": pruning.soft_threshold,
         "expectation": pruning.expectation,
@@ -181,10 +183,12 @@ def build_pruner(
     if pruning.hard_threshold:
         settings["hard_threshold"] = pruning.hard_threshold
     else:
-        settings |= {"target_sparsity": pruning.target_sparsity, "ramp_end_step": end}
+        settings |= {"sparsity": pruning.target_sparsity, "ramp_end_step": end}
     if pruning.feedback == "none":
         return ForwardPruning(model, optimizer, every=pruning.every or 1, **settings)
-    return FeedbackPruning(model, optimizer, form=pruning.feedback, every=pruning.every or None, **settings)
+    own = 16 if pruning.feedback == "dense_copy" else 1
+    settings["form"] = pruning.feedback
+    return FeedbackPruning(model, optimizer, every=pruning.every or own, **settings)
 
 
 def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:
@@ -216,7 +220,7 @@ def build_baseline(config: RunConfig, model: nn.Module, optimizer: torch.optim.O
         settings["distribution"] = pruning.distribution
     if pruning.drop_fraction and method in ("sparse_momentum", "set", "rigl"):
         settings["drop_fraction"] = pruning.drop_fraction
-    kinds: dict[str, type[baselines.SparseTraining]] = {
+    kinds: dict[str, Callable[..., Pruner]] = {
         "sparse_momentum": baselines.SparseMomentum,
         "dsr": baselines.DynamicSparseReparameterization,
         "set": baselines.SET,

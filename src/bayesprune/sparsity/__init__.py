@@ -40,7 +40,8 @@ from bayesprune.sparsity.spike_slab import (
     probability_from_soft_threshold,
     soft_threshold_from_probability,
 )
-from bayesprune.sparsity.tracing import ChannelSpace, trace_channels
+from bayesprune.sparsity.channel_spaces import ChannelSpace
+from bayesprune.sparsity.tracing import trace_channels
 
 __all__ = [
     "ForwardPruning",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -163,7 +162,7 @@ def _reshaped(source: Value, shape: torch.Size) -> Value | None:
                 kept.append(n)
         axes += kept
         position += len(kept)
-    if 0 in axes:
+    if 0 in axes and 0 not in source.axes:
         return None
     return Value(shape, tuple(axes), atoms, const, source.why)
 
@@ -262,7 +261,9 @@ def getitem(a: Analysis, node: fx.Node, module: Any) -> Any:
     source = a.read(node, node.args[0])
     shape = node.meta.get("shape")
     if not isinstance(source, Value) or not isinstance(shape, torch.Size):
-        return a.unknown(node, "indexing") if isinstance(held, (Value, tuple)) else None
+        if isinstance(held, (Value, tuple)):
+            return a.unknown(node, "indexing")
+        return a.opaque(node, "model input") if shape is not None else None  # an entry of a dict
     entries = list(index) if isinstance(index, tuple) else [index]
     if sum(entry is Ellipsis for entry in entries) > 1 or not all(
         entry is None or entry is Ellipsis or isinstance(entry, (int, slice)) for entry in entries
@@ -333,15 +334,3 @@ def padding(a: Analysis, node: fx.Node, module: Any) -> Any:
     a.sizes.append(Sizes(node, (front, back), count, put))
     atoms = torch.cat([new[0], source.atoms, new[1]])
     return Value(shape, (axis,), atoms, a.settled(torch.cat([fill[0], const, fill[1]])), source.why)
-
-
-def has_dropout_on(node: fx.Node) -> bool:
-    """Whether a functional dropout was traced as active."""
-    if "dropout" not in label(node):
-        return False
-    try:
-        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
-        bound.apply_defaults()
-        return bool(bound.arguments.get("training"))
-    except (TypeError, ValueError):
-        return True

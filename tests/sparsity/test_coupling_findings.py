@@ -18,7 +18,12 @@ class _Gate(nn.Module):
 
     def __init__(self, width: int, squeezed: int, gate: nn.Module) -> None:
         super().__init__()
-        self.down, self.up, self.act, self.gate = nn.Conv2d(width, squeezed, 1), nn.Conv2d(squeezed, width, 1), nn.SiLU(), gate
+        self.down, self.up, self.act, self.gate = (
+            nn.Conv2d(width, squeezed, 1),
+            nn.Conv2d(squeezed, width, 1),
+            nn.SiLU(),
+            gate,
+        )
 
     def forward(self, x):
         return x * self.gate(self.up(self.act(self.down(F.adaptive_avg_pool2d(x, 1)))))
@@ -94,13 +99,35 @@ class _UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1)
-        self.up, self.last, self.out = nn.ConvTranspose2d(12, 8, 2, stride=2), nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+        self.up, self.last, self.out = (
+            nn.ConvTranspose2d(12, 8, 2, stride=2),
+            nn.Conv2d(16, 8, 3, padding=1),
+            nn.Conv2d(8, 5, 1),
+        )
 
     def forward(self, x):
         one = F.relu(self.one(x))
         two = F.relu(self.two(F.max_pool2d(one, 2)))
         x = F.relu(self.last(torch.cat([one, self.up(two)], 1)))
         return self.out(x).mean((2, 3))
+
+
+class _Decoder(nn.Module):
+    """A generator: transposed convolutions, one of them on a stream that no other layer writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.one, self.norm = nn.Linear(8, 12 * 4), nn.ConvTranspose2d(12, 8, 4, 2, 1), nn.BatchNorm2d(8)
+        self.two, self.mix, self.head = (
+            nn.ConvTranspose2d(8, 6, 4, 2, 1),
+            nn.Conv2d(6, 6, 3, padding=1),
+            nn.Linear(6, 5),
+        )
+
+    def forward(self, x):
+        x = self.start(x).view(-1, 12, 2, 2)
+        x = F.leaky_relu(self.norm(self.one(torch.relu(x))))
+        return self.head(torch.tanh(self.mix(F.softplus(self.two(x)))).mean((2, 3)))
 
 
 class _Gated(nn.Module):
@@ -119,12 +146,16 @@ class _Gated(nn.Module):
 
 
 class _Shuffle(nn.Module):
-    """ShuffleNet: grouped convolutions, channels interleaved by hand."""
+    """ShuffleNetV2: channels interleaved by hand."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.one = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1, groups=2)
-        self.norm, self.deep, self.two = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 12, 1)
+        self.stem, self.one = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1)
+        self.norm, self.deep, self.two = (
+            nn.BatchNorm2d(16),
+            nn.Conv2d(16, 16, 3, padding=1, groups=16),
+            nn.Conv2d(16, 12, 1),
+        )
         self.head = nn.Linear(12, 5)
 
     def forward(self, x):
@@ -134,11 +165,38 @@ class _Shuffle(nn.Module):
         return self.head(F.hardswish(self.two(self.deep(x))).mean((2, 3)))
 
 
+class _ResNeXt(nn.Module):
+    """Grouped convolutions: whole groups; and with a shuffle between two of them, none."""
+
+    def __init__(self, shuffled: bool = False) -> None:
+        super().__init__()
+        self.stem, self.norm, self.one = (
+            nn.Conv2d(3, 16, 1),
+            nn.BatchNorm2d(16),
+            nn.Conv2d(16, 16, 3, padding=1, groups=4),
+        )
+        self.two, self.out, self.head = (
+            nn.Conv2d(16, 8, 1, groups=2 if shuffled else 1),
+            nn.Conv2d(8, 16, 1),
+            nn.Linear(16, 5),
+        )
+        self.shuffle = nn.ChannelShuffle(2) if shuffled else nn.Identity()
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = x + self.out(F.relu(self.two(self.shuffle(F.relu(self.one(x))))))
+        return self.head(x.mean((2, 3)))
+
+
 class _Encoder(nn.Module):
     def __init__(self, norm_first: bool = False) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(16, 4, 32, 0.0, "gelu", batch_first=True, norm_first=norm_first)
-        self.embed, self.encoder, self.head = nn.Linear(6, 16), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(16, 5)
+        self.embed, self.encoder, self.head = (
+            nn.Linear(6, 16),
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, x, mask=None):
         return self.head(self.encoder(self.embed(x), mask).mean(1))
@@ -147,7 +205,12 @@ class _Encoder(nn.Module):
 class _Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embed, self.lstm, self.hidden, self.head = nn.Linear(6, 8), nn.LSTM(8, 12, batch_first=True), nn.Linear(12, 16), nn.Linear(16, 5)
+        self.embed, self.lstm, self.hidden, self.head = (
+            nn.Linear(6, 8),
+            nn.LSTM(8, 12, batch_first=True),
+            nn.Linear(12, 16),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, x):
         out, _ = self.lstm(torch.relu(self.embed(x)))
@@ -173,14 +236,16 @@ NETWORKS = {
     "sigmoid": (lambda: _mobile(nn.Sigmoid()), IMAGE, 0.45),
     "convnext": (_ConvNeXt, IMAGE, 0.65),
     "layer scale, position": (_Scaled, IMAGE, 0.55),
-    "u-net": (_UNet, IMAGE, 0.45),
-    "glu": (lambda: _Gated("glu"), (4, 6), 0.55),
-    "swiglu": (lambda: _Gated("chunk"), (4, 6), 0.55),
-    "shufflenet": (_Shuffle, IMAGE, 0.65),
+    "u-net": (_UNet, IMAGE, 0.40),
+    "glu": (lambda: _Gated("glu"), (4, 6), 0.45),
+    "swiglu": (lambda: _Gated("chunk"), (4, 6), 0.45),
+    "shufflenet": (_Shuffle, IMAGE, 0.45),
+    "resnext": (_ResNeXt, IMAGE, 0.45),
+    "transposed": (_Decoder, (2, 8), 0.50),
     "transformer": (_Encoder, TOKENS, 0.80),
     "transformer, norm first": (lambda: _Encoder(True), TOKENS, 0.80),
     "lstm": (_Recurrent, TOKENS, 0.90),
-    "pixel shuffle": (_Pixels, IMAGE, 0.70),
+    "pixel shuffle": (_Pixels, IMAGE, 0.50),
 }  # fmt: skip
 
 
@@ -275,7 +340,12 @@ ELEMENTWISE = [
 class _Between(nn.Module):
     def __init__(self, function) -> None:
         super().__init__()
-        self.stem, self.norm, self.last, self.head = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 3, padding=1), nn.Linear(6, 5)
+        self.stem, self.norm, self.last, self.head = (
+            nn.Conv2d(3, 8, 1),
+            nn.BatchNorm2d(8),
+            nn.Conv2d(8, 6, 3, padding=1),
+            nn.Linear(6, 5),
+        )
         self.function = function
 
     def forward(self, x):
@@ -293,17 +363,65 @@ def test_property_any_elementwise_function_may_stand_between_coupled_layers(func
     assert _off(model, result.model, torch.randn(3, 3, 5, 7)) <= 1e-5
 
 
-@pytest.mark.parametrize(("function", "removable"), [(F.relu, True), (torch.tanh, True), (torch.sigmoid, False), (torch.cos, False)])
+@pytest.mark.parametrize(
+    ("function", "removable"), [(F.relu, True), (torch.tanh, True), (torch.sigmoid, False), (torch.cos, False)]
+)
 def test_property_where_a_reader_keeps_its_columns_the_channel_must_be_zero_there(function, removable):
     model = _Between(function)
     groups = partition(model, "channel", exclude=["last"], example_input=torch.zeros(IMAGE)) if removable else None
     if removable:
         assert [g.name for g in groups] == ["stem.weight"]
         return
-    with pytest.raises(ValueError, match="read by last, which would see something else than zero and keeps its columns"):
+    with pytest.raises(
+        ValueError, match="read by last, which would see something else than zero and keeps its columns"
+    ):
         partition(model, "channel", exclude=["last"], example_input=torch.zeros(IMAGE))
-    with pytest.raises(ValueError, match="read by last"):
-        partition(model, "channel", exclude=["head"], coupling="none", example_input=torch.zeros(IMAGE)).index(0)
+    alone = partition(model, "channel", coupling="none", example_input=torch.zeros(IMAGE))
+    assert [g.name for g in alone] == ["last.weight"]  # ReLU behind it
+    assert "read by last" in {e.name: e.reason for e in alone.excluded}["channels of stem"]
+
+
+def test_property_channels_that_two_groupings_cross_stay_or_go_in_blocks_that_fit_both():
+    torch.manual_seed(0)
+    model = _ResNeXt(shuffled=True)
+    settle_(model, torch.randn(8, *IMAGE[1:]))
+    pruner, optimizer = _halved(model, torch.randn(IMAGE))
+    result = compact(model, pruner, optimizer, torch.randn(IMAGE))
+    assert _off(model, result.model, torch.randn(3, 3, 5, 7)) <= 1e-5
+
+
+class _Positions(nn.Module):
+    """A part of a longer embedding, one that a function bends, and a buffer."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.embed, self.down, self.head, self.way = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 5), way
+        self.long, self.bent = nn.Parameter(torch.randn(1, 20, 16)), nn.Parameter(torch.randn(7, 16))
+        self.register_buffer("fixed", torch.randn(20, 16))
+
+    def forward(self, x):
+        x = self.embed(x)
+        if self.way == "part":
+            x = x + self.long[:, : x.shape[1]]
+        elif self.way == "bent":
+            x = x + torch.sigmoid(self.bent)
+        else:
+            x = x * self.fixed[: x.shape[1]]
+        return self.head(torch.relu(self.down(x)).mean(1))
+
+
+@pytest.mark.parametrize(("way", "removable"), [("part", True), ("bent", False), ("buffer", True)])
+def test_property_embeddings_that_are_added_or_multiplied(way, removable):
+    torch.manual_seed(0)
+    model, example = _Positions(way), torch.randn(TOKENS)
+    pruner, optimizer = _halved(model, example)
+    assert ("embed.weight" in {g.name for g in pruner.groups}) == removable
+    for constants in ("keep", "fold"):
+        small = compact(model, pruner, optimizer, example, constants=constants).model
+        assert small.embed.out_features == (8 if removable else 16) and small.down.out_features == 6
+        assert _off(model, small, example, torch.randn(3, 7, 6)) <= 1e-5
+        if way == "part":
+            assert small.long.shape == (1, 20, 8) and _off(model, small, torch.randn(2, 9, 6)) <= 1e-5
 
 
 def test_property_a_hook_that_mixes_channels_pins_them():

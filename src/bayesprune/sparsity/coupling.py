@@ -72,7 +72,13 @@ def _reason(space: ChannelSpace, modules: dict[str, nn.Module], dense: set[str],
     if coupling == "none" and (space.joined or len(space.writers) > 1):
         return "coupled with other layers (coupling='none')"
     if space.channels // space.block < 2:
-        return "a single channel" if space.block == 1 else "a single group of a GroupNorm" if space.norms else "a single block"
+        return (
+            "a single channel"
+            if space.block == 1
+            else "a single group of a GroupNorm"
+            if space.norms
+            else "a single block"
+        )
     if stay:
         return f"read by {stay[0]}, which would see something else than zero and keeps its columns"
     return None

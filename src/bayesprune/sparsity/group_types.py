@@ -154,6 +154,10 @@ class Groups:
         Returns:
             One boolean an entry, True = drop.
         """
+        scales = [part for part in self.tied if part.name == f"{norm}.weight"]
+        if scales:
+            kept = torch.stack([part.broadcast(keep).expand(features) for part in scales])
+            return ~kept.all(0)
         drop = ~keep.reshape(-1)
         start = self.starts.get(norm)
         own = self.channels if start is not None else features

@@ -131,7 +131,8 @@ def _places_of(call: Call, name: str) -> Iterator[Place]:
         yield Part(name, "in_proj_weight", 1, None, 1, "column"), call.source
         yield Part(name, "out_proj.weight", 0, None, 1, "row"), call.target
     elif norm:
-        yield Part(name, "", 0, None, 1, "norm"), call.target  # its statistics
+        affine = module.weight is not None
+        yield Part(name, "weight" if affine else "", 0, None, 1, "norm"), call.target  # its statistics
     for which in ("weight", "bias") if norm else ("bias",):
         if isinstance(getattr(module, which, None), Tensor):
             yield Part(name, which, 0, None, 1, "tied"), call.target
@@ -175,7 +176,11 @@ _ORDER = ("row", "grouped", "column", "norm", "tied")
 
 
 def _space(
-    places: list[tuple[Part, list[int]]], ranks: dict[int, int], reason: str | None, loud: dict[int, list[str]], prefix: str
+    places: list[tuple[Part, list[int]]],
+    ranks: dict[int, int],
+    reason: str | None,
+    loud: dict[int, list[str]],
+    prefix: str,
 ) -> ChannelSpace:
     """One set, from the places where its classes lie; ``ranks``: their order."""
 
@@ -188,7 +193,7 @@ def _space(
         if windows is None:
             space.pin(f"{name} has the channels in another order")
             continue
-        if len(windows) > 1 and part.role in ("norm", "tied"):
+        if len(windows) > 1 and part.role == "norm" and not part.tensor:
             space.pin(f"{name} has the channels twice")
         start, each = windows[0]
         if not space.parts:
@@ -198,7 +203,7 @@ def _space(
             space.parts.append(replace(part, module=name, start=start_of if partly else None, each=each_of))
         if part.role in ("column", "norm") and partly:
             space.starts[name] = start
-        if part.role == "norm" and each != space.block and partly:
+        if part.role == "norm" and not part.tensor and each != space.block and partly:
             space.pin(f"{name} has the channels in blocks of another size")
         if part.role == "column":
             space.readers.append((name, max(each // space.block, 1)))

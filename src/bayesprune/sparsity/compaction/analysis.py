@@ -229,6 +229,8 @@ class Analysis:
         """A parameter or buffer used outside a layer, with channels along a dimension (from the last: -1, -2, …)."""
         path, _, which = value.tensor.rpartition(".")
         tensor = getattr(self.modules[path], which)
+        if tensor.shape[dim] != value.shape[dim]:
+            return Value(value.shape, why=value.why)
         dim = dim % len(value.shape) - len(value.shape)
         held = self.tensors.get(value.tensor)
         if held is not None and held[0] != dim + tensor.dim():
@@ -238,6 +240,7 @@ class Analysis:
         self.tensors[value.tensor] = (dim + tensor.dim(), atoms, node)
         lines = tensor.detach().movedim(dim, 0).reshape(atoms.numel(), -1).double().cpu()
         zero = self.zeros.of(tensor).movedim(dim, 0).reshape(atoms.numel(), -1).all(1)
+        zero &= self.fold or isinstance(tensor, nn.Parameter)  # a buffer may move
         const = torch.where(zero, 0.0, torch.full(atoms.shape, NAN, dtype=torch.float64))
         if self.fold:
             const = torch.where((lines == lines[:, :1]).all(1), lines[:, 0], const)
@@ -270,6 +273,21 @@ class Analysis:
         atoms = self.atoms.fresh(value.shape[axis])
         self.pins.append(Pin(node, atoms, value.why))
         return Value(value.shape, (axis % len(value.shape),), atoms, torch.full(atoms.shape, NAN, dtype=torch.float64))
+
+    def collapsed(self, value: Value, axis: int) -> Value:
+        """Channels along several dimensions, as those of one of them: along the others all stay or none.
+
+        A linear layer's rows that were reshaped to images are such: (batch, features) to (batch, channels, height, width).
+        """
+        if axis not in value.axes or value.single or 0 in value.axes:
+            return value
+        place = value.axes.index(axis)
+        lines = value.atoms.movedim(place, 0).reshape(value.atoms.shape[place], -1)
+        const = value.const.movedim(place, 0).reshape(lines.shape)
+        for n in range(1, lines.shape[1]):
+            self.atoms.tie(lines[:, 0], lines[:, n])
+        alike = torch.where((const == const[:, :1]).all(1), const[:, 0], NAN)
+        return Value(value.shape, (axis,), lines[:, 0], alike, value.why, value.tensor)
 
     def read(self, node: fx.Node, arg: Any) -> Any:
         """What a node reads; on an edge on which channels may be left behind, atoms of its own."""

@@ -137,7 +137,13 @@ class Tracer(fx.Tracer):
         bound = inspect.signature(self.root.forward).bind(*self.inputs.args, **self.inputs.kwargs)
         for name, value in bound.arguments.items():
             kind = bound.signature.parameters[name].kind
-            star = "*" if kind is inspect.Parameter.VAR_POSITIONAL else "**" if kind is inspect.Parameter.VAR_KEYWORD else ""
+            star = (
+                "*"
+                if kind is inspect.Parameter.VAR_POSITIONAL
+                else "**"
+                if kind is inspect.Parameter.VAR_KEYWORD
+                else ""
+            )
             if _holds_tensors(value):
                 proxy = self.create_proxy("placeholder", star + name, (), {})
                 self._note(proxy.node, value)
@@ -312,6 +318,7 @@ def with_training(model: nn.Module, graph: fx.Graph, example: Any) -> fx.Graph:
     called = [
         {str(node.target) for node in g.nodes if node.op in ("call_module", "get_attr")} for g in (graph, further)
     ]
+    called[1] -= {name for name in called[1] if name.endswith("num_batches_tracked")}
     if called[1] <= called[0] or any("_tensor_constant" in name for name in called[1]):
         return graph
     both, first, second = fx.Graph(), {}, {}  # type: ignore[var-annotated]

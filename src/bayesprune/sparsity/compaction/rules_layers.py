@@ -80,6 +80,7 @@ def convolution_on(a: Analysis, node: fx.Node, module: Any, source: Any, functio
     """The same, given what it reads; as a function it may pad otherwise, and no constant is folded."""
     if not isinstance(source, Value) or not _plain(module, "weight", "bias"):
         return a.unknown(node, f"convolution {node.meta['name']} ({_odd(module)})")
+    source = a.collapsed(source, 1)
     if len(source.shape) != module.weight.dim() or source.axes not in ((), (1,)):
         return a.unknown(node, f"convolution {node.meta['name']} across the channels' dimension")
     return _mix(a, node, module, a.channels(node, source, 1), 1, not functional and not _pads(module))
@@ -138,8 +139,7 @@ def batch_norm_on(a: Analysis, node: fx.Node, module: Any, source: Any, function
     name = node.meta["name"]
     if not isinstance(source, Value) or not _plain(module, "weight", "bias"):
         return a.unknown(node, f"normalisation {name} ({_odd(module)})")
-    if not source.axes:
-        source = a.channels(node, source, 1)
+    source = a.collapsed(source, 1) if source.axes else a.channels(node, source, 1)
     if not source.on(1):
         return a.unknown(node, f"normalisation {name} across the channels' dimension")
     size = source.atoms.numel()
@@ -167,8 +167,7 @@ def group_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
     name = node.meta["name"]
     if not isinstance(source, Value) or not _plain(module, "weight", "bias"):
         return a.unknown(node, f"normalisation {name}")
-    if not source.axes:
-        source = a.channels(node, source, 1)
+    source = a.collapsed(source, 1) if source.axes else a.channels(node, source, 1)
     if not source.on(1):
         return a.unknown(node, f"normalisation {name} across the channels' dimension")
     size, groups = source.atoms.numel(), int(module.num_groups)

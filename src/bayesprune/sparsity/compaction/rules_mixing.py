@@ -84,6 +84,7 @@ def transposed(a: Analysis, node: fx.Node, module: Any) -> Any:
     if not isinstance(source, Value) or module.groups > 1 or unusual(module):
         why = "grouped" if module.groups > 1 else unusual(module) or "called unusually"
         return a.unknown(node, f"transposed convolution {name} ({why})")
+    source = a.collapsed(source, 1)
     if len(source.shape) != module.weight.dim() or source.axes not in ((), (1,)):
         return a.unknown(node, f"transposed convolution {name} across the channels' dimension")
     source = a.channels(node, source, 1)

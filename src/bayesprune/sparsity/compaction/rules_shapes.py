@@ -106,9 +106,25 @@ def reshape(a: Analysis, node: fx.Node, module: Any) -> Any:
     if moved is None:
         return a.unknown(node, f"operation {label(node)}, which merges channels with the batch,")
     if len(moved.axes) > 1:
-        a.grids.append(Grid(node, moved.atoms, (), f"one of the same part in {label(node)}"))
+        a.grids.append(Grid(node, moved.atoms, _fixed_axes(node, moved), f"one of the same part in {label(node)}"))
     _literal_sizes(a, node, moved)
     return moved
+
+
+def _sizes_of(node: fx.Node) -> list[Any]:
+    """The sizes that a view names."""
+    if label(node) not in ("view", "reshape") or node.op == "call_module":
+        return []
+    packed = len(node.args) == 2 and isinstance(node.args[1], (list, tuple))
+    return list(node.args[1] if packed else node.args[1:])  # type: ignore[arg-type]
+
+
+def _fixed_axes(node: fx.Node, moved: Value) -> tuple[int, ...]:
+    """Which of the channels' axes keep their size: those named by a number, where another one is computed from it."""
+    sizes = _sizes_of(node)
+    if len(sizes) != len(moved.shape) or not any(isinstance(sizes[axis], fx.Node) for axis in moved.axes):
+        return ()
+    return tuple(n for n, axis in enumerate(moved.axes) if isinstance(sizes[axis], int) and sizes[axis] != -1)
 
 
 def _reshaped(source: Value, shape: torch.Size) -> Value | None:
@@ -288,7 +304,10 @@ def getitem(a: Analysis, node: fx.Node, module: Any) -> Any:
             if dim in value.axes and entry != slice(None):
                 return a.unknown(node, "indexing a part of the channels")
             dim += 1
-    return value.shaped(shape)
+    result = value.shaped(shape)
+    if all(isinstance(entry, slice) for entry in entries):
+        result.tensor = source.tensor  # a part of a position embedding
+    return result
 
 
 def padding(a: Analysis, node: fx.Node, module: Any) -> Any:

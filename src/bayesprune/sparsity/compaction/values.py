@@ -59,7 +59,9 @@ class Atoms:
 
     def roots(self, atoms: Tensor) -> Tensor:
         """One number for all atoms that are tied."""
-        return torch.tensor([self._find(atom) for atom in atoms.reshape(-1).tolist()], dtype=torch.long).view(atoms.shape)
+        return torch.tensor([self._find(atom) for atom in atoms.reshape(-1).tolist()], dtype=torch.long).view(
+            atoms.shape
+        )
 
     def classes(self) -> Tensor:
         """The class of every atom, numbered from 0 in order of appearance."""
@@ -98,12 +100,12 @@ class Value:
 
     def with_const(self, const: Tensor) -> Value:
         """The same channels holding something else."""
-        return Value(self.shape, self.axes, self.atoms, const, self.why, self.tensor)
+        return Value(self.shape, self.axes, self.atoms, const, self.why)
 
     def shaped(self, shape: Sequence[int], const: Tensor | None = None) -> Value:
         """The same channels in a tensor of other sizes elsewhere."""
         const = self.const if const is None else const
-        return Value(torch.Size(shape), self.axes, self.atoms, const, self.why, self.tensor)
+        return Value(torch.Size(shape), self.axes, self.atoms, const, self.why)
 
     def aligned(self, rank: int) -> Value:
         """The same seen with as many dimensions as broadcasting gives it."""

@@ -202,6 +202,28 @@ class _Encoder(nn.Module):
         return self.head(self.encoder(self.embed(x), mask).mean(1))
 
 
+class _Attention(nn.Module):
+    """timm's attention: one packed projection, sizes computed from the stream's width, which may change too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.qkv, self.proj, self.head = (
+            nn.Linear(6, 16),
+            nn.Linear(16, 48),
+            nn.Linear(16, 16),
+            nn.Linear(16, 5),
+        )
+        self.heads = 4
+
+    def forward(self, x):
+        x = self.up(x)
+        batch, length, width = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(batch, length, width)
+        return self.head((x + self.proj(y)).mean(1))
+
+
 class _Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -244,6 +266,7 @@ NETWORKS = {
     "transposed": (_Decoder, (2, 8), 0.50),
     "transformer": (_Encoder, TOKENS, 0.80),
     "transformer, norm first": (lambda: _Encoder(True), TOKENS, 0.80),
+    "attention": (_Attention, TOKENS, 0.40),
     "lstm": (_Recurrent, TOKENS, 0.90),
     "pixel shuffle": (_Pixels, IMAGE, 0.50),
 }  # fmt: skip

@@ -118,12 +118,17 @@ class Scatter:
 
 @dataclass(eq=False)
 class Sizes:
-    """A literal size in the arguments of an operation that counts channels: ``put(node, sizes)`` writes new ones."""
+    """A size in the arguments of an operation that counts channels: ``put(node, sizes)`` writes new ones.
+
+    A literal one must be rewritten when it changes; one that the forward computes comes out right by itself, unless it
+    counts other channels than those of the tensor.
+    """
 
     node: fx.Node
     old: tuple[int, ...]
     new: Callable[[Callable[[Tensor], Tensor]], tuple[int, ...]]
     put: Callable[[fx.Node, tuple[int, ...]], None]
+    computed: bool = False
 
 
 @dataclass

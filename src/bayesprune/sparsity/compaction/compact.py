@@ -27,7 +27,7 @@ from bayesprune.sparsity.compaction.rewrite import rewrite_
 from bayesprune.sparsity.compaction.rules import analyse
 from bayesprune.sparsity.compaction.slices import Cut, cut_state, cuts_of
 from bayesprune.sparsity.compaction.solve import Solution, check_agreement, solve, violations
-from bayesprune.sparsity.compaction.verify import verify
+from bayesprune.sparsity.compaction.verify import Verification, verify
 from bayesprune.sparsity.compaction.zeros import Zeros
 
 COUPLINGS = ("group", "intersection", "indexed")
@@ -222,27 +222,37 @@ def compact(
     if coupling == "group":
         check_agreement(analysis, solution)
     reasons = graph_reasons(analysis, solution)
-    if reasons and depends_on_mode(bare, few):
-        raise CompactionError(
-            "training-dependent-graph",
-            f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, or "
-            "dead_branches='keep' and coupling='intersection'",
-        )
-    plan = _Plan(
-        bare, None if original is masked else original, analysis, solution, zeros_masks, trained, bool(reasons)
-    )
     cuts = cuts_of(analysis, solution)
-    small = whole_copy(masked)
-    moved = rewrite_(small, analysis, solution)
-    if reasons:
-        if any(set(getattr(m, kind)) - changing[kind] for m in _containers(small) for kind in FORWARD):
-            notes.append("hooks that only look on, on modules that are not layers, are not part of the new graph")
-        small = graph_module(small, analysis, solution)
-    check = verify(
-        bare, small, example, check_inputs, changing=changing, in_double=plan.in_double, cuts=cuts,
-        frozen={name: zeros.of(param) for name, param in bare.named_parameters()}, train_alike=not fold,
-        tolerance=tolerance,
-    )  # fmt: skip
+    frozen = {name: zeros.of(param) for name, param in bare.named_parameters()}
+
+    def build(reasons: list[str]) -> tuple[_Plan, nn.Module, list[str], Verification]:
+        """The compact model, by smaller modules or by a graph of its own, compared with the masked one."""
+        if reasons and depends_on_mode(bare, few):
+            raise CompactionError(
+                "training-dependent-graph",
+                f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, "
+                "or dead_branches='keep' and coupling='intersection'",
+            )
+        source = None if original is masked else original
+        plan = _Plan(bare, source, analysis, solution, zeros_masks, trained, bool(reasons))
+        small = whole_copy(masked)
+        moved = rewrite_(small, analysis, solution)
+        small = graph_module(small, analysis, solution) if reasons else small
+        check = verify(
+            bare, small, example, check_inputs, changing=changing, in_double=plan.in_double, cuts=cuts, frozen=frozen,
+            train_alike=not fold, tolerance=tolerance,
+        )  # fmt: skip
+        return plan, small, moved, check
+
+    try:
+        plan, small, moved, check = build(reasons)
+    except CompactionError as error:
+        if error.reason != "outputs-differ" or reasons or not any(size.computed for size in analysis.sizes):
+            raise
+        reasons = ["the forward computes a size from other channels than those that it counts"]
+        plan, small, moved, check = build(reasons)
+    if reasons and any(set(getattr(m, kind)) - changing[kind] for m in _containers(masked) for kind in FORWARD):
+        notes.append("hooks that only look on, on modules that are not layers, are not part of the new graph")
     new_optimizer: Optimizer | None = None
     new_pruner: Pruner | None = None
     if optimizer is not None:

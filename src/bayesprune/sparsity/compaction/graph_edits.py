@@ -31,7 +31,7 @@ def graph_reasons(a: Analysis, solution: Solution) -> list[str]:
             what = "reads" if isinstance(edge, Gather) else "adds to"
             lines.append(f"{label(edge.node)} ({edge.node.name}) {what} some channels by index")
     for size in a.sizes:
-        if size.node in a.alive and size.new(solution.kept) != size.old:
+        if size.node in a.alive and not size.computed and size.new(solution.kept) != size.old:
             lines.append(f"{label(size.node)} ({size.node.name}) names a number of channels in the code")
     return lines
 
@@ -71,7 +71,7 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
 
     for size in a.sizes:
         new = size.new(solution.kept)
-        if size.node in a.alive and new != size.old:
+        if size.node in a.alive and (size.computed or new != size.old):
             size.put(env[size.node], new)
     for gather in a.gathers:
         places = _places(gather, solution) if gather.node in a.alive else None

@@ -99,7 +99,7 @@ def size_after(model: nn.Module, cuts: Mapping[str, Cut]) -> int:
     """Number of parameters of a model once cut.
 
     Example:
-        >>> size_after(nn.Linear(4, 3), {"weight": [(1, torch.tensor([0]))]})
+        >>> size_after(nn.Linear(4, 3), {"weight": [(1, Tensor([0]))]})
         6
     """
     total = 0

@@ -106,25 +106,9 @@ def reshape(a: Analysis, node: fx.Node, module: Any) -> Any:
     if moved is None:
         return a.unknown(node, f"operation {label(node)}, which merges channels with the batch,")
     if len(moved.axes) > 1:
-        a.grids.append(Grid(node, moved.atoms, _fixed_axes(node, moved), f"one of the same part in {label(node)}"))
+        a.grids.append(Grid(node, moved.atoms, (), f"one of the same part in {label(node)}"))
     _literal_sizes(a, node, moved)
     return moved
-
-
-def _sizes_of(node: fx.Node) -> list[Any]:
-    """The sizes that a view names."""
-    if label(node) not in ("view", "reshape") or node.op == "call_module":
-        return []
-    packed = len(node.args) == 2 and isinstance(node.args[1], (list, tuple))
-    return list(node.args[1] if packed else node.args[1:])  # type: ignore[arg-type]
-
-
-def _fixed_axes(node: fx.Node, moved: Value) -> tuple[int, ...]:
-    """Which of the channels' axes keep their size: those named by a number, where another one is computed from it."""
-    sizes = _sizes_of(node)
-    if len(sizes) != len(moved.shape) or not any(isinstance(sizes[axis], fx.Node) for axis in moved.axes):
-        return ()
-    return tuple(n for n, axis in enumerate(moved.axes) if isinstance(sizes[axis], int) and sizes[axis] != -1)
 
 
 def _reshaped(source: Value, shape: torch.Size) -> Value | None:
@@ -184,7 +168,9 @@ def _reshaped(source: Value, shape: torch.Size) -> Value | None:
 
 
 def _literal_sizes(a: Analysis, node: fx.Node, value: Value) -> None:
-    """Literal sizes of a reshape that count channels, which fewer channels would make wrong."""
+    """Sizes of a reshape that count channels: literal ones, which fewer channels make wrong, and computed ones, which may
+    be computed from other channels.
+    """
     name = label(node) if node.op != "call_module" else ""
     if name == "unflatten":
         dim, sizes = _argument(node, 1, "dim"), _argument(node, 2, "sizes")
@@ -199,7 +185,8 @@ def _literal_sizes(a: Analysis, node: fx.Node, value: Value) -> None:
         return
     for axis_place, axis in enumerate(value.axes):
         place = axis - start
-        if 0 <= place < len(sizes) and isinstance(sizes[place], int) and sizes[place] != -1:
+        computed = 0 <= place < len(sizes) and isinstance(sizes[place], fx.Node)
+        if computed or (0 <= place < len(sizes) and isinstance(sizes[place], int) and sizes[place] != -1):
             lines = value.atoms.movedim(axis_place, 0).reshape(value.atoms.shape[axis_place], -1)
 
             def count(index: Any, lines: Tensor = lines) -> tuple[int, ...]:
@@ -214,7 +201,7 @@ def _literal_sizes(a: Analysis, node: fx.Node, value: Value) -> None:
                 else:
                     target.update_arg(1 + place, new[0])
 
-            a.sizes.append(Sizes(node, (int(sizes[place]),), count, put))
+            a.sizes.append(Sizes(node, (int(value.shape[axis]),), count, put, computed))
 
 
 def chunk(a: Analysis, node: fx.Node, module: Any) -> Any:

@@ -113,6 +113,13 @@ def test_property_hooks_around_a_graph_that_changes_act_once():
     assert _off(model, result.model, IMAGE) <= 1e-5
 
 
+def test_error_a_hook_that_decides_by_values_is_refused_by_name():
+    model = _net()
+    model[2].register_forward_hook(lambda module, args, out: out + 1 if float(out.max()) > 0.5 else None)
+    with pytest.raises(ValueError, match=r"^not-traceable: .* \(hooks on 2 change values and are part of it\)"):
+        compact(model, example_input=torch.zeros(2, 3, 8, 8))
+
+
 def test_property_hooks_that_only_look_on_see_nothing_of_the_comparison():
     model, seen = _net(), []
     model[2].register_forward_hook(lambda module, args, out: seen.append(out.shape))

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from bayesprune.sparsity.compaction.attention import SlimAttention
 from bayesprune.sparsity.compaction.errors import CompactionError
 from bayesprune.sparsity.compaction.example import Inputs
-from bayesprune.sparsity.compaction.hooks import called_with_hooks, detached_copy
+from bayesprune.sparsity.compaction.hooks import called_with_hooks, detached_copy, hooked
 
 _UNFOLDED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
@@ -267,10 +267,15 @@ def trace(model: nn.Module, example: Any) -> fx.Graph:
             try:
                 return Tracer(inputs).trace(model)
             except Exception as error:  # torch.fx raises many types
+                hooks = (
+                    f" (hooks on {', '.join(found)} change values and are part of it)"
+                    if (found := hooked(model))
+                    else ""
+                )
                 raise CompactionError(
                     "not-traceable",
-                    f"torch.fx cannot follow the model's forward ({type(error).__name__}: {error}); rewrite it without "
-                    "control flow on tensors",
+                    f"torch.fx cannot follow the model's forward{hooks} ({type(error).__name__}: {error}); rewrite it "
+                    "without control flow on tensors",
                 ) from error
     finally:
         for module, mode in modes.items():

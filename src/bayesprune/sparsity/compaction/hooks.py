@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -49,10 +50,16 @@ def changing_hooks(model: nn.Module, inputs: Inputs) -> Changing:
         for name in FORWARD:
             for key, hook in getattr(module, name).items():
                 getattr(module, name)[key] = _watched(hook, found[name], key)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(like: Tensor) -> Tensor:
+        made = torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
+        return 3 * made if like.is_floating_point() else like.clone()
+
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for training in (False, True):
+        for training, change in itertools.product((False, True), (torch.clone, noise)):
             try:
-                inputs.map(torch.clone).run(probe.train(training))
+                inputs.map(change).run(probe.train(training))
             except Exception:  # too few examples for BatchNorm; whatever else is wrong shows when the model is traced
                 continue
     return found
@@ -141,13 +148,9 @@ def silent_copy(model: nn.Module, changing: Changing | None = None) -> nn.Module
     return result
 
 
-def hook_names(model: nn.Module, changing: Changing) -> list[str]:
-    """The modules whose hooks change values."""
-    return [
-        name or "the model"
-        for name, module in model.named_modules()
-        if any(key in changing[kind] for kind in FORWARD for key in getattr(module, kind))
-    ]
+def hooked(model: nn.Module) -> list[str]:
+    """The modules that have forward hooks."""
+    return [name or "the model" for name, m in model.named_modules() if any(getattr(m, kind) for kind in FORWARD)]
 
 
 def called_with_hooks(

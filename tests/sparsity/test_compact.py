@@ -498,7 +498,11 @@ def test_property_what_is_not_known_stays_and_says_why():
     weights = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), weights, nn.ReLU(), nn.Linear(4, 2))
     _zero_(model[4].weight, slice(None), 0)
-    assert "computed weight" in compact(model, example_input=torch.zeros(2, 3)).report.why("0", 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    trained = compact(model, None, optimizer, torch.zeros(2, 3))
+    assert "linear layer 2 (its weight is computed by weight_norm)" in trained.report.why("0", 0)
+    baked = compact(model, example_input=torch.zeros(2, 3))
+    assert baked.model[2].out_features == 3 and "2: weight_norm replaced" in baked.report.notes[0]
 
 
 def test_property_the_given_model_is_left_as_it_is():

@@ -76,6 +76,13 @@ def test_error_uninitialised():
         compact(nn.Sequential(nn.LazyLinear(3)), example_input=torch.zeros(2, 4))
 
 
+def test_error_compiled_part():
+    model = _Net()
+    model.conv = torch.compile(model.conv)
+    with refused("compiled-part", "conv was wrapped by torch.compile inside"):
+        compact(model, example_input=IMAGE)
+
+
 def test_error_not_finite():
     model = _Net()
     nn.init.constant_(model.head.bias, float("nan"))

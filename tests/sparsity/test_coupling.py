@@ -126,7 +126,7 @@ def test_property_flatten_gives_each_channel_its_block_of_columns():
     assert groups.size == 2 * 9 + 5 * 16
 
 
-def test_property_depthwise_convolutions_pass_channels_on_and_other_grouped_ones_pin_them():
+def test_property_depthwise_convolutions_pass_channels_on_and_other_grouped_ones_tie_whole_groups():
     def net(groups):
         return nn.Sequential(
             nn.Conv2d(2, 8, 1), nn.Conv2d(8, 8, 3, groups=groups), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.ReLU(),
@@ -140,9 +140,10 @@ def test_property_depthwise_convolutions_pass_channels_on_and_other_grouped_ones
         ("0.weight", True), ("1.weight", True), ("3.weight", False),
     ]  # fmt: skip
     two = partition(net(2), "channel", example_input=EXAMPLE)
-    reasons = {e.name: e.reason for e in two.excluded}
-    assert [g.name for g in two] == ["3.weight"]
-    assert "grouped convolution 1" in reasons["channels of 0"] and "grouped convolution 1" in reasons["channels of 1"]
+    assert [(g.name, g.count) for g in two] == [("0.weight", 2), ("3.weight", 4)]
+    assert [(p.name, p.axis, p.length) for p in two[0].slices] == [
+        ("0.weight", 0, 8), ("1.weight", 0, 8), ("3.weight", 1, 8),
+    ]  # fmt: skip
 
 
 def test_property_excluded_readers_keep_their_columns_and_excluded_writers_pin_the_channels(residual):
@@ -181,11 +182,10 @@ class _Offset(nn.Module):
         return self.head(F.relu(self.outer(self.inner(x) + self.offset)).mean((2, 3)))
 
 
-def test_property_what_a_bare_parameter_is_added_to_stays():
+def test_property_a_bare_parameter_that_is_added_is_tied():
     groups = partition(_Offset(), "channel", example_input=EXAMPLE)
-    assert [g.name for g in groups] == ["outer.weight"]
-    reasons = {e.name: e.reason for e in groups.excluded}
-    assert "offset used outside a layer" in reasons["channels of inner"]
+    assert [g.name for g in groups] == ["inner.weight", "outer.weight"]
+    assert {(p.name, p.axis) for p in groups[0].tied} == {("inner.bias", 0), ("offset", 1)}
 
 
 class _Cat(nn.Module):
@@ -240,7 +240,7 @@ def test_property_an_operation_that_is_not_known_pins_what_it_touches_and_says_s
     assert reasons["a.weight"] == "no removable channel"
 
 
-def test_property_the_same_channels_twice_in_a_concatenation_stay():
+def test_property_the_same_channels_twice_in_a_concatenation_have_two_windows():
     class Doubled(_Sort):
         def __init__(self) -> None:
             super().__init__()
@@ -251,8 +251,10 @@ def test_property_the_same_channels_twice_in_a_concatenation_stay():
             return self.head(F.relu(self.inner(torch.cat((x, x), dim=1))).mean((-2, -1)))
 
     groups = partition(Doubled(), "channel", example_input=EXAMPLE)
-    assert [g.name for g in groups] == ["inner.weight"]
-    assert "inner has the channels twice" in {e.name: e.reason for e in groups.excluded}["channels of a"]
+    assert [g.name for g in groups] == ["a.weight", "inner.weight"]
+    assert [(p.name, p.window) for p in groups[0].slices] == [
+        ("a.weight", None), ("inner.weight", (0, 3)), ("inner.weight", (3, 3)),
+    ]  # fmt: skip
 
 
 class _Tokens(nn.Module):
@@ -287,7 +289,8 @@ def test_property_what_is_switched_off_changes_nothing_whatever_its_readers_hold
     else:
         assert {"blocks.0.fc1.weight", "blocks.1.fc2.weight"} <= names
         reasons = {e.name: e.reason for e in groups.excluded}
-        assert "is not known to act on each channel alone" in reasons["channels of blocks.0.fc2"]
+        stream = next(reason for name, reason in reasons.items() if "blocks.0.fc2" in name)
+        assert stream == "LayerNorm blocks.0.norm1 normalises over it"
     pruner = pruned_at_random(model, example, "channel", 0.5)
     with torch.no_grad():
         before = model.eval()(example)

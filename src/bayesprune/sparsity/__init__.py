@@ -1,6 +1,7 @@
 """Which weights stay: groups, the spike-and-slab prior, criteria, pruners, and the report."""
 
 from bayesprune.sparsity.base import Pruner
+from bayesprune.sparsity.channel_spaces import ChannelSpace
 from bayesprune.sparsity.compaction import (
     REASONS,
     Compaction,
@@ -40,7 +41,7 @@ from bayesprune.sparsity.spike_slab import (
     probability_from_soft_threshold,
     soft_threshold_from_probability,
 )
-from bayesprune.sparsity.tracing import ChannelSpace, trace_channels
+from bayesprune.sparsity.tracing import trace_channels
 
 __all__ = [
     "ForwardPruning",

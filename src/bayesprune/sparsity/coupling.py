@@ -6,8 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bayesprune.sparsity.channel_spaces import ChannelSpace, Part
 from bayesprune.sparsity.groups import ChannelGroups, Exclusion, Partition, Slice
-from bayesprune.sparsity.tracing import ChannelSpace, trace_channels
+from bayesprune.sparsity.tracing import trace_channels
+
+TRANSPOSED_REASON = "transposed convolutions are not pruned"
 
 
 def channel_partition(
@@ -30,25 +33,19 @@ def channel_partition(
     """
     if coupling not in ("group", "none"):
         raise ValueError(f"coupling={coupling!r} is unknown; choose 'group' or 'none'")
-    named = dict(model.named_modules())
+    named = dict(model.named_modules(remove_duplicate=False))
+    dense = {each.name.removesuffix(".weight") for each in excluded if each.reason == TRANSPOSED_REASON}
     found: list[ChannelGroups] = []
     reasons: dict[str, str] = {}
     for space in trace_channels(model, example_input):
         if not space.writers:
             continue
-        label = f"channels of {', '.join(space.writers)}"
-        reason = space.pinned
-        outside = [name for name in [*space.writers, *space.depthwise] if name not in modules]
-        if reason is None and outside:
-            reason = f"written by {outside[0]}, which is excluded"
-        if reason is None and coupling == "none" and (space.joined or len(space.writers) > 1):
-            reason = "coupled with other layers (coupling='none')"
-        if reason is None and space.channels // space.block < 2:
-            reason = "a single channel" if space.block == 1 else "a single group of a GroupNorm"
-        if reason is not None:
-            reasons[label] = reason
-            continue
-        found.append(_groups_of(space, named, [r for r in space.readers if coupling == "group" and r[0] in modules]))
+        reason = _reason(space, modules, dense, coupling)
+        groups = None if reason else _groups_of(space, named, modules, dense, coupling)
+        if groups is None:
+            reasons[f"channels of {', '.join(space.writers)}"] = reason or "no prunable weight"
+        else:
+            found.append(groups)
     if not found:
         why = "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
         raise ValueError(
@@ -64,38 +61,52 @@ def channel_partition(
     return Partition(found, "channel", [*excluded, *left, *pinned])
 
 
-def _groups_of(space: ChannelSpace, named: dict[str, nn.Module], readers: list[tuple[str, int]]) -> ChannelGroups:
+def _reason(space: ChannelSpace, modules: dict[str, nn.Module], dense: set[str], coupling: str) -> str | None:
+    """Why the channels of a set cannot be removed; None if they can."""
+    outside = [name for name in [*space.writers, *space.depthwise] if name not in modules and name not in dense]
+    stay = [name for name in space.loud if coupling != "group" or (name not in modules and name not in dense)]
+    if space.pinned is not None:
+        return space.pinned
+    if outside:
+        return f"written by {outside[0]}, which is excluded"
+    if coupling == "none" and (space.joined or len(space.writers) > 1):
+        return "coupled with other layers (coupling='none')"
+    if space.channels // space.block < 2:
+        return (
+            "a single channel"
+            if space.block == 1
+            else "a single group of a GroupNorm"
+            if space.norms
+            else "a single block"
+        )
+    if stay:
+        return f"read by {stay[0]}, which would see something else than zero and keeps its columns"
+    return None
+
+
+def _groups_of(
+    space: ChannelSpace, named: dict[str, nn.Module], modules: dict[str, nn.Module], dense: set[str], coupling: str
+) -> ChannelGroups | None:
     count = space.channels // space.block
     slices: list[Slice] = []
     tied: list[Slice] = []
-
-    def cut(name: str, param: Tensor, axis: int, spread: int = 1, start: int | None = None) -> Slice:
-        """The groups along an axis, ``spread`` entries a channel, from ``start`` on if other channels lie there too."""
-        each, shape = spread * space.block, tuple(param.shape)
-        ones = [1] * axis, [1] * (len(shape) - axis - 1)
-        window = None if start is None else (start, count * each)
-        if each == 1:
-            view = (*shape[:axis], count, *shape[axis + 1 :])
-            return Slice(name, param, view, (*ones[0], count, *ones[1]), None, axis, window)
-        view = (*shape[:axis], count, each, *shape[axis + 1 :])
-        return Slice(name, param, view, (*ones[0], count, 1, *ones[1]), axis, axis, window)
-
-    for name in [*space.writers, *space.depthwise]:
-        slices.append(cut(f"{name}.weight", _weight(named[name]), 0))
-        if isinstance(bias := named[name].bias, Tensor):
-            tied.append(cut(f"{name}.bias", bias, 0))
-    for name, spread in readers:
-        slices.append(cut(f"{name}.weight", _weight(named[name]), 1, spread, space.starts.get(name)))
+    for part in space.parts:
+        if part.role == "norm" or (part.role == "column" and coupling != "group"):
+            continue
+        if part.role == "column" and part.module not in modules and part.module not in dense:
+            continue
+        counts = part.role != "tied" and part.module in modules
+        (slices if counts else tied).append(_slice(part, getattr(named[part.module], part.tensor), count))
     norms = [(name, named[name]) for name in space.norms]
-    for name, norm in norms:
-        for which in ("weight", "bias"):
-            if isinstance(param := getattr(norm, which), Tensor):
-                tied.append(cut(f"{name}.{which}", param, 0, 1, space.starts.get(name)))
     starts = {name: space.starts[name] for name, _ in norms if name in space.starts}
-    return ChannelGroups(slices[0].name, "channel", (count,), slices, tied, norms, starts)
+    return ChannelGroups(slices[0].name, "channel", (count,), slices, tied, norms, starts) if slices else None
 
 
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
+def _slice(part: Part, param: Tensor, count: int) -> Slice:
+    """The groups along an axis of a tensor, where they lie on it."""
+    shape, axis, each = tuple(param.shape), part.axis, part.each
+    window = None if part.start is None else (part.start, count * each)
+    pair, mask = ((count,), (count,)) if each == 1 else ((count, each), (count, 1))
+    view = (*shape[:axis], *pair, *shape[axis + 1 :])
+    mask_view = (*[1] * axis, *mask, *[1] * (len(shape) - axis - 1))
+    return Slice(part.name, param, view, mask_view, None if each == 1 else axis, axis, window)

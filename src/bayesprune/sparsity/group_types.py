@@ -179,6 +179,10 @@ class Groups:
         Returns:
             One boolean an entry, True = drop.
         """
+        scales = [part for part in self.tied if part.name == f"{norm}.weight"]
+        if scales:
+            kept = torch.stack([part.broadcast(keep).expand(features) for part in scales])
+            return ~kept.all(0)
         drop = ~keep.reshape(-1)
         start = self.starts.get(norm)
         own = self.channels if start is not None else features
@@ -289,15 +293,19 @@ class ChannelGroups(Groups):
 
     def _diagonals(self) -> Iterator[Tensor]:
         """Per weight that appears twice (as row and as column), its entries ``w[c, c]`` as ``(entries, C)``."""
-        first: dict[int, Slice] = {}
+        seen: dict[int, list[Slice]] = {}
         for part in self.slices:
-            other = first.setdefault(id(part.param), part)
-            if other is part:
-                continue
-            square = part.param.detach()
-            for each in (other, part):
-                square = square if each.window is None else square.narrow(each.axis, *each.window)
-            blocks = square.reshape(self.count, -1, self.count, square.shape[1] // self.count, *square.shape[2:])
-            diagonal = torch.diagonal(blocks, dim1=0, dim2=2)
-            half = diagonal.dtype in (torch.float16, torch.bfloat16)
-            yield (diagonal.float() if half else diagonal).reshape(-1, self.count)
+            others = seen.setdefault(id(part.param), [])
+            for other in others:
+                if other.axis != part.axis:
+                    yield self._diagonal(other, part)
+            others.append(part)
+
+    def _diagonal(self, other: Slice, part: Slice) -> Tensor:
+        square = part.param.detach()
+        for each in (other, part):
+            square = square if each.window is None else square.narrow(each.axis, *each.window)
+        blocks = square.reshape(self.count, -1, self.count, square.shape[1] // self.count, *square.shape[2:])
+        diagonal = torch.diagonal(blocks, dim1=0, dim2=2)
+        half = diagonal.dtype in (torch.float16, torch.bfloat16)
+        return (diagonal.float() if half else diagonal).reshape(-1, self.count)

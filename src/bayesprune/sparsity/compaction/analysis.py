@@ -118,12 +118,17 @@ class Scatter:
 
 @dataclass(eq=False)
 class Sizes:
-    """A literal size in the arguments of an operation that counts channels: ``put(node, sizes)`` writes new ones."""
+    """A size in the arguments of an operation that counts channels: ``put(node, sizes)`` writes new ones.
+
+    A literal one must be rewritten when it changes; one that the forward computes comes out right by itself, unless it
+    counts other channels than those of the tensor.
+    """
 
     node: fx.Node
     old: tuple[int, ...]
     new: Callable[[Callable[[Tensor], Tensor]], tuple[int, ...]]
     put: Callable[[fx.Node, tuple[int, ...]], None]
+    computed: bool = False
 
 
 @dataclass
@@ -163,20 +168,28 @@ class Analysis:
     problems: list[str] = field(default_factory=list)
     alive: set[fx.Node] = field(default_factory=set)
     repeated: set[str] = field(default_factory=set)
+    untaken: dict[str, str] = field(default_factory=dict)
+    tensors: dict[str, tuple[int, Tensor, fx.Node]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from bayesprune.sparsity.compaction.rules import rule_for
-
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
         self.owners: dict[int, str] = {}
         self.names: dict[int, str] = {}
         self._edges: dict[tuple[fx.Node, fx.Node], Value] = {}
+
+    def walk(self, rule_for: Callable[[fx.Node, nn.Module | None], Rule]) -> None:
+        """Visit every node in the graph's order.
+
+        Args:
+            rule_for: The rule of a node and the module that it calls.
+        """
         for node in self.graph.nodes:
             if node.op in ("placeholder", "get_attr"):
+                node.meta.setdefault("shape", None)
                 what = (
                     "model input" if node.op == "placeholder" else f"parameter or buffer {node.target} outside a layer"
                 )
-                self.values[node] = self.opaque(node, what)
+                self.values[node] = self.opaque(node, what) if node.op == "placeholder" else self._bare(node, what)
             elif node.op == "output":
                 for arg in node.all_input_nodes:
                     self.pin(node, self.values.get(arg), "model output")
@@ -187,6 +200,11 @@ class Analysis:
                     node.meta["name"] = name
                 self.values[node] = rule_for(node, module)(self, node, module)
         self._find_alive()
+        for name, (_, atoms, node) in self.tensors.items():
+            if name.rpartition(".")[0] in self.calls:
+                reason = f"{name} is used by its layer and outside it"
+                self.pins.append(Pin(node, atoms, reason))
+                self.pins.append(Pin(node, self.calls[name.rpartition(".")[0]].target, reason))
 
     # -- values ------------------------------------------------------------------------------------------------------
 
@@ -200,11 +218,48 @@ class Analysis:
 
         return build(node.meta.get("shape"))
 
+    def _bare(self, node: fx.Node, why: str) -> Value:
+        """A parameter or buffer used outside a layer: channels along its only dimension, or along one named later."""
+        value: Value = self.opaque(node, why)
+        name = str(node.target)
+        path, _, which = name.rpartition(".")
+        owner = self.modules.get(path)
+        if not isinstance(value, Value) or owner is None or {**owner._parameters, **owner._buffers}.get(which) is None:
+            return value
+        value.tensor = name
+        wide = [dim for dim, size in enumerate(value.shape) if size != 1]
+        return self.along(node, value, wide[0]) if len(wide) == 1 else value
+
+    def along(self, node: fx.Node, value: Value, dim: int) -> Value:
+        """A parameter or buffer used outside a layer, with channels along a dimension (from the last: -1, -2, …)."""
+        path, _, which = value.tensor.rpartition(".")
+        tensor = getattr(self.modules[path], which)
+        if tensor.shape[dim] != value.shape[dim]:
+            return Value(value.shape, why=value.why)
+        dim = dim % len(value.shape) - len(value.shape)
+        held = self.tensors.get(value.tensor)
+        if held is not None and held[0] != dim + tensor.dim():
+            self.pins.append(Pin(node, held[1], f"{value.tensor} is used along several dimensions"))
+            return Value(value.shape, why=f"{value.tensor} is used along several dimensions")
+        atoms = self.atoms.fresh(tensor.shape[dim]) if held is None else held[1]
+        self.tensors[value.tensor] = (dim + tensor.dim(), atoms, node)
+        lines = tensor.detach().movedim(dim, 0).reshape(atoms.numel(), -1).double().cpu()
+        zero = self.zeros.of(tensor).movedim(dim, 0).reshape(atoms.numel(), -1).all(1)
+        zero &= self.fold or isinstance(tensor, nn.Parameter)  # a buffer may move
+        const = torch.where(zero, 0.0, torch.full(atoms.shape, NAN, dtype=torch.float64))
+        if self.fold:
+            const = torch.where((lines == lines[:, :1]).all(1), lines[:, 0], const)
+        return Value(value.shape, (dim + len(value.shape),), atoms, const, value.why, value.tensor)
+
     def unknown(self, node: fx.Node, label: str) -> Any:
         """Keep all channels that a node reads; nothing is known of what it returns."""
         reason = f"{label} is not known to act on each channel alone"
+        if node.op == "call_module":
+            self.untaken[str(node.meta["name"])] = reason
         for arg in node.all_input_nodes:
             self.pin(node, self.values.get(arg), reason)
+            if arg.op == "get_attr":
+                self.untaken[str(arg.target).rpartition(".")[0]] = reason
         return self.opaque(node, reason)
 
     def pin(self, node: fx.Node, value: Any, reason: str) -> None:
@@ -223,6 +278,21 @@ class Analysis:
         atoms = self.atoms.fresh(value.shape[axis])
         self.pins.append(Pin(node, atoms, value.why))
         return Value(value.shape, (axis % len(value.shape),), atoms, torch.full(atoms.shape, NAN, dtype=torch.float64))
+
+    def collapsed(self, value: Value, axis: int) -> Value:
+        """Channels along several dimensions, as those of one of them: along the others all stay or none.
+
+        A linear layer's rows that were reshaped to images are such: (batch, features) to (batch, channels, height, width).
+        """
+        if axis not in value.axes or value.single or 0 in value.axes:
+            return value
+        place = value.axes.index(axis)
+        lines = value.atoms.movedim(place, 0).reshape(value.atoms.shape[place], -1)
+        const = value.const.movedim(place, 0).reshape(lines.shape)
+        for n in range(1, lines.shape[1]):
+            self.atoms.tie(lines[:, 0], lines[:, n])
+        alike = torch.where((const == const[:, :1]).all(1), const[:, 0], NAN)
+        return Value(value.shape, (axis,), lines[:, 0], alike, value.why, value.tensor)
 
     def read(self, node: fx.Node, arg: Any) -> Any:
         """What a node reads; on an edge on which channels may be left behind, atoms of its own."""

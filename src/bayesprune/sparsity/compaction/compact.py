@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,16 +12,22 @@ from torch.optim import Optimizer
 
 from bayesprune.sparsity.base import Pruner
 from bayesprune.sparsity.compaction.analysis import Analysis
+from bayesprune.sparsity.compaction.computed import bake_, computed_weights
 from bayesprune.sparsity.compaction.errors import CompactionError
-from bayesprune.sparsity.compaction.graph import depends_on_mode, trace
+from bayesprune.sparsity.compaction.example import Inputs, small_batch
+from bayesprune.sparsity.compaction.graph import depends_on_mode, trace, with_training
 from bayesprune.sparsity.compaction.graph_edits import graph_module, graph_reasons
+from bayesprune.sparsity.compaction.hooks import FORWARD, changing_hooks, detached_copy, silent_copy, whole_copy
+from bayesprune.sparsity.compaction.leftovers import leftovers, size_after
+from bayesprune.sparsity.compaction.masked import masked_copy, plain_name
 from bayesprune.sparsity.compaction.optimizer_state import transfer_optimizer
 from bayesprune.sparsity.compaction.pruner_state import transfer_pruner
 from bayesprune.sparsity.compaction.report import CompactionReport, count_parameters, layer_records
 from bayesprune.sparsity.compaction.rewrite import rewrite_
+from bayesprune.sparsity.compaction.rules import analyse
 from bayesprune.sparsity.compaction.slices import Cut, cut_state, cuts_of
 from bayesprune.sparsity.compaction.solve import Solution, check_agreement, solve, violations
-from bayesprune.sparsity.compaction.verify import silent_copy, verify
+from bayesprune.sparsity.compaction.verify import Verification, verify
 from bayesprune.sparsity.compaction.zeros import Zeros
 
 COUPLINGS = ("group", "intersection", "indexed")
@@ -77,6 +82,7 @@ class _Plan:
     """All that is needed to treat further weights of the same architecture alike."""
 
     masked: nn.Module
+    original: nn.Module | None  # with its weights computed, where the masked model has them baked in
     analysis: Analysis
     solution: Solution
     masks: dict[str, Tensor] | None
@@ -85,14 +91,14 @@ class _Plan:
 
     def analyse(self, model: nn.Module) -> Analysis:
         a = self.analysis
-        return Analysis(
+        return analyse(
             model, a.graph, Zeros(model, self.masks, self.trained), a.fold, indexed=a.indexed, drop=a.drop,
             dropped={node.name: place for node, place in a.drops.items()},
         )  # fmt: skip
 
     def small(self, model: nn.Module, analysis: Analysis) -> tuple[nn.Module, list[str]]:
         """A compact copy of a model of the old architecture."""
-        result = copy.deepcopy(model)
+        result = whole_copy(model)
         notes = rewrite_(result, analysis, self.solution)
         return (graph_module(result, analysis, self.solution) if self.as_graph else result), notes
 
@@ -102,7 +108,7 @@ class _Plan:
     def convert(self, state: Mapping[str, Tensor], compact: nn.Module, check: bool) -> dict[str, Tensor]:
         cuts = cuts_of(self.analysis, self.solution)
         own = compact.state_dict()
-        before = self.masked.state_dict()
+        before = (self.original or self.masked).state_dict()
         odd = [n for n in before if n not in state] or [n for n in state if n not in before]
         wrong = [n for n in before if n in state and state[n].shape != before[n].shape]
         if odd or wrong:
@@ -112,8 +118,9 @@ class _Plan:
             )
         if not check and not self.analysis.fold:
             return {n: cut_state({n: state[n]}, cuts)[n] if n in before else own[n].clone() for n in own}
-        model = copy.deepcopy(self.masked)
+        model = whole_copy(self.original or self.masked)
         model.load_state_dict(dict(state))
+        bake_(model)
         analysis = self.analyse(model)
         if check and (found := violations(analysis, self.solution)):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -187,44 +194,65 @@ def compact(
     _check_settings(coupling, constants, round_to, dead_branches, tolerance, example_input)
     optimizer = _check_owners(model, pruner, optimizer)
     fold = constants == "fold" or (constants == "auto" and optimizer is None)
-    example = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
+    example = Inputs.of(model, example_input)
 
-    masked, notes = _masked_copy(model, pruner)
-    masks = None if pruner is None else pruner.weight_masks()
+    masked, notes = masked_copy(model, pruner)
+    masks = None if pruner is None else {plain_name(name): mask for name, mask in pruner.weight_masks().items()}
     held = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = {n for n, p in model.named_parameters() if p.requires_grad and (held is None or id(p) in held)}
     zeros_masks = None if fold else masks
-    # Traced without hooks: what a hook records is no part of the graph.
-    bare = silent_copy(masked)
-    graph = trace(bare, _small_batch(example))
+    original = masked
+    if fold and optimizer is None and any(map(computed_weights, masked.modules())):
+        masked = detached_copy(masked)
+        notes += bake_(masked)
+    few = small_batch(example)
+    changing = changing_hooks(masked, few)
+    # What a hook only records is no part of the graph.
+    bare = silent_copy(masked, changing)
+    graph = trace(bare, few)
+    if not fold:
+        graph = with_training(bare, graph, few)
     zeros = Zeros(bare, zeros_masks, trained)
-    analysis = Analysis(
+    analysis = analyse(
         bare, graph, zeros, fold, indexed=coupling == "indexed",
         drop=dead_branches == "drop",
     )  # fmt: skip
-    solution = solve(analysis, round_to=round_to, floors=_floors(masked, analysis))
+    floors = _floors(masked, analysis)
+    solution = solve(analysis, round_to=round_to, floors=floors)
     if coupling == "group":
         check_agreement(analysis, solution)
     reasons = graph_reasons(analysis, solution)
-    if reasons and depends_on_mode(bare):
-        raise CompactionError(
-            "training-dependent-graph",
-            f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, or "
-            "dead_branches='keep' and coupling='intersection'",
-        )
-    plan = _Plan(bare, analysis, solution, zeros_masks, trained, bool(reasons))
     cuts = cuts_of(analysis, solution)
-    small = copy.deepcopy(masked)
-    moved = rewrite_(small, analysis, solution)
-    if reasons:
-        if any(module._forward_hooks or module._forward_pre_hooks for module in _containers(small)):
-            notes.append("hooks on modules that are not layers are not part of the new graph")
-        small = graph_module(small, analysis, solution)
-    check = verify(
-        bare, small, example, check_inputs, in_double=plan.in_double, cuts=cuts,
-        frozen={name: zeros.of(param) for name, param in bare.named_parameters()}, train_alike=not fold,
-        tolerance=tolerance,
-    )  # fmt: skip
+    frozen = {name: zeros.of(param) for name, param in bare.named_parameters()}
+
+    def build(reasons: list[str]) -> tuple[_Plan, nn.Module, list[str], Verification]:
+        """The compact model, by smaller modules or by a graph of its own, compared with the masked one."""
+        if reasons and depends_on_mode(bare, few):
+            raise CompactionError(
+                "training-dependent-graph",
+                f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, "
+                "or dead_branches='keep' and coupling='intersection'",
+            )
+        source = None if original is masked else original
+        plan = _Plan(bare, source, analysis, solution, zeros_masks, trained, bool(reasons))
+        small = whole_copy(masked)
+        moved = rewrite_(small, analysis, solution)
+        small = graph_module(small, analysis, solution) if reasons else small
+        check = verify(
+            bare, small, example, check_inputs, changing=changing, in_double=plan.in_double, cuts=cuts, frozen=frozen,
+            train_alike=not fold, tolerance=tolerance,
+        )  # fmt: skip
+        return plan, small, moved, check
+
+    try:
+        plan, small, moved, check = build(reasons)
+    except CompactionError as error:
+        if error.reason != "outputs-differ" or reasons or not any(size.computed for size in analysis.sizes):
+            raise
+        reasons = ["the forward computes a size from other channels than those that it counts"]
+        plan, small, moved, check = build(reasons)
+    if reasons and any(set(getattr(m, kind)) - changing[kind] for m in _containers(masked) for kind in FORWARD):
+        notes.append("hooks that only look on, on modules that are not layers, are not part of the new graph")
     new_optimizer: Optimizer | None = None
     new_pruner: Pruner | None = None
     if optimizer is not None:
@@ -234,6 +262,17 @@ def compact(
         assert new_optimizer is not None
         new_pruner, said = transfer_pruner(pruner, small, new_optimizer, cuts)
         notes += said
+
+    def other(fold: bool, indexed: bool) -> int:
+        """What other settings would leave."""
+        a = analyse(
+            bare, graph, Zeros(bare, None if fold else zeros_masks, trained), fold, indexed=indexed,
+            drop=dead_branches == "drop",
+        )  # fmt: skip
+        return size_after(bare, cuts_of(a, solve(a, round_to=round_to, floors=_floors(masked, a))))
+
+    left = leftovers(analysis, solution, cuts, small, other)
+    left.warn(count_parameters(model))
     report = CompactionReport(
         kind="graph" if reasons else "modules",
         graph_reasons=reasons,
@@ -245,6 +284,7 @@ def compact(
         exact=check.exact,
         gradients=check.gradients,
         notes=[*notes, *check.notes],
+        leftovers=left,
     )
     return Compaction(small, report, new_optimizer, new_pruner, cuts, plan)
 
@@ -276,46 +316,6 @@ def _check_owners(model: nn.Module, pruner: Pruner | None, optimizer: Optimizer 
     if optimizer is not None and pruner.optimizer is not optimizer:
         raise CompactionError("pruner-mismatch", "the pruner is attached to another optimizer; give that one")
     return pruner.optimizer
-
-
-@torch.no_grad()
-def _masked_copy(model: nn.Module, pruner: Pruner | None) -> tuple[nn.Module, list[str]]:
-    """A deep copy with the pruner's masks applied."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
-            raise CompactionError("uninitialised", f"{name} has no shape yet; run the lazy model once")
-    try:
-        masked = copy.deepcopy(model)
-    except Exception as error:
-        raise CompactionError(
-            "not-copyable", f"copy.deepcopy(model) fails ({type(error).__name__}: {error}); see torch.nn.Module"
-        ) from error
-    if pruner is None:
-        return masked, []
-    params, changed = dict(masked.named_parameters()), 0
-    for name, mask in pruner.weight_masks().items():
-        param = params[name]
-        changed += bool((param.masked_select(~mask.expand_as(param)) != 0).any())
-        param.masked_fill_(~mask, 0)
-    modules: dict[str, Any] = dict(masked.named_modules())
-    for each in pruner.groups:
-        for name, _ in each.norms:
-            if getattr(modules[name], "running_mean", None) is not None:
-                drop = each.dropped_from(name, pruner.keep_masks[each.name], len(modules[name].running_mean))
-                modules[name].running_mean.masked_fill_(drop, 0)
-                modules[name].running_var.masked_fill_(drop, 1)
-    return masked, [f"the pruner's masks were applied to {changed} tensors first"] if changed else []
-
-
-def _small_batch(example: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Two examples: enough to tell the batch from a dimension of size 1."""
-    batches = {int(t.shape[0]) for t in example if isinstance(t, Tensor) and t.dim() > 1}
-    if len(batches) != 1:
-        return example
-    return tuple(
-        (torch.cat([t, t]) if t.shape[0] == 1 else t[:2]) if isinstance(t, Tensor) and t.dim() > 1 else t
-        for t in example
-    )
 
 
 def _floors(model: nn.Module, a: Analysis) -> list[tuple[Tensor, int, str]]:

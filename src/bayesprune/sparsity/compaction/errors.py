@@ -6,6 +6,7 @@ REASONS = {
     "not-copyable": "the model cannot be deep-copied",
     "not-traceable": "torch.fx cannot follow the model's forward",
     "example-input": "the example input does not run through the model",
+    "compiled-part": "a part of the model was wrapped by torch.compile",
     "uninitialised": "a lazy layer has no shape yet",
     "not-finite": "the masked model's own outputs are not finite",
     "masks-disagree": "coupling='group' was asked for, and a sum's terms are zero at different channels",

@@ -1,8 +1,9 @@
-"""The model's graph: traced with torch.fx, with the shapes that an example gives every tensor."""
+"""The model's graph: traced with torch.fx on an example, whose values say what no symbol can."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,29 +12,190 @@ from torch import Tensor, fx, nn
 
 from bayesprune.sparsity.compaction.attention import SlimAttention
 from bayesprune.sparsity.compaction.errors import CompactionError
+from bayesprune.sparsity.compaction.example import Inputs
+from bayesprune.sparsity.compaction.hooks import called_with_hooks, detached_copy, hooked
 
-_LEAVES = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, nn.MultiheadAttention, SlimAttention,
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
-)  # fmt: skip
+_UNFOLDED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
+
+
+class _Known(fx.Proxy):
+    """A proxy that knows the example's value, where that is a number or a structure."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _KnownAttribute(self, name)
+
+    def _value(self) -> Any:
+        return self.tracer.known(self)  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return len(self.tracer.values[self.node])  # type: ignore[attr-defined]
+
+    def __index__(self) -> int:
+        return self._value().__index__()
+
+    def __int__(self) -> int:
+        return int(self._value())
+
+    def __float__(self) -> float:
+        return float(self._value())
+
+
+class _KnownAttribute(fx.proxy.Attribute, _Known):
+    """``x.shape``, or a method that is about to be called."""
 
 
 class Tracer(fx.Tracer):
-    """torch.fx's tracer, which also looks into torch's own transformer layers."""
+    """torch.fx's tracer, run on an example.
+
+    Conditions, loops and assertions on shapes take the example's way; arguments that the example does not give keep
+    their defaults. A subclass of a layer with a forward of its own is followed into it, hooks on a layer stand in the
+    graph around it, and torch's own transformer layers are looked into.
+
+    Args:
+        inputs: The example.
+    """
+
+    # Else arithmetic on a buffer alone would run while tracing, and its result be frozen into the graph.
+    proxy_buffer_attributes = True
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__()
+        self.inputs = inputs.map(torch.clone)
+        self.values: dict[fx.Node, Any] = {}
+        self.branches = 0
+        self._running = False
+
+    # -- the example's values ----------------------------------------------------------------------------------------
+
+    def known(self, proxy: fx.Proxy) -> Any:
+        """The value of a proxy that is no tensor; a tensor's must not be looked at."""
+        value = self.values.get(proxy.node)
+        if isinstance(value, Tensor) and not (proxy.node.op == "get_attr" and value.numel() == 1):
+            raise fx.proxy.TraceError("a tensor's value decides in Python")
+        self.branches += 1
+        return value
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that knows its example's value."""
+        return _Known(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Whether a condition holds for the example."""
+        return bool(self.known(obj))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """As many entries as the example has."""
+        value = self.values[obj.node]
+        return iter(list(value)) if isinstance(value, dict) else iter([obj[n] for n in range(len(value))])  # type: ignore[index]
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        """The example's keys."""
+        value = self.values[obj.node]
+        return list(value) if isinstance(value, dict) else super().keys(obj)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """A module's attribute: itself while a layer is run for its value."""
+        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A node; tensors of the model are known at once."""
+        node = super().create_node(kind, target, *args, **kwargs)
+        if kind == "get_attr":
+            value: Any = self.root
+            for part in str(target).split("."):
+                value = getattr(value, part) if not isinstance(value, nn.Module) else _attribute(value, part)
+            self._note(node, value)
+        return node
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
+        """A node of the graph, and its value on the example."""
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        if kind.startswith("call_"):
+            self._note(proxy.node, self._run(proxy.node))
+        return proxy
+
+    def _note(self, node: fx.Node, value: Any) -> None:
+        self.values[node] = value
+        node.meta["shape"] = _shape_of(value)
+
+    def _run(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        before, self._running = self._running, True
+        try:
+            if node.op == "call_function":
+                return node.target(*args, **kwargs)  # type: ignore[operator]
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return self.root.get_submodule(str(node.target)).forward(*args, **kwargs)
+        finally:
+            self._running = before
+
+    # -- what is followed --------------------------------------------------------------------------------------------
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Placeholders for the tensors (and structures of tensors) that the example gives; the rest is as it is."""
+        bound = inspect.signature(self.root.forward).bind(*self.inputs.args, **self.inputs.kwargs)
+        for name, value in bound.arguments.items():
+            kind = bound.signature.parameters[name].kind
+            star = (
+                "*"
+                if kind is inspect.Parameter.VAR_POSITIONAL
+                else "**"
+                if kind is inspect.Parameter.VAR_KEYWORD
+                else ""
+            )
+            if _holds_tensors(value):
+                proxy = self.create_proxy("placeholder", star + name, (), {})
+                self._note(proxy.node, value)
+                bound.arguments[name] = self._spread(proxy, value)
+
+        def call() -> Any:
+            return root_fn(self.root, *bound.args, **bound.kwargs)
+
+        return call, []
+
+    def _spread(self, proxy: Any, value: Any) -> Any:
+        """A structure of the input as one of proxies."""
+        if type(value) is dict:
+            return {key: self._spread(proxy[key], entry) for key, entry in value.items()}
+        if type(value) in (tuple, list):
+            return type(value)(self._spread(proxy[n], entry) for n, entry in enumerate(value))
+        return proxy if _holds_tensors(value) else value
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is one node of the graph."""
-        if type(m) in (nn.TransformerEncoderLayer, nn.TransformerEncoder):
+        """Whether a module is one node of the graph: it is torch's own code that runs."""
+        if type(m) in _UNFOLDED or isinstance(m, nn.Sequential) or "forward" in m.__dict__:
             return False
-        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, SlimAttention):
+            return True
+        owner = next(kind for kind in type(m).__mro__ if "forward" in kind.__dict__)
+        return owner.__module__.startswith("torch.nn.") and owner is not nn.Module
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Follow a module's forward; for torch's transformer layers, the plain path of it."""
-        if type(m) is nn.TransformerEncoderLayer:
-            forward = partial(_encoder_layer, m)
-        elif type(m) is nn.TransformerEncoder:
-            forward = partial(_encoder, m)
-        return super().call_module(m, forward, args, kwargs)
+        if self._running:
+            return m.forward(*args, **kwargs)
+        if type(m) in _UNFOLDED:
+            plain = _encoder_layer if type(m) is nn.TransformerEncoderLayer else _encoder
+            forward = partial(called_with_hooks, m, partial(plain, m))
+            return super().call_module(m, lambda *given, **named: forward(given, named), args, kwargs)
+        if not self.is_leaf_module(m, ""):
+            return super().call_module(m, forward, args, kwargs)
+        leaf = super().call_module
+        return called_with_hooks(m, lambda *given, **named: leaf(m, forward, given, named), args, kwargs)
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    for held in (module._parameters, module._buffers, module._modules, module.__dict__):
+        if name in held:
+            return held[name]
+    return object.__getattribute__(module, name)
+
+
+def _holds_tensors(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_tensors(entry) for entry in value.values())
+    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(map(_holds_tensors, value)))
 
 
 def _encoder_layer(
@@ -61,13 +223,6 @@ def _encoder(encoder: Any, src: Any, mask: Any = None, src_key_padding_mask: Any
     return src if encoder.norm is None else encoder.norm(src)
 
 
-class _Shapes(fx.Interpreter):
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        n.meta["shape"] = _shape_of(result)
-        return result
-
-
 def _shape_of(result: Any) -> Any:
     if isinstance(result, Tensor):
         return result.shape
@@ -80,12 +235,12 @@ def _shape_of(result: Any) -> Any:
     return None
 
 
-def trace(model: nn.Module, example: tuple[Any, ...]) -> fx.Graph:
+def trace(model: nn.Module, example: Any) -> fx.Graph:
     """Trace a model in evaluation mode; ``node.meta["shape"]`` holds each tensor's shape on the example.
 
     Args:
-        model: The model; its modes are put back.
-        example: The inputs.
+        model: The model; its modes are put back. Tensors that its code makes are noted on it as attributes.
+        example: The inputs: an ``Inputs``, a tensor, a tuple of arguments or a dict of them by name.
 
     Returns:
         The graph.
@@ -98,44 +253,86 @@ def trace(model: nn.Module, example: tuple[Any, ...]) -> fx.Graph:
         >>> [(node.name, tuple(node.meta["shape"])) for node in graph.nodes if node.op == "call_module"]
         [('_0', (4, 2)), ('_1', (4, 2))]
     """
+    inputs = Inputs.of(model, example)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        try:
-            graph = Tracer().trace(model)
-        except Exception as error:  # torch.fx raises many types
-            raise CompactionError(
-                "not-traceable",
-                f"torch.fx cannot follow the model's forward ({type(error).__name__}: {error}); rewrite it without "
-                "control flow on tensors",
-            ) from error
-        try:
-            with torch.no_grad():
-                _Shapes(fx.GraphModule(model, graph)).run(*example)
-        except Exception as error:
-            raise CompactionError(
-                "example-input", f"example_input does not run through the model: {type(error).__name__}: {error}"
-            ) from error
+        with torch.no_grad():
+            try:
+                inputs.map(torch.clone).run(model)
+            except Exception as error:
+                raise CompactionError(
+                    "example-input", f"example_input does not run through the model: {type(error).__name__}: {error}"
+                ) from error
+            try:
+                return Tracer(inputs).trace(model)
+            except Exception as error:  # torch.fx raises many types
+                hooks = (
+                    f" (hooks on {', '.join(found)} change values and are part of it)"
+                    if (found := hooked(model))
+                    else ""
+                )
+                raise CompactionError(
+                    "not-traceable",
+                    f"torch.fx cannot follow the model's forward{hooks} ({type(error).__name__}: {error}); rewrite it "
+                    "without control flow on tensors",
+                ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return graph
 
 
-def depends_on_mode(model: nn.Module) -> bool:
+def depends_on_mode(model: nn.Module, example: Any) -> bool:
     """Whether the traced graph differs between training and evaluation (``F.dropout(x, training=self.training)``).
 
     Example:
-        >>> depends_on_mode(nn.Sequential(nn.Linear(3, 2), nn.Dropout()))
+        >>> depends_on_mode(nn.Sequential(nn.Linear(3, 2), nn.Dropout()), (torch.zeros(4, 3),))
         False
     """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        code = []
-        for mode in (False, True):
-            model.train(mode)
-            code.append(str(Tracer().trace(model)))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    inputs = Inputs.of(model, example)
+    model = detached_copy(model)  # a step of its statistics
+    code = []
+    for mode in (False, True):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                code.append(str(Tracer(inputs).trace(model.train(mode))))
+        except Exception:  # it cannot be followed in training
+            return True
     return code[0] != code[1]
+
+
+def with_training(model: nn.Module, graph: fx.Graph, example: Any) -> fx.Graph:
+    """The graph of evaluation together with that of training, where training calls layers that evaluation does not
+    (auxiliary heads): what they read must stay.
+
+    Args:
+        model: The model.
+        graph: Its graph in evaluation.
+        example: The inputs.
+
+    Returns:
+        One graph of both on the same inputs; the given one where training adds nothing.
+    """
+    inputs = Inputs.of(model, example)
+    model = detached_copy(model)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            further = Tracer(inputs).trace(model.train())
+    except Exception:  # what cannot be followed is compared by a training step
+        return graph
+    called = [
+        {str(node.target) for node in g.nodes if node.op in ("call_module", "get_attr")} for g in (graph, further)
+    ]
+    called[1] -= {name for name in called[1] if name.endswith("num_batches_tracked")}
+    if called[1] <= called[0] or any("_tensor_constant" in name for name in called[1]):
+        return graph
+    both, first, second = fx.Graph(), {}, {}  # type: ignore[var-annotated]
+    outputs = [both.graph_copy(graph, first)]
+    for node in further.nodes:
+        if node.op == "placeholder":
+            second[node] = next(
+                first[old] for old in graph.nodes if old.op == "placeholder" and old.target == node.target
+            )
+    outputs.append(both.graph_copy(further, second))
+    both.output(tuple(outputs))
+    return both

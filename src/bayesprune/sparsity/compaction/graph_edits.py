@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.sparsity.compaction.analysis import Analysis, Gather, Scatter, label
+from bayesprune.sparsity.compaction.hooks import FORWARD, HOOKS
 from bayesprune.sparsity.compaction.solve import Solution
 
 
@@ -30,7 +31,7 @@ def graph_reasons(a: Analysis, solution: Solution) -> list[str]:
             what = "reads" if isinstance(edge, Gather) else "adds to"
             lines.append(f"{label(edge.node)} ({edge.node.name}) {what} some channels by index")
     for size in a.sizes:
-        if size.node in a.alive and size.new(solution.kept) != size.old:
+        if size.node in a.alive and not size.computed and size.new(solution.kept) != size.old:
             lines.append(f"{label(size.node)} ({size.node.name}) names a number of channels in the code")
     return lines
 
@@ -52,6 +53,9 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
     Returns:
         The module, named as the model's class.
     """
+    for each in a.graph.nodes:  # tensors that the forward or a hook makes were noted on the analysed model
+        if each.op == "get_attr" and "." not in str(each.target) and not hasattr(model, str(each.target)):
+            model.register_buffer(str(each.target), getattr(a.model, str(each.target)))
     graph, env = fx.Graph(), {}  # type: ignore[var-annotated]
     graph.output(graph.graph_copy(a.graph, env))
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
@@ -67,7 +71,7 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
 
     for size in a.sizes:
         new = size.new(solution.kept)
-        if size.node in a.alive and new != size.old:
+        if size.node in a.alive and (size.computed or new != size.old):
             size.put(env[size.node], new)
     for gather in a.gathers:
         places = _places(gather, solution) if gather.node in a.alive else None
@@ -107,10 +111,24 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
             graph.erase_node(node)
     graph.lint()
     result = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    _move_hooks_(model, result, a)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():
         module.training = modes.get(name, model.training)
     return result
+
+
+def _move_hooks_(model: nn.Module, result: fx.GraphModule, a: Analysis) -> None:
+    """The whole model's hooks come along; those around a layer that change values stand in the graph already."""
+    for kind in HOOKS:
+        if kind in model.__dict__:
+            result.__dict__[kind] = model.__dict__[kind]
+    analysed: dict[str, nn.Module] = dict(a.model.named_modules(remove_duplicate=False))
+    for name, module in result.named_modules():
+        if name and name in analysed:
+            for kind in FORWARD:
+                for key in getattr(analysed[name], kind):
+                    getattr(module, kind).pop(key, None)
 
 
 def _offset(a: Analysis, solution: Solution, node: fx.Node) -> Tensor | None:

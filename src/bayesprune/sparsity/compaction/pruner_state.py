@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from bayesprune.sparsity.base import Pruner
 from bayesprune.sparsity.compaction.errors import CompactionError
+from bayesprune.sparsity.compaction.masked import COMPILED, plain_name
 from bayesprune.sparsity.compaction.slices import Cut, take
 from bayesprune.sparsity.decay import GroupDecay, covers_of
 from bayesprune.sparsity.feedback import FeedbackPruning
@@ -62,9 +63,8 @@ def transfer_pruner(
     """
     params = dict(model.named_parameters(remove_duplicate=False))
     modules = dict(model.named_modules())
-    kept = [
-        (place, found) for place, each in enumerate(pruner.groups) if (found := _groups(each, params, modules, cuts))
-    ]
+    olds = [_uncompiled(each) for each in pruner.groups]
+    kept = [(place, found) for place, each in enumerate(olds) if (found := _groups(each, params, modules, cuts))]
     groups = Partition([found[0] for _, found in kept], pruner.groups.kind, pruner.groups.excluded)
     new: Pruner = copy.copy(pruner)
     new.model, new.optimizer, new.groups = model, optimizer, groups
@@ -91,15 +91,30 @@ def transfer_pruner(
         new._decay.set_(new._soft)
     if isinstance(new, FeedbackPruning) and isinstance(pruner, FeedbackPruning):
         notes.append("feedback: what was removed cannot come back")
+        dense = {plain_name(name): tensor for name, tensor in pruner._dense.items()}
         new._dense = {
-            cover.name: take(pruner._dense[cover.name], cuts.get(cover.name, [])) for cover, _ in new._active
-            if cover.name in pruner._dense
+            cover.name: take(dense[cover.name], cuts.get(cover.name, [])) for cover, _ in new._active
+            if cover.name in dense
         }  # fmt: skip
     new._hooks = [
         optimizer.register_step_pre_hook(new._pre_step),
         optimizer.register_step_post_hook(new._post_step),
     ]
     return new, notes
+
+
+def _uncompiled(old: Groups) -> Groups:
+    """Groups under the names that the model has without ``torch.compile``."""
+    if not any(part.name.startswith(COMPILED) for part in old.slices):
+        return old
+    new = copy.copy(old)
+    new.name = plain_name(old.name)
+    new.slices, new.tied = (
+        tuple(replace(part, name=plain_name(part.name)) for part in held) for held in (old.slices, old.tied)
+    )
+    new.norms = tuple((plain_name(name), norm) for name, norm in old.norms)
+    new.starts = {plain_name(name): start for name, start in old.starts.items()}
+    return new
 
 
 def _retarget_(old: Pruner, new: Pruner) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayesprune.sparsity.compaction.analysis import Analysis
+from bayesprune.sparsity.compaction.leftovers import Leftovers
 from bayesprune.sparsity.compaction.solve import Solution
 
 
@@ -48,6 +49,7 @@ class CompactionReport:
         exact: Largest difference of the outputs in float64, relative to the largest output.
         gradients: Largest relative difference of a gradient or running statistic after one float64 step.
         notes: What else is to be known.
+        leftovers: Which zero weights stayed, why, and what would free them.
     """
 
     kind: str
@@ -60,6 +62,7 @@ class CompactionReport:
     exact: float | None = None
     gradients: float | None = None
     notes: list[str] = field(default_factory=list)
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain numbers, strings, lists and dicts."""
@@ -102,6 +105,7 @@ class CompactionReport:
         if self.exact is not None:
             step = "" if self.gradients is None else f"; of a training step {self.gradients:.1e}"
             lines.append(f"verified in float64: {self.exact:.1e} relative{step}")
+        lines += self.leftovers.lines()
         lines += [f"note: {line}" for line in self.notes]
         return "\n".join(lines)
 

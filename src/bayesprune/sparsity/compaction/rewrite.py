@@ -9,13 +9,9 @@ from torch import nn
 
 from bayesprune.sparsity.compaction.analysis import Analysis, Call, Mixer
 from bayesprune.sparsity.compaction.attention import SlimAttention
-from bayesprune.sparsity.compaction.slices import cut_of, take
+from bayesprune.sparsity.compaction.hooks import HOOKS
+from bayesprune.sparsity.compaction.slices import TRANSPOSED, Cut, cut_of, take
 from bayesprune.sparsity.compaction.solve import Solution
-
-_HOOKS = (
-    "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
-)  # fmt: skip
 
 
 @torch.no_grad()
@@ -38,6 +34,10 @@ def rewrite_(model: nn.Module, a: Analysis, solution: Solution) -> list[str]:
     for call in a.calls.values():
         if call.node in a.alive:
             _shrink_(model, modules, call, solution)
+    for name, (dim, atoms, node) in a.tensors.items():
+        if node in a.alive and not bool(solution.kept(atoms).all()):
+            path, _, which = name.rpartition(".")
+            _cut_(modules[path], which, [(dim, solution.index(atoms))])
     return notes
 
 
@@ -98,12 +98,16 @@ def _shrink_(model: nn.Module, modules: dict[str, nn.Module], call: Call, soluti
     for suffix, cut in cuts.items():
         path, _, name = suffix.rpartition(".")
         owner = module.get_submodule(path) if path else module
-        if owner._parameters.get(name) is not None:
-            param = owner._parameters[name]
-            owner._parameters[name] = nn.Parameter(take(param, cut), requires_grad=param.requires_grad)
-        else:
-            owner._buffers[name] = take(owner._buffers[name], cut)
+        _cut_(owner, name, cut)
     _resize_(module, rows)
+
+
+def _cut_(owner: Any, name: str, cut: Cut) -> None:
+    param = owner._parameters.get(name)
+    if param is not None:
+        owner._parameters[name] = nn.Parameter(take(param, cut), requires_grad=param.requires_grad)
+    else:
+        owner._buffers[name] = take(owner._buffers[name], cut)
 
 
 def _resize_(module: Any, rows: int) -> None:
@@ -115,6 +119,8 @@ def _resize_(module: Any, rows: int) -> None:
         module.out_dim = module.out_proj.out_features
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, TRANSPOSED):
+        module.in_channels, module.out_channels = module.weight.shape[:2]
     elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         per_group = module.out_channels // module.groups
         module.out_channels = module.weight.shape[0]
@@ -138,7 +144,7 @@ def _slim(old: nn.MultiheadAttention) -> SlimAttention:
     new.in_proj_weight, new.in_proj_bias = old.in_proj_weight, old.in_proj_bias
     new.out_proj = old.out_proj
     new.training = old.training
-    for name in _HOOKS:
+    for name in HOOKS:
         if name in old.__dict__:
             new.__dict__[name] = old.__dict__[name]
     return new

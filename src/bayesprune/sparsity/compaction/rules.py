@@ -9,19 +9,36 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from bayesprune.sparsity.compaction import rules_functional as functional
 from bayesprune.sparsity.compaction import rules_joins as joins
 from bayesprune.sparsity.compaction import rules_layers as layers
+from bayesprune.sparsity.compaction import rules_mixing as mixing
 from bayesprune.sparsity.compaction import rules_shapes as shapes
 from bayesprune.sparsity.compaction.analysis import Analysis, Rule, label
 from bayesprune.sparsity.compaction.attention import SlimAttention
+from bayesprune.sparsity.compaction.slices import TRANSPOSED
+from bayesprune.sparsity.compaction.zeros import Zeros
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_ACTIVATIONS: tuple[type[nn.Module], ...] = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh,
-    nn.Softsign, nn.Sigmoid, nn.Hardsigmoid, nn.LogSigmoid, nn.Softplus, nn.Hardtanh, nn.Tanhshrink, nn.Softshrink,
-    nn.Hardshrink,
+# Activations that mix channels, or have rules of their own.
+_OTHER = {"Softmax", "Softmin", "LogSoftmax", "Softmax2d", "GLU", "MultiheadAttention", "PReLU", "RReLU"}
+_ACTIVATIONS = [getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__ if name not in _OTHER]
+# Functions of each entry alone, under these names in torch, torch.nn.functional and of tensors, in place too.
+_ELEMENTWISE = (
+    "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "tanh", "sigmoid",
+    "hardsigmoid", "softplus", "hardtanh", "softsign", "logsigmoid", "tanhshrink", "softshrink", "hardshrink",
+    "threshold", "abs", "absolute", "neg", "negative", "square", "sqrt", "rsqrt", "exp", "exp2", "expm1", "log",
+    "log1p", "log2", "log10", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh",
+    "atanh", "sinc", "erf", "erfc", "erfinv", "sign", "sgn", "reciprocal", "pow", "clamp", "clamp_min",
+    "clamp_max", "clip", "ceil", "floor", "round", "trunc", "frac", "logit", "nan_to_num", "positive",
 )  # fmt: skip
+_TENSOR_METHODS = [name + end for name in _ELEMENTWISE for end in ("", "_") if hasattr(torch.Tensor, name + end)]
+_ELEMENTWISE_FUNCTIONS = [
+    found
+    for home in (torch, F)
+    for name in _ELEMENTWISE
+    for end in ("", "_")
+    if (found := getattr(home, name + end, None)) is not None
+]
 _UNCHANGED: tuple[type[nn.Module], ...] = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
 )  # fmt: skip
@@ -40,8 +57,13 @@ _MODULES: dict[type[nn.Module], Rule] = {
     nn.MultiheadAttention: layers.attention,
     SlimAttention: layers.attention,
     nn.Flatten: shapes.reshape,
-    **dict.fromkeys(_CONVOLUTIONS, layers.convolution),
-    **dict.fromkeys(_BATCH_NORMS, layers.batch_norm),
+    nn.GLU: mixing.gated_halves,
+    nn.Softmax: mixing.softmax,
+    nn.PixelShuffle: mixing.pixel_shuffle,
+    nn.ChannelShuffle: mixing.channel_shuffle,
+    **dict.fromkeys(TRANSPOSED, mixing.transposed),
+    **dict.fromkeys(functional.CONVOLUTIONS, layers.convolution),
+    **dict.fromkeys(functional.BATCH_NORMS, layers.batch_norm),
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), layers.instance_norm),
     **dict.fromkeys(_ACTIVATIONS, shapes.elementwise),
     **dict.fromkeys(_UNCHANGED, shapes.same),
@@ -49,14 +71,14 @@ _MODULES: dict[type[nn.Module], Rule] = {
 }
 
 _FUNCTIONS: dict[Any, Rule] = {
-    **dict.fromkeys(
-        (
-            F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.hardswish,
-            F.tanh, F.sigmoid, F.hardsigmoid, F.softplus, F.hardtanh, F.softsign, torch.relu, torch.relu_, torch.tanh,
-            torch.sigmoid, torch.neg, operator.neg, torch.abs, torch.square, torch.clamp,
-        ),
-        shapes.elementwise,
-    ),
+    **dict.fromkeys([*_ELEMENTWISE_FUNCTIONS, operator.neg, operator.pos, operator.pow], shapes.elementwise),
+    F.linear: functional.linear,
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), functional.convolution),
+    F.batch_norm: functional.batch_norm,
+    F.glu: mixing.gated_halves,
+    **dict.fromkeys((F.softmax, torch.softmax), mixing.softmax),
+    **dict.fromkeys((F.pixel_shuffle, torch.pixel_shuffle), mixing.pixel_shuffle),
+    **dict.fromkeys((F.channel_shuffle, torch.channel_shuffle), mixing.channel_shuffle),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.clone), shapes.same),
     **dict.fromkeys(
         (
@@ -87,7 +109,9 @@ _FUNCTIONS: dict[Any, Rule] = {
 }  # fmt: skip
 
 _METHODS: dict[str, Rule] = {
-    **dict.fromkeys(("relu", "relu_", "tanh", "tanh_", "sigmoid", "neg", "abs", "square", "clamp"), shapes.elementwise),
+    **dict.fromkeys(_TENSOR_METHODS, shapes.elementwise),
+    "softmax": mixing.softmax,
+    "expand": mixing.expand,
     **dict.fromkeys(("contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16"), shapes.same),
     **dict.fromkeys(("mean", "sum", "amax"), shapes.reduce),
     **dict.fromkeys(("transpose", "permute", "movedim", "swapaxes"), shapes.permute),
@@ -117,8 +141,25 @@ def rule_for(node: fx.Node, module: nn.Module | None) -> Rule:
         ['elementwise']
     """
     rule = _rule(node, module)
-    by_name = (layers.attention, joins.attention_scores, joins.concatenate, _unknown, _nothing)
+    by_name = (
+        layers.attention, layers.linear, layers.convolution, layers.batch_norm, functional.linear, functional.convolution,
+        functional.batch_norm, joins.attention_scores, joins.concatenate, _unknown, _nothing,
+    )  # fmt: skip
     return rule if node.args or rule in by_name else _unknown
+
+
+def analyse(model: nn.Module, graph: fx.Graph, zeros: Zeros, fold: bool, **settings: Any) -> Analysis:
+    """Make one pass over the graph; the arguments are those of :class:`Analysis`.
+
+    Example:
+        >>> from bayesprune.sparsity.compaction.graph import trace
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+        >>> sorted(analyse(net, trace(net, (torch.zeros(2, 3),)), Zeros(net, None, set()), True).calls)
+        ['0']
+    """
+    a = Analysis(model, graph, zeros, fold, **settings)
+    a.walk(rule_for)
+    return a
 
 
 def _rule(node: fx.Node, module: nn.Module | None) -> Rule:

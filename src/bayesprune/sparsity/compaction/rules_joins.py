@@ -105,9 +105,16 @@ def _indexed_sum(a: Analysis, node: fx.Node, operands: list[Value]) -> Value:
 
 def _joined(a: Analysis, node: fx.Node, left: Any, right: Any, shape: Any) -> Any:
     name = label(node)
-    values = [left, right]
-    if not isinstance(shape, torch.Size):
+    if not isinstance(shape, torch.Size) or not all(isinstance(value, Value) for value in (left, right)):
         return a.unknown(node, f"operation {name}")
+    left, right = (value.aligned(len(shape)) for value in (left, right))
+    found = next((v.axes[0] for v in (left, right) if v.single and v.shape[v.axes[0]] == shape[v.axes[0]]), None)
+    if found is not None:
+        left, right = (
+            a.along(node, v, found - len(shape)) if v.tensor and not v.axes and v.shape[found] == shape[found] else v
+            for v in (left, right)
+        )
+    values = [left, right]
     ranks = {len(value.shape) for value in values if value.axes}
     axes = {value.axes for value in values if value.axes}
     if not axes:

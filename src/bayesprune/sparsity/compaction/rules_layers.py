@@ -8,12 +8,25 @@ import torch
 from torch import Tensor, fx
 
 from bayesprune.sparsity.compaction.analysis import Analysis, Mixer
+from bayesprune.sparsity.compaction.computed import computed_weights
 from bayesprune.sparsity.compaction.values import NAN, Value, unknown_like
 
 
 def _plain(module: Any, *names: str) -> bool:
     """Whether these tensors are the module's own parameters (or None), not computed by a hook or parametrization."""
     return all(module._parameters.get(name) is not None or name in module._parameters for name in names)
+
+
+def _odd(module: Any) -> str:
+    return unusual(module) or "called unusually"
+
+
+def unusual(module: Any) -> str:
+    """Why a layer's weight is not its own; empty if it is."""
+    kinds = computed_weights(module)
+    if kinds:
+        return f"its weight is computed by {', '.join(kinds)}"
+    return "" if _plain(module, "weight", "bias") else "its weight is computed"
 
 
 def _double(tensor: Tensor | None, size: int, default: float) -> Tensor:
@@ -36,25 +49,41 @@ def mixed_const(a: Analysis, uses: Tensor, const: Tensor, sums: Tensor, bias: Te
     return torch.where(~live & zero_bias, 0.0, torch.full((rows,), NAN, dtype=torch.float64))
 
 
+def _only_input(a: Analysis, node: fx.Node) -> Any:
+    if len(node.args) == 1 and not node.kwargs:
+        return a.read(node, node.args[0])
+    given = dict(node.kwargs)
+    return a.read(node, given["input"]) if not node.args and list(given) == ["input"] else None
+
+
 def linear(a: Analysis, node: fx.Node, module: Any) -> Any:
     """``nn.Linear`` over the channels, which must lie along the last dimension."""
-    source = a.read(node, node.args[0]) if len(node.args) == 1 and not node.kwargs else None
+    return linear_on(a, node, module, _only_input(a, node))
+
+
+def linear_on(a: Analysis, node: fx.Node, module: Any, source: Any, functional: bool = False) -> Any:
+    """The same, given what it reads; as a function it does not fold constants into a bias that it does not have."""
     if not isinstance(source, Value) or not _plain(module, "weight", "bias"):
-        return a.unknown(node, f"linear layer {node.meta['name']} (computed weight, or called unusually)")
+        return a.unknown(node, f"linear layer {node.meta['name']} ({_odd(module)})")
     last = len(source.shape) - 1
     if last < 1 or source.axes not in ((), (last,)):
         return a.unknown(node, f"linear layer {node.meta['name']} across the channels' dimension")
-    return _mix(a, node, module, a.channels(node, source, last), last, True)
+    return _mix(a, node, module, a.channels(node, source, last), last, not functional or module.bias is not None)
 
 
 def convolution(a: Analysis, node: fx.Node, module: Any) -> Any:
     """``nn.Conv1d/2d/3d``, grouped too: whole groups stay or go."""
-    source = a.read(node, node.args[0]) if len(node.args) == 1 and not node.kwargs else None
+    return convolution_on(a, node, module, _only_input(a, node))
+
+
+def convolution_on(a: Analysis, node: fx.Node, module: Any, source: Any, functional: bool = False) -> Any:
+    """The same, given what it reads; as a function it may pad otherwise, and no constant is folded."""
     if not isinstance(source, Value) or not _plain(module, "weight", "bias"):
-        return a.unknown(node, f"convolution {node.meta['name']} (computed weight, or called unusually)")
+        return a.unknown(node, f"convolution {node.meta['name']} ({_odd(module)})")
+    source = a.collapsed(source, 1)
     if len(source.shape) != module.weight.dim() or source.axes not in ((), (1,)):
         return a.unknown(node, f"convolution {node.meta['name']} across the channels' dimension")
-    return _mix(a, node, module, a.channels(node, source, 1), 1, not _pads(module))
+    return _mix(a, node, module, a.channels(node, source, 1), 1, not functional and not _pads(module))
 
 
 def _pads(module: Any) -> bool:
@@ -102,12 +131,15 @@ def _block_diagonal(matrix: Tensor, groups: int) -> Tensor:
 
 def batch_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
     """BatchNorm: a channel that is constant stays so; with scale and shift at zero it is zero."""
-    source = a.read(node, node.args[0]) if len(node.args) == 1 and not node.kwargs else None
+    return batch_norm_on(a, node, module, _only_input(a, node))
+
+
+def batch_norm_on(a: Analysis, node: fx.Node, module: Any, source: Any, functional: bool = False) -> Any:
+    """The same, given what it reads."""
     name = node.meta["name"]
     if not isinstance(source, Value) or not _plain(module, "weight", "bias"):
-        return a.unknown(node, f"normalisation {name} (computed scale, or called unusually)")
-    if not source.axes:
-        source = a.channels(node, source, 1)
+        return a.unknown(node, f"normalisation {name} ({_odd(module)})")
+    source = a.collapsed(source, 1) if source.axes else a.channels(node, source, 1)
     if not source.on(1):
         return a.unknown(node, f"normalisation {name} across the channels' dimension")
     size = source.atoms.numel()
@@ -135,8 +167,7 @@ def group_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
     name = node.meta["name"]
     if not isinstance(source, Value) or not _plain(module, "weight", "bias"):
         return a.unknown(node, f"normalisation {name}")
-    if not source.axes:
-        source = a.channels(node, source, 1)
+    source = a.collapsed(source, 1) if source.axes else a.channels(node, source, 1)
     if not source.on(1):
         return a.unknown(node, f"normalisation {name} across the channels' dimension")
     size, groups = source.atoms.numel(), int(module.num_groups)

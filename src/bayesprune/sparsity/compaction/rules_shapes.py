@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -163,13 +162,15 @@ def _reshaped(source: Value, shape: torch.Size) -> Value | None:
                 kept.append(n)
         axes += kept
         position += len(kept)
-    if 0 in axes:
+    if 0 in axes and 0 not in source.axes:
         return None
     return Value(shape, tuple(axes), atoms, const, source.why)
 
 
 def _literal_sizes(a: Analysis, node: fx.Node, value: Value) -> None:
-    """Literal sizes of a reshape that count channels, which fewer channels would make wrong."""
+    """Sizes of a reshape that count channels: literal ones, which fewer channels make wrong, and computed ones, which may
+    be computed from other channels.
+    """
     name = label(node) if node.op != "call_module" else ""
     if name == "unflatten":
         dim, sizes = _argument(node, 1, "dim"), _argument(node, 2, "sizes")
@@ -184,7 +185,8 @@ def _literal_sizes(a: Analysis, node: fx.Node, value: Value) -> None:
         return
     for axis_place, axis in enumerate(value.axes):
         place = axis - start
-        if 0 <= place < len(sizes) and isinstance(sizes[place], int) and sizes[place] != -1:
+        computed = 0 <= place < len(sizes) and isinstance(sizes[place], fx.Node)
+        if computed or (0 <= place < len(sizes) and isinstance(sizes[place], int) and sizes[place] != -1):
             lines = value.atoms.movedim(axis_place, 0).reshape(value.atoms.shape[axis_place], -1)
 
             def count(index: Any, lines: Tensor = lines) -> tuple[int, ...]:
@@ -199,7 +201,7 @@ def _literal_sizes(a: Analysis, node: fx.Node, value: Value) -> None:
                 else:
                     target.update_arg(1 + place, new[0])
 
-            a.sizes.append(Sizes(node, (int(sizes[place]),), count, put))
+            a.sizes.append(Sizes(node, (int(value.shape[axis]),), count, put, computed))
 
 
 def chunk(a: Analysis, node: fx.Node, module: Any) -> Any:
@@ -262,7 +264,9 @@ def getitem(a: Analysis, node: fx.Node, module: Any) -> Any:
     source = a.read(node, node.args[0])
     shape = node.meta.get("shape")
     if not isinstance(source, Value) or not isinstance(shape, torch.Size):
-        return a.unknown(node, "indexing") if isinstance(held, (Value, tuple)) else None
+        if isinstance(held, (Value, tuple)):
+            return a.unknown(node, "indexing")
+        return a.opaque(node, "model input") if shape is not None else None  # an entry of a dict
     entries = list(index) if isinstance(index, tuple) else [index]
     if sum(entry is Ellipsis for entry in entries) > 1 or not all(
         entry is None or entry is Ellipsis or isinstance(entry, (int, slice)) for entry in entries
@@ -287,7 +291,10 @@ def getitem(a: Analysis, node: fx.Node, module: Any) -> Any:
             if dim in value.axes and entry != slice(None):
                 return a.unknown(node, "indexing a part of the channels")
             dim += 1
-    return value.shaped(shape)
+    result = value.shaped(shape)
+    if all(isinstance(entry, slice) for entry in entries):
+        result.tensor = source.tensor  # a part of a position embedding
+    return result
 
 
 def padding(a: Analysis, node: fx.Node, module: Any) -> Any:
@@ -333,15 +340,3 @@ def padding(a: Analysis, node: fx.Node, module: Any) -> Any:
     a.sizes.append(Sizes(node, (front, back), count, put))
     atoms = torch.cat([new[0], source.atoms, new[1]])
     return Value(shape, (axis,), atoms, a.settled(torch.cat([fill[0], const, fill[1]])), source.why)
-
-
-def has_dropout_on(node: fx.Node) -> bool:
-    """Whether a functional dropout was traced as active."""
-    if "dropout" not in label(node):
-        return False
-    try:
-        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
-        bound.apply_defaults()
-        return bool(bound.arguments.get("training"))
-    except (TypeError, ValueError):
-        return True

@@ -12,6 +12,7 @@ from bayesprune.sparsity.compaction.analysis import Analysis, Call
 from bayesprune.sparsity.compaction.solve import Solution
 
 Cut = list[tuple[int, Tensor]]
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def take(tensor: Tensor, cut: Sequence[tuple[int, Tensor]]) -> Tensor:
@@ -93,9 +94,12 @@ def cut_of(call: Call, solution: Solution, module: Any = None) -> dict[str, Cut]
         add("out_proj.bias", 0, rows, call.target.numel())
         add("out_proj.weight", 1, columns, inner)
         return cuts
+    turned = isinstance(module, TRANSPOSED)
     for name in ("weight", "bias", "running_mean", "running_var"):
-        add(name, 0, rows, call.target.numel())
-    if call.source is not None and int(getattr(module, "groups", 1)) == 1:
+        add(name, int(turned and name == "weight"), rows, call.target.numel())
+    if turned and call.source is not None:
+        add("weight", 0, solution.index(call.source), call.source.numel())
+    elif call.source is not None and int(getattr(module, "groups", 1)) == 1:
         add("weight", 1, solution.index(call.source), call.source.numel())
     return cuts
 
@@ -126,6 +130,10 @@ def cuts_of(a: Analysis, solution: Solution) -> dict[str, Cut]:
         for suffix, cut in cut_of(call, solution).items():
             for name in names[id(a.modules[call.name])]:
                 found[f"{name}.{suffix}" if name else suffix] = cut
+    for name, (dim, atoms, node) in a.tensors.items():
+        index = solution.index(atoms)
+        if node in a.alive and index.numel() < atoms.numel():
+            found[name] = [(dim, index)]
     return found
 
 

@@ -70,11 +70,12 @@ def solve(a: Analysis, *, round_to: int = 1, floors: list[tuple[Tensor, int, str
     Example:
         >>> from torch import nn
         >>> from bayesprune.sparsity.compaction.graph import trace
+        >>> from bayesprune.sparsity.compaction.rules import analyse
         >>> from bayesprune.sparsity.compaction.zeros import Zeros
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> with torch.no_grad():
         ...     _ = net[2].weight[:, 1].zero_()
-        >>> a = Analysis(net, trace(net, (torch.zeros(2, 3),)), Zeros(net, None, set()), fold=True)
+        >>> a = analyse(net, trace(net, (torch.zeros(2, 3),)), Zeros(net, None, set()), fold=True)
         >>> solve(a).index(a.calls["0"].target).tolist()
         [0, 2, 3]
     """

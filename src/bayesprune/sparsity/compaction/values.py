@@ -57,6 +57,12 @@ class Atoms:
         if flat.numel() > 1:
             self.tie(flat[1:], flat[:1].expand(flat.numel() - 1))
 
+    def roots(self, atoms: Tensor) -> Tensor:
+        """One number for all atoms that are tied."""
+        return torch.tensor([self._find(atom) for atom in atoms.reshape(-1).tolist()], dtype=torch.long).view(
+            atoms.shape
+        )
+
     def classes(self) -> Tensor:
         """The class of every atom, numbered from 0 in order of appearance."""
         roots = torch.tensor([self._find(atom) for atom in range(len(self._parent))], dtype=torch.long)
@@ -73,6 +79,7 @@ class Value:
         atoms: The atoms, of the sizes of ``axes``.
         const: What each channel holds everywhere (over batch and space), NaN where it varies.
         why: For an opaque value, what stands behind it.
+        tensor: Name of the parameter or buffer that it is, where that is used outside a layer.
     """
 
     shape: torch.Size
@@ -80,6 +87,7 @@ class Value:
     atoms: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
     const: Tensor = field(default_factory=lambda: torch.full((), NAN, dtype=torch.float64))
     why: str = ""
+    tensor: str = ""
 
     @property
     def single(self) -> bool:
@@ -96,7 +104,16 @@ class Value:
 
     def shaped(self, shape: Sequence[int], const: Tensor | None = None) -> Value:
         """The same channels in a tensor of other sizes elsewhere."""
-        return Value(torch.Size(shape), self.axes, self.atoms, self.const if const is None else const, self.why)
+        const = self.const if const is None else const
+        return Value(torch.Size(shape), self.axes, self.atoms, const, self.why)
+
+    def aligned(self, rank: int) -> Value:
+        """The same seen with as many dimensions as broadcasting gives it."""
+        more = rank - len(self.shape)
+        if more <= 0:
+            return self
+        axes = tuple(axis + more for axis in self.axes)
+        return Value(torch.Size([1] * more + list(self.shape)), axes, self.atoms, self.const, self.why, self.tensor)
 
 
 def unknown_like(const: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from bayesprune.sparsity.compaction.attention import SlimAttention
 from bayesprune.sparsity.compaction.errors import CompactionError
+from bayesprune.sparsity.compaction.example import Inputs
+from bayesprune.sparsity.compaction.hooks import Changing, silent_copy
 from bayesprune.sparsity.compaction.slices import Cut, take
 
 MOST = 8  # examples compared
@@ -59,7 +61,7 @@ def flat(outputs: Any) -> list[Tensor]:
     )
 
 
-def check_inputs(model: nn.Module, example: tuple[Any, ...], further: Sequence[Any]) -> list[tuple[Any, ...]]:
+def check_inputs(model: nn.Module, example: Inputs, further: Sequence[Any]) -> list[Inputs]:
     """Inputs to compare on: random ones of the example's size, then of an odd and of a smaller size, where the model
     takes them, and the further ones given.
 
@@ -73,19 +75,19 @@ def check_inputs(model: nn.Module, example: tuple[Any, ...], further: Sequence[A
     """
     generator = torch.Generator().manual_seed(0)
 
-    def noise(like: Any, shape: Sequence[int]) -> Any:
-        if not isinstance(like, Tensor) or not like.is_floating_point():
+    def noise(like: Tensor, shape: Sequence[int]) -> Tensor:
+        if not like.is_floating_point():
             return like
         made = torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
         last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
         return made.contiguous(memory_format=torch.channels_last) if last else made
 
-    tensors = [t for t in example if isinstance(t, Tensor)]
+    tensors = example.tensors
     if len(tensors) == 1 and tensors[0].dim() > 1:  # a few examples tell as much as many
-        example = tuple(t[:MOST] if t is tensors[0] else t for t in example)
-    first = tuple(noise(t, t.shape) if isinstance(t, Tensor) else t for t in example)
-    found = [first, *[tuple(f) if isinstance(f, (tuple, list)) else (f,) for f in further]]
-    tensors = [t for t in example if isinstance(t, Tensor)]
+        example = example.map(lambda t: t[:MOST])
+    first = example.map(lambda t: noise(t, t.shape))
+    found = [first, *[Inputs.of(model, each) for each in further]]
+    tensors = example.tensors
     if len(tensors) != 1 or not tensors[0].is_floating_point():
         return found
     shape = list(tensors[0].shape)
@@ -99,40 +101,23 @@ def check_inputs(model: nn.Module, example: tuple[Any, ...], further: Sequence[A
             tries.append([grow(s) + 2 * (n == 3 and grow(s) > s) if n in spatial else s for n, s in enumerate(shape)])
     tries.append([shape[0] + 1, *shape[1:]])
     for sizes in tries:
-        attempt = tuple(noise(t, [max(sizes[0], 1), *sizes[1:]]) if isinstance(t, Tensor) else t for t in example)
+        attempt = example.map(lambda t: noise(t, [max(sizes[0], 1), *sizes[1:]]))  # noqa: B023
         try:
             with torch.no_grad():
-                model(*attempt)
+                attempt.run(model)
         except Exception:  # the model takes no such size
             continue
         found.append(attempt)
     return found
 
 
-def silent_copy(model: nn.Module) -> nn.Module:
-    """A copy without the hooks that only look on: the comparison is not to be recorded by them.
-
-    Args:
-        model: Any model.
-
-    Returns:
-        A deep copy.
-    """
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        computed = "weight" not in module._parameters and hasattr(module, "weight")
-        names = ["_forward_hooks", "_backward_hooks", "_backward_pre_hooks"]
-        for name in names if computed else [*names, "_forward_pre_hooks"]:
-            getattr(module, name).clear()
-    return model
-
-
 def verify(
     masked: nn.Module,
     compact: nn.Module,
-    example: tuple[Any, ...],
+    example: Inputs,
     further: Sequence[Any],
     *,
+    changing: Changing,
     in_double: Callable[[nn.Module], nn.Module],
     cuts: Mapping[str, Cut],
     frozen: Mapping[str, Tensor],
@@ -146,10 +131,11 @@ def verify(
     evaluation and, where ``train_alike``, in the outputs, gradients and running statistics of a training step.
 
     Args:
-        masked: The masked model, without hooks; it is left in evaluation mode.
+        masked: The masked model, with those hooks that change values; it is left in evaluation mode.
         compact: The compact model.
         example: The example input.
         further: Further inputs.
+        changing: The hooks that change values, which stay on.
         in_double: From a float64 copy of the masked model to its compact form.
         cuts: What was cut from each tensor, by name.
         frozen: Where a parameter is held at zero, by name.
@@ -163,22 +149,22 @@ def verify(
         CompactionError: ``not-finite``, ``outputs-differ`` or ``training-differs``.
     """
     report = Verification()
-    left, right = masked.eval(), silent_copy(compact).eval()
+    left, right = masked.eval(), silent_copy(compact, changing).eval()
     inputs = check_inputs(left, example, further)
-    if len({tuple(t.shape[1:]) for case in inputs for t in case[:1] if isinstance(t, Tensor)}) < 2:
+    if len({case.shape[1:] for case in inputs}) < 2:
         report.notes.append(
             "compared at one size of input, which is all that the model takes: give check_inputs for more"
         )
     with torch.no_grad():
         for case in inputs:
-            wanted = flat(left(*case))
-            shape = next((tuple(t.shape) for t in case if isinstance(t, Tensor)), ())
+            wanted = flat(case.run(left))
+            shape = case.shape
             if not all(bool(t.isfinite().all()) for t in wanted):
                 raise CompactionError(
                     "not-finite", f"the masked model's outputs on an input of shape {shape} are not finite"
                 )
             try:
-                got = flat(right(*case))
+                got = flat(case.run(right))
             except Exception as error:
                 raise CompactionError(
                     "outputs-differ",
@@ -188,11 +174,9 @@ def verify(
             report.evaluated.append((shape, _difference(wanted, got, tolerance, shape)))
     try:
         exact = copy.deepcopy(left).double()
-        doubles = [
-            tuple(t.double() if isinstance(t, Tensor) and t.is_floating_point() else t for t in c) for c in inputs
-        ]
+        doubles = [case.map(lambda t: t.double() if t.is_floating_point() else t) for case in inputs]
         with torch.no_grad():
-            truth = [flat(exact(*case)) for case in doubles]
+            truth = [flat(case.run(exact)) for case in doubles]
     except Exception as error:
         report.notes.append(f"float64 was not compared: the model does not run in it ({type(error).__name__})")
         return report
@@ -200,7 +184,7 @@ def verify(
     with torch.no_grad():
         report.exact = 0.0
         for outputs, case in zip(truth, doubles):
-            report.exact = max(report.exact, _relative(outputs, flat(small(*case))))
+            report.exact = max(report.exact, _relative(outputs, flat(case.run(small))))
     if report.exact > EXACT:
         raise CompactionError(
             "outputs-differ",
@@ -238,7 +222,7 @@ def _relative(wanted: list[Tensor], got: list[Tensor]) -> float:
 def _compare_step(
     masked: nn.Module,
     compact: nn.Module,
-    case: tuple[Any, ...],
+    case: Inputs,
     cuts: Mapping[str, Cut],
     frozen: Mapping[str, Tensor],
     alike: bool,
@@ -249,7 +233,7 @@ def _compare_step(
     try:
         first, gradients, statistics = _step(masked, case)
         with torch.no_grad():
-            again = flat(masked(*case))
+            again = flat(case.run(masked))
     except Exception as error:
         report.notes.append(f"training was not compared: the masked model does not train on this input ({error})")
         return
@@ -296,7 +280,7 @@ def _compare_step(
 
 @torch.no_grad()
 def _sensitivity(
-    masked: nn.Module, case: tuple[Any, ...], outputs: list[Tensor], gradients: dict[str, Tensor], scale: float
+    masked: nn.Module, case: Inputs, outputs: list[Tensor], gradients: dict[str, Tensor], scale: float
 ) -> float:
     generator = torch.Generator().manual_seed(3)
     for param in masked.parameters():
@@ -308,19 +292,19 @@ def _sensitivity(
     return max([_relative(outputs, again), *off])
 
 
-def _larger_batch(case: tuple[Any, ...]) -> tuple[Any, ...]:
+def _larger_batch(case: Inputs) -> Inputs:
     """At least four examples: normalisation over two of them passes no gradient on."""
-    tensors = [t for t in case if isinstance(t, Tensor)]
+    tensors = case.tensors
     if len(tensors) != 1 or not tensors[0].is_floating_point() or tensors[0].shape[0] >= 4:
         return case
     first = tensors[0]
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn((4, *first.shape[1:]), generator=generator, dtype=torch.float64).to(first.device, first.dtype)
     noise[: first.shape[0]] = first
-    return tuple(noise if t is first else t for t in case)
+    return case.map(lambda _: noise)
 
 
-def _step(model: nn.Module, case: tuple[Any, ...]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def _step(model: nn.Module, case: Inputs) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
     model.train()
     for module in model.modules():
         if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)):
@@ -329,7 +313,7 @@ def _step(model: nn.Module, case: tuple[Any, ...]) -> tuple[list[Tensor], dict[s
             module.dropout = 0.0
     for param in model.parameters():
         param.grad = None
-    outputs = flat(model(*case))
+    outputs = flat(case.run(model))
     generator = torch.Generator().manual_seed(1)
     loss = sum(
         (t * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device, t.dtype)).sum()

@@ -1,0 +1,74 @@
+"""The inputs of one call of a model: positional and by name, tensors in any structure."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is called with.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Arguments by name.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Any) -> Inputs:
+        """Read an example: a tensor, a tuple or list of arguments, a dict of arguments by name (or one that forward takes).
+
+        Example:
+            >>> Inputs.of(nn.Linear(2, 1), {"input": 1}), Inputs.of(nn.Linear(2, 1), {"image": 1})
+            (Inputs(args=(), kwargs={'input': 1}), Inputs(args=({'image': 1},), kwargs={}))
+        """
+        if isinstance(example, Inputs):
+            return example
+        if isinstance(example, (tuple, list)):
+            return cls(tuple(example))
+        if isinstance(example, Mapping):
+            parameters = inspect.signature(model.forward).parameters.values()
+            named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+            required = {p.name for p in parameters if p.name in named and p.default is p.empty}
+            if example and required <= set(example) <= named:
+                return cls((), dict(example))
+        return cls((example,))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in order."""
+        return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Tensor)]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the first tensor."""
+        return next((tuple(t.shape) for t in self.tensors), ())
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same structure with other tensors."""
+        args, kwargs = tree_map(
+            lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, (self.args, self.kwargs)
+        )
+        return Inputs(args, kwargs)
+
+    def run(self, model: nn.Module) -> Any:
+        """Call a model."""
+        return model(*self.args, **self.kwargs)
+
+
+def small_batch(example: Inputs) -> Inputs:
+    """Two examples: enough to tell the batch from a dimension of size 1."""
+    batches = {int(t.shape[0]) for t in example.tensors if t.dim() > 1}
+    if len(batches) != 1:
+        return example
+    return example.map(lambda t: t if t.dim() < 2 else torch.cat([t, t]) if t.shape[0] == 1 else t[:2])

@@ -26,7 +26,7 @@ def test_property_snippet_runs_as_printed_and_prunes_to_its_target(epochs, tmp_p
         "model": small_cnn(num_classes=3, width=8), "train_set": inputs, "epochs": epochs, "loader": loader, "x_test": inputs[:10],
     }  # fmt: skip
     exec(snippet, scope)
-    assert len(scope["samples"]) == 6  # the two cycles after the ramp
+    assert len(scope["samples"]) == 8  # the two cycles after the ramp
     assert scope["prediction"].probabilities.shape == (10, 3)
     assert scope["pruner"].groups.kind == "channel"
     assert sparsity_report(scope["model"], scope["pruner"]).prunable == pytest.approx(

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity import ForwardPruning, compact
+from bayesprune.sparsity import compact
 from compact_families import settle_
+from sparsity.plain import forward_pruning
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -161,7 +162,7 @@ def test_property_output_groups_on_convolutions_with_a_bias_say_what_would_free_
     model = _net()
     _seeded_(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    pruner = ForwardPruning(model, optimizer, groups="output")
+    pruner = forward_pruning(model, optimizer, groups="output")
     state = pruner.state_dict()
     for mask in state["keep"].values():
         mask[: len(mask) // 2] = False
@@ -231,7 +232,7 @@ def test_property_subclasses_that_compute_with_their_own_weight_are_made_smaller
     settle_(model, torch.randn(8, 3, 8, 8))
     before = _parameters(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    pruner = ForwardPruning(model, optimizer, groups="channel", example_input=IMAGE)
+    pruner = forward_pruning(model, optimizer, groups="channel", example_input=IMAGE)
     assert {g.name for g in pruner.groups} == {"0.weight", "2.weight", "6.weight"}
     state = pruner.state_dict()
     for mask in state["keep"].values():
@@ -316,7 +317,7 @@ def test_property_a_compiled_models_pruner_goes_by_the_models_own_names():
     model = _net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     compiled = torch.compile(model, backend="eager")
-    pruner = ForwardPruning(compiled, optimizer, groups="channel", example_input=IMAGE)
+    pruner = forward_pruning(compiled, optimizer, groups="channel", example_input=IMAGE)
     state = pruner.state_dict()
     for mask in state["keep"].values():
         mask[4:] = False

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity import ForwardPruning, compact, partition
+from bayesprune.sparsity import compact, partition
 from compact_families import settle_, train
+from sparsity.plain import forward_pruning
 
 
 class _Gate(nn.Module):
@@ -286,7 +287,7 @@ def _network(name: str):
 def _halved(model, example, optimizer=None):
     """A pruner that dropped half of every group."""
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    pruner = ForwardPruning(model, optimizer, groups="channel", example_input=example)
+    pruner = forward_pruning(model, optimizer, groups="channel", example_input=example)
     state = pruner.state_dict()
     for mask in state["keep"].values():
         order = torch.randperm(mask.numel(), generator=torch.Generator().manual_seed(mask.numel()))

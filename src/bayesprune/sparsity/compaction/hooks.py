@@ -56,8 +56,9 @@ def changing_hooks(model: nn.Module, inputs: Inputs) -> Changing:
         made = torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
         return 3 * made if like.is_floating_point() else like.clone()
 
+    changes: tuple[Callable[[Tensor], Tensor], ...] = (torch.clone, noise)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for training, change in itertools.product((False, True), (torch.clone, noise)):
+        for training, change in itertools.product((False, True), changes):
             try:
                 inputs.map(change).run(probe.train(training))
             except Exception:  # too few examples for BatchNorm; whatever else is wrong shows when the model is traced

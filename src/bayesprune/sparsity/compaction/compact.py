@@ -158,10 +158,11 @@ def compact(
 
     Args:
         model: The model; convolution (grouped: whole groups), linear, normalisation, pooling, attention (whole heads)
-            layers of torch, and whatever torch.fx can trace around them. What it does not know stays, with a reason.
+            layers of torch, subclasses that compute with their own weight, whatever torch.fx can trace around
+            them. What it does not know stays, with a reason.
         pruner: The pruner of the model; its masks are applied first, and it comes along.
         optimizer: The optimizer of the model, which comes along; None: the pruner's, if there is one.
-        example_input: An input tensor (or tuple of the inputs).
+        example_input: An input tensor, a tuple of the inputs, or a dict of them by name.
         coupling: Of sums: ``"intersection"`` removes what all terms and readers agree on; ``"group"`` does too and
             refuses if a stream's terms do not agree; ``"indexed"`` cuts each branch by itself, reads some channels of
             the stream by index and adds into some by index.
@@ -179,6 +180,9 @@ def compact(
     Raises:
         CompactionError: With a named ``reason``; nothing is returned whose outputs differ.
         ValueError: If a setting is unknown.
+
+    Warns:
+        UserWarning: If fewer than half as many parameters went as weights are zero, with why and what would free them.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -19,6 +19,7 @@ from bayesprune.sparsity.decay import GroupDecay, covers_of
 from bayesprune.sparsity.feedback import FeedbackPruning
 from bayesprune.sparsity.group_types import ChannelGroups, Groups, Slice, TensorGroups
 from bayesprune.sparsity.groups import Partition
+from bayesprune.sparsity.optimizer_link import link
 
 
 class _KeptSize:
@@ -96,10 +97,7 @@ def transfer_pruner(
             cover.name: take(dense[cover.name], cuts.get(cover.name, [])) for cover, _ in new._active
             if cover.name in dense
         }  # fmt: skip
-    new._hooks = [
-        optimizer.register_step_pre_hook(new._pre_step),
-        optimizer.register_step_post_hook(new._post_step),
-    ]
+    new._hooks = link(new, optimizer)
     return new, notes
 
 

@@ -193,6 +193,20 @@ def uncertainty() -> str:
     return "\n\n".join([*parts, where(result["environment"]) + "."])
 
 
+def minibatch_temperature() -> str:
+    from benchmarks.minibatch_temperature import table as written
+
+    result = load("minibatch_temperature")
+    return f"{written(result)}\n\n{where(result['environment'])}."
+
+
+def posterior_accuracy() -> str:
+    from benchmarks.posterior_accuracy import table as written
+
+    result = load("posterior_accuracy")
+    return f"{written(result)}\n\n{where(result['environment'])}."
+
+
 def hmc_cifar10() -> str:
     from benchmarks.hmc_cifar10 import table as written
 
@@ -203,6 +217,8 @@ def hmc_cifar10() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "uncertainty": uncertainty,
     "hmc_cifar10": hmc_cifar10,
+    "minibatch_temperature": minibatch_temperature,
+    "posterior_accuracy": posterior_accuracy,
     "demo": demo,
     "cifar10_resnet20": cifar10_resnet20,
     "optimizer_step": optimizer_step,

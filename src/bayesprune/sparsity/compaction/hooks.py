@@ -56,11 +56,10 @@ def changing_hooks(model: nn.Module, inputs: Inputs) -> Changing:
         made = torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
         return 3 * made if like.is_floating_point() else like.clone()
 
-    changes: tuple[Callable[[Tensor], Tensor], ...] = (torch.clone, noise)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for training, change in itertools.product((False, True), changes):
+        for training, case in itertools.product((False, True), (inputs, inputs.map(noise))):
             try:
-                inputs.map(change).run(probe.train(training))
+                case.map(torch.clone).run(probe.train(training))
             except Exception:  # too few examples for BatchNorm; whatever else is wrong shows when the model is traced
                 continue
     return found

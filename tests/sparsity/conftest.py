@@ -48,7 +48,7 @@ def _adamw(params: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def _cv_adam(params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    return CVAdam(params, lr=0.05, num_data=100, seed=3)
+    return CVAdam(params, lr=0.05, num_data=100, weight_decay=5e-4, seed=3)
 
 
 OPTIMIZERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw, "cv_adam": _cv_adam}

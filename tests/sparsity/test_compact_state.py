@@ -67,7 +67,9 @@ def test_property_param_groups_settings_and_decays_come_along():
     model, example = network("vgg", 0)
     conv = [p for n, p in model.named_parameters() if n.startswith("features")]
     rest = [p for n, p in model.named_parameters() if not n.startswith("features")]
-    optimizer = CVAdam([{"params": rest, "lr": 0.5}, {"params": conv}], lr=0.01, num_data=50, seed=9, fused=False)
+    optimizer = CVAdam(
+        [{"params": rest, "lr": 0.5}, {"params": conv}], lr=0.01, num_data=50, weight_decay=5e-4, seed=9, fused=False
+    )
     cut = partition(model, "channel", example_input=example)
     middle = float(torch.cat([each.mean_square().flatten() for each in cut]).quantile(0.3))
     pruner = pruned_at_random(model, example, "channel", 0.5, optimizer, spike_decay=1e-2, soft_threshold=middle)

@@ -56,7 +56,7 @@ def test_property_decays_are_set_only_when_a_mask_changes(residual, train):
 
 def test_property_the_spike_is_reversible(residual, train):
     model = residual()
-    optimizer = CVAdam(model.parameters(), lr=1e-12, num_data=10**9, temperature=0.0)
+    optimizer = CVAdam(model.parameters(), lr=1e-12, num_data=10**9, weight_decay=5e-4, temperature=0.0)
     pruner = forward_pruning(model, optimizer, groups="output", soft_threshold=0.02)
     with torch.no_grad():
         model.conv1.weight.mul_(1e-3)

@@ -74,7 +74,7 @@ def test_property_forward_pruned_weights_stay_zero_in_a_users_loop():
     """The pruned weight, its momentum and its second moment are exactly 0 after every later step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 30), nn.ReLU(), nn.Linear(30, 3))
-    optimizer = CVAdam(model.parameters(), lr=0.5, num_data=50)
+    optimizer = CVAdam(model.parameters(), lr=1e-3, num_data=50, weight_decay=5e-4)
     pruner = ForwardPruning(
         model, optimizer, groups="weight", sparsity=0.8, warmup_steps=5, ramp_end_step=25, spike_decay=1e-2
     )

@@ -120,7 +120,16 @@ def stationary_law() -> str:
         "paper: T / T_eff",
         "T_eff of the paper's rule",
     ]
-    return f"{table(head, rows)}\n\n{result['chains']:,} chains a row. {where(result['environment'])}."
+    moved = [
+        [str(r["share"]), str(r["beta1"]), f"{r['iterate']:.2f}", f"{r['iterate_law']:.2f}",
+         f"{r['midpoint']:.3f} ± {r['midpoint_error']:.3f}"]
+        for r in result["midpoint"]
+    ]  # fmt: skip
+    second = table(
+        ["share of the largest stable step", "β₁", "iterate: variance / posterior", "law", "midpoint"], moved
+    )
+    note = f"{result['chains']:,} chains a row. {where(result['environment'])}."
+    return f"{table(head, rows)}\n\nAt large steps, the iterate and the midpoint of a move:\n\n{second}\n\n{note}"
 
 
 def table4() -> str:

@@ -8,6 +8,7 @@ A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. With --check
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import statistics
@@ -192,42 +193,27 @@ def compare_torch_pruning() -> str:
 
 
 def uncertainty() -> str:
-    from benchmarks.uncertainty import table as written
+    from benchmarks.uncertainty import table as rows_as_table
 
     result = load("uncertainty")
     parts = []
     for network in dict.fromkeys(row["network"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["network"] == network]
-        parts += [f"{network.upper()}:\n\n{written(rows)}"]
+        parts += [f"{network.upper()}:\n\n{rows_as_table(rows)}"]
     return "\n\n".join([*parts, where(result["environment"]) + "."])
 
 
-def minibatch_temperature() -> str:
-    from benchmarks.minibatch_temperature import table as written
-
-    result = load("minibatch_temperature")
-    return f"{written(result)}\n\n{where(result['environment'])}."
-
-
-def posterior_accuracy() -> str:
-    from benchmarks.posterior_accuracy import table as written
-
-    result = load("posterior_accuracy")
-    return f"{written(result)}\n\n{where(result['environment'])}."
-
-
-def hmc_cifar10() -> str:
-    from benchmarks.hmc_cifar10 import table as written
-
-    result = load("hmc_cifar10")
-    return f"{written(result)}\n\n{where(result['environment'])}."
+def written(name: str) -> str:
+    """Return the table that a benchmark's own `table` writes of its results."""
+    result = load(name)
+    return f"{importlib.import_module(f'benchmarks.{name}').table(result)}\n\n{where(result['environment'])}."
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "uncertainty": uncertainty,
-    "hmc_cifar10": hmc_cifar10,
-    "minibatch_temperature": minibatch_temperature,
-    "posterior_accuracy": posterior_accuracy,
+    "hmc_cifar10": lambda: written("hmc_cifar10"),
+    "minibatch_temperature": lambda: written("minibatch_temperature"),
+    "posterior_accuracy": lambda: written("posterior_accuracy"),
     "demo": demo,
     "cifar10_resnet20": cifar10_resnet20,
     "optimizer_step": optimizer_step,

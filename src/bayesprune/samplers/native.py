@@ -171,15 +171,14 @@ def _job(item: TensorStep) -> tuple[object, ...]:
         values, inner, period = decay.values.data_ptr(), decay.inner, decay.period
     else:
         shared = decay
-    adapt = item.adapt and (item.preconditioner == "rms" or (item.preconditioner == "paper" and item.dual_lr != 0))
     return (
         item.weight.data_ptr(), item.gradient.data_ptr(), item.momentum.data_ptr(),
         0 if item.scale is None else item.scale.data_ptr(), values, item.kinetic.data_ptr(),
         numel, item.offset, inner, period, item.previous_key or _NO_KEY, item.key,
         item.lr * item.beta2, item.beta1, item.dual_lr / item.num_data, item.dual_lr * item.alpha**2,
-        item.dual_lr * item.alpha if adapt and item.previous_key and item.preconditioner == "paper" else 0.0,
+        item.dual_lr * item.alpha if item.recalls else 0.0,
         item.scale_decay, item.damping, shared, item.noise_std, item.kinetic_factor / numel, item.blend,
-        _KINDS[item.preconditioner], adapt, item.exact,
+        _KINDS[item.preconditioner], item.adapts, item.exact,
     )  # fmt: skip
 
 

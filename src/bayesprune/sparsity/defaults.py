@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from bayesprune.common.modes import evaluating
 from bayesprune.sparsity.groups import Exclude, Partition, partition, prunable_modules
@@ -117,19 +118,8 @@ def _calls(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> dic
     finally:
         for hook in hooks:
             hook.remove()
-    ends = {leaf.untyped_storage().data_ptr() for leaf in _leaves(output)}
+    ends = {leaf.untyped_storage().data_ptr() for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)}
     return {name: place in ends for name, place in written.items()}
-
-
-def _leaves(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _leaves(each)
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _leaves(each)
 
 
 def _guesses(model: nn.Module) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.common.modes import evaluating
 from bayesprune.sparsity.groups import Exclude, Exclusion, prunable_modules
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -200,17 +201,13 @@ def _positions(model: nn.Module, example_input: Any) -> dict[str, int]:
 
         return hook
 
-    modes = {module: module.training for module in model.modules()}
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, *_CONV, *_TRANSPOSED)):
             hooks.append(module.register_forward_hook(listen(name, module)))
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(*example)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return {name: used // batch for name, used in counts.items()}

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bayesprune import vision
+from bayesprune.compaction import CompactionReport, compact
 from bayesprune.deploy import Profile, compare_times, load, profile, save
 from bayesprune.posterior import SampleStore, classification_metrics, predict
 from bayesprune.samplers import CVAdam, CycleClock
-from bayesprune.sparsity import CompactionReport, ForwardPruning, compact
+from bayesprune.sparsity import ForwardPruning
 from bayesprune.train.folder import environment, write_json
 from bayesprune.train.memory import keep_freed_memory
 from bayesprune.train.tree import load_tree, save_tree

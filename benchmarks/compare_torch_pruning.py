@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.compaction import CompactionError, compact
 from bayesprune.deploy.profile import multiply_adds
-from bayesprune.sparsity import CompactionError, ForwardPruning, compact
+from bayesprune.sparsity import ForwardPruning
 from bayesprune.train.folder import environment, write_json
 from bayesprune.vision import BasicBlock, Bottleneck, ResNet, WideResNet, mlp
 from bayesprune.vision.families import VGG, DenseNet, VisionTransformer

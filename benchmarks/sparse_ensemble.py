@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.compaction import compact
 from bayesprune.deploy import Ensemble, compare_times
 from bayesprune.deploy.ensemble import STRATEGIES
 from bayesprune.deploy.folder import WEIGHTS
 from bayesprune.deploy.profile import multiply_adds
 from bayesprune.posterior import SampleStore, classification_metrics
-from bayesprune.sparsity import compact
 from bayesprune.train.folder import environment, write_json
 from bayesprune.train.memory import keep_freed_memory
 from bayesprune.vision import ArrayDataset

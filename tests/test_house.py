@@ -17,13 +17,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = {
     "common": set(),
     "samplers": set(),
-    "sparsity": {"samplers"},
+    "graph": set(),
+    "sparsity": {"samplers", "graph"},
+    "compaction": {"samplers", "graph", "sparsity"},
     "posterior": {"samplers", "sparsity"},
     "vision": {"samplers", "sparsity", "posterior"},
-    "deploy": {"samplers", "sparsity", "posterior"},
+    "deploy": {"samplers", "graph", "sparsity", "compaction", "posterior"},
     "baselines": {"samplers", "sparsity", "posterior"},
     "tabular": {"samplers", "sparsity", "posterior"},
-    "train": {"samplers", "sparsity", "posterior", "baselines", "vision", "tabular"},
+    "train": {"samplers", "sparsity", "compaction", "posterior", "baselines", "vision", "tabular"},
     "report": set(),
 }
 for below in LAYERS.values():
@@ -129,6 +131,7 @@ def public_objects():
         "",
         "samplers",
         "sparsity",
+        "compaction",
         "posterior",
         "baselines",
         "vision",

@@ -1,10 +1,11 @@
 """A network that knows what it does not know, at a fraction of its size, from one training run."""
 
 from bayesprune._version import __version__
+from bayesprune.compaction import compact
 from bayesprune.deploy import Ensemble, load, profile, save
 from bayesprune.posterior import MemorySamples, SampleStore, health_report, predict, use_sample
 from bayesprune.samplers import CVAdam, CycleClock, CyclicalLR, VariationalCVAdam
-from bayesprune.sparsity import FeedbackPruning, ForwardPruning, SpikeSlabPrior, compact, partition, sparsity_report
+from bayesprune.sparsity import FeedbackPruning, ForwardPruning, SpikeSlabPrior, partition, sparsity_report
 
 __all__ = [
     "__version__",

@@ -101,7 +101,7 @@ def compact_run(
     Raises:
         ValueError: if the folder holds no finished run, the outputs would differ, or no sample is left.
     """
-    from bayesprune.sparsity.compaction import CompactionError, compact
+    from bayesprune.compaction import CompactionError, compact
 
     if members not in ("all", "final", "none"):
         raise ValueError(f"members={members!r}: choose 'all', 'final' or 'none'")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune.compaction import compact
 from bayesprune.deploy import Ensemble, export_onnx, export_program, load, save
-from bayesprune.sparsity.compaction import compact
 
 
 @torch.no_grad()

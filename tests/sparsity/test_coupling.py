@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity import compact, partition, trace_channels
+from bayesprune.compaction import compact
+from bayesprune.sparsity import partition, trace_channels
 from compact_families import network, pruned_at_random, train
 
 EXAMPLE = torch.zeros(2, 2, 6, 6)

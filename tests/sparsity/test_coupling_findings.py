@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity import compact, partition
+from bayesprune.compaction import compact
+from bayesprune.sparsity import partition
 from compact_families import settle_, train
 from sparsity.plain import forward_pruning
 

@@ -1,16 +1,11 @@
 """Which weights stay: groups, the spike-and-slab prior, criteria, pruners, and the report."""
 
+import importlib
+import warnings
+from typing import Any
+
 from bayesprune.sparsity.base import Pruner
 from bayesprune.sparsity.channel_spaces import ChannelSpace
-from bayesprune.sparsity.compaction import (
-    REASONS,
-    Compaction,
-    CompactionError,
-    CompactionReport,
-    LayerRecord,
-    SlimAttention,
-    compact,
-)
 from bayesprune.sparsity.criteria import (
     SparsityCut,
     concentration,
@@ -72,13 +67,6 @@ __all__ = [
     "sparsity_report",
     "SparsityReport",
     "LayerSparsity",
-    "compact",
-    "Compaction",
-    "CompactionReport",
-    "CompactionError",
-    "LayerRecord",
-    "REASONS",
-    "SlimAttention",
     "pack_mask",
     "unpack_mask",
     "common_mask",
@@ -86,3 +74,22 @@ __all__ = [
     "pack_state",
     "unpack_state",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in (
+        "compact",
+        "Compaction",
+        "CompactionReport",
+        "CompactionError",
+        "LayerRecord",
+        "REASONS",
+        "SlimAttention",
+    ):
+        warnings.warn(
+            f"bayesprune.sparsity.{name} is bayesprune.compaction.{name} now; this name goes with the next version",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module("bayesprune.compaction"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
 from bayesprune.sparsity.group_types import ChannelGroups, Groups, Slice, TensorGroups
 
 __all__ = [
@@ -28,9 +29,7 @@ __all__ = [
 
 KINDS = ("weight", "kernel", "input", "output", "channel")
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_PRUNABLE = (nn.Linear, *_CONVOLUTIONS)
+_PRUNABLE = (nn.Linear, *CONVOLUTIONS)
 
 Exclude = Iterable[Any]
 
@@ -134,7 +133,7 @@ def prunable_modules(model: nn.Module, exclude: Exclude = ()) -> tuple[dict[str,
     owners: set[int] = set()
     for name, module in named.items():
         weight = getattr(module, "weight", None)
-        if not isinstance(module, (*_PRUNABLE, *_TRANSPOSED)) or not isinstance(weight, Tensor):
+        if not isinstance(module, (*_PRUNABLE, *TRANSPOSED)) or not isinstance(weight, Tensor):
             continue
         full = f"{name}.weight" if name else "weight"
         if isinstance(weight, nn.parameter.UninitializedParameter):
@@ -144,7 +143,7 @@ def prunable_modules(model: nn.Module, exclude: Exclude = ()) -> tuple[dict[str,
         owners.add(id(weight))
         if name in banned:
             excluded.append(Exclusion(full, weight.numel(), banned[name]))
-        elif isinstance(module, _TRANSPOSED):
+        elif isinstance(module, TRANSPOSED):
             excluded.append(Exclusion(full, weight.numel(), "transposed convolutions are not pruned"))
         elif weight.numel() == 0:
             excluded.append(Exclusion(full, 0, "has no weights"))

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.common.modes import evaluating
+from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
 from bayesprune.sparsity.groups import Exclude, Exclusion, prunable_modules
-
-_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def sparsity_report(
     owners: dict[int, int] = {}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if not isinstance(module, (nn.Linear, *_CONV, *_TRANSPOSED)) or not isinstance(weight, Tensor):
+        if not isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) or not isinstance(weight, Tensor):
             continue
         full = f"{name}.weight" if name else "weight"
         zeros = int((weight == 0).sum())
@@ -193,7 +191,7 @@ def _positions(model: nn.Module, example_input: Any) -> dict[str, int]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, nn.Linear):
                 used = output.numel() // output.shape[-1]
-            elif isinstance(module, _TRANSPOSED):
+            elif isinstance(module, TRANSPOSED):
                 used = inputs[0].numel() // int(module.in_channels)
             else:
                 used = output.numel() // int(module.out_channels)  # type: ignore[arg-type]
@@ -202,7 +200,7 @@ def _positions(model: nn.Module, example_input: Any) -> dict[str, int]:
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, *_CONV, *_TRANSPOSED)):
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)):
             hooks.append(module.register_forward_hook(listen(name, module)))
     try:
         with evaluating(model), torch.no_grad():

@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.graph.analysis import Analysis, Call
+from bayesprune.graph.errors import CompactionError
+from bayesprune.graph.hooks import changing_hooks, silent_copy
+from bayesprune.graph.inputs import Inputs, small_batch
+from bayesprune.graph.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
+from bayesprune.graph.rules import analyse
+from bayesprune.graph.trace import trace
+from bayesprune.graph.zeros import Zeros
 from bayesprune.sparsity.channel_spaces import ChannelSpace, Part
-from bayesprune.sparsity.compaction.analysis import Analysis, Call
-from bayesprune.sparsity.compaction.errors import CompactionError
-from bayesprune.sparsity.compaction.example import Inputs, small_batch
-from bayesprune.sparsity.compaction.graph import trace
-from bayesprune.sparsity.compaction.hooks import changing_hooks, silent_copy
-from bayesprune.sparsity.compaction.rules import analyse
-from bayesprune.sparsity.compaction.rules_functional import BATCH_NORMS, CONVOLUTIONS
-from bayesprune.sparsity.compaction.slices import TRANSPOSED
-from bayesprune.sparsity.compaction.zeros import Zeros
 
 Place = tuple[Part, Tensor]
 NORMS = (*BATCH_NORMS, nn.GroupNorm)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bayesprune.compaction import compact
 from bayesprune.samplers import CVAdam
-from bayesprune.sparsity.compaction import compact
 from compact_families import FAMILIES, groups_of, largest_difference, network, pruned_at_random, settle_, train
 
 # 200 draws over all; the shares of zeros take turns.

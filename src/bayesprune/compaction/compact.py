@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayesprune.compaction.graph_edits import graph_module, graph_reasons
+from bayesprune.compaction.leftovers import leftovers, size_after
+from bayesprune.compaction.masked import masked_copy, plain_name
+from bayesprune.compaction.optimizer_state import transfer_optimizer
+from bayesprune.compaction.pruner_state import transfer_pruner
+from bayesprune.compaction.report import CompactionReport, count_parameters, layer_records
+from bayesprune.compaction.rewrite import rewrite_
+from bayesprune.compaction.slices import Cut, cut_state, cuts_of
+from bayesprune.compaction.solve import Solution, check_agreement, solve, violations
+from bayesprune.compaction.verify import Verification, verify
+from bayesprune.graph.analysis import Analysis
+from bayesprune.graph.computed import bake_, computed_weights
+from bayesprune.graph.errors import CompactionError
+from bayesprune.graph.hooks import FORWARD, changing_hooks, detached_copy, silent_copy, whole_copy
+from bayesprune.graph.inputs import Inputs, small_batch
+from bayesprune.graph.rules import analyse
+from bayesprune.graph.trace import depends_on_mode, trace, with_training
+from bayesprune.graph.zeros import Zeros
 from bayesprune.sparsity.base import Pruner
-from bayesprune.sparsity.compaction.analysis import Analysis
-from bayesprune.sparsity.compaction.computed import bake_, computed_weights
-from bayesprune.sparsity.compaction.errors import CompactionError
-from bayesprune.sparsity.compaction.example import Inputs, small_batch
-from bayesprune.sparsity.compaction.graph import depends_on_mode, trace, with_training
-from bayesprune.sparsity.compaction.graph_edits import graph_module, graph_reasons
-from bayesprune.sparsity.compaction.hooks import FORWARD, changing_hooks, detached_copy, silent_copy, whole_copy
-from bayesprune.sparsity.compaction.leftovers import leftovers, size_after
-from bayesprune.sparsity.compaction.masked import masked_copy, plain_name
-from bayesprune.sparsity.compaction.optimizer_state import transfer_optimizer
-from bayesprune.sparsity.compaction.pruner_state import transfer_pruner
-from bayesprune.sparsity.compaction.report import CompactionReport, count_parameters, layer_records
-from bayesprune.sparsity.compaction.rewrite import rewrite_
-from bayesprune.sparsity.compaction.rules import analyse
-from bayesprune.sparsity.compaction.slices import Cut, cut_state, cuts_of
-from bayesprune.sparsity.compaction.solve import Solution, check_agreement, solve, violations
-from bayesprune.sparsity.compaction.verify import Verification, verify
-from bayesprune.sparsity.compaction.zeros import Zeros
 
 COUPLINGS = ("group", "intersection", "indexed")
 

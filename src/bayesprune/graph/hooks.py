@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
-from bayesprune.sparsity.compaction.example import Inputs
+from bayesprune.graph.inputs import Inputs
 
 FORWARD = ("_forward_pre_hooks", "_forward_hooks")
 HOOKS = (

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.sparsity.compaction.attention import SlimAttention
-from bayesprune.sparsity.compaction.errors import CompactionError
-from bayesprune.sparsity.compaction.example import Inputs
-from bayesprune.sparsity.compaction.hooks import called_with_hooks, detached_copy, hooked
+from bayesprune.graph.errors import CompactionError
+from bayesprune.graph.hooks import called_with_hooks, detached_copy, hooked
+from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.slim_attention import SlimAttention
 
 _UNFOLDED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity import compact
+from bayesprune.compaction import compact
 from compact_families import settle_
 from sparsity.plain import forward_pruning
 

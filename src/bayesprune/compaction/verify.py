@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparsity.compaction.attention import SlimAttention
-from bayesprune.sparsity.compaction.errors import CompactionError
-from bayesprune.sparsity.compaction.example import Inputs
-from bayesprune.sparsity.compaction.hooks import Changing, silent_copy
-from bayesprune.sparsity.compaction.slices import Cut, take
+from bayesprune.compaction.slices import Cut, take
+from bayesprune.graph.errors import CompactionError
+from bayesprune.graph.hooks import Changing, silent_copy
+from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.slim_attention import SlimAttention
 
 MOST = 8  # examples compared
 EXACT = 1e-9  # of float64 outputs, relative to the largest

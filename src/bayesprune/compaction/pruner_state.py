@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayesprune.compaction.masked import COMPILED, plain_name
+from bayesprune.compaction.slices import Cut, take
+from bayesprune.graph.errors import CompactionError
 from bayesprune.sparsity.base import Pruner
-from bayesprune.sparsity.compaction.errors import CompactionError
-from bayesprune.sparsity.compaction.masked import COMPILED, plain_name
-from bayesprune.sparsity.compaction.slices import Cut, take
 from bayesprune.sparsity.decay import GroupDecay, covers_of
 from bayesprune.sparsity.feedback import FeedbackPruning
 from bayesprune.sparsity.group_types import ChannelGroups, Groups, Slice, TensorGroups

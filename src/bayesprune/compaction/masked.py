@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayesprune.graph.errors import CompactionError
+from bayesprune.graph.hooks import whole_copy
 from bayesprune.sparsity.base import Pruner
-from bayesprune.sparsity.compaction.errors import CompactionError
-from bayesprune.sparsity.compaction.hooks import whole_copy
 
 COMPILED = "_orig_mod."
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import fx, nn
 
-from bayesprune.sparsity.compaction import rules_layers as layers
-from bayesprune.sparsity.compaction.analysis import Analysis, label
+from bayesprune.graph import rules_layers as layers
+from bayesprune.graph.analysis import Analysis, label
+from bayesprune.graph.layers import BATCH_NORMS, CONVOLUTIONS
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _NAMES = {
     "linear": ("input", "weight", "bias"),
     "conv": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.sparsity.compaction.values import NAN, Atoms, Value
-from bayesprune.sparsity.compaction.zeros import Zeros
+from bayesprune.graph.values import NAN, Atoms, Value
+from bayesprune.graph.zeros import Zeros
 
 Rule = Callable[["Analysis", fx.Node, "nn.Module | None"], Any]
 

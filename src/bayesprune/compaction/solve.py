@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bayesprune.sparsity.compaction.analysis import Analysis, Mixer
-from bayesprune.sparsity.compaction.errors import CompactionError
+from bayesprune.graph.analysis import Analysis, Mixer
+from bayesprune.graph.errors import CompactionError
 
 
 @dataclass
@@ -69,9 +69,9 @@ def solve(a: Analysis, *, round_to: int = 1, floors: list[tuple[Tensor, int, str
 
     Example:
         >>> from torch import nn
-        >>> from bayesprune.sparsity.compaction.graph import trace
-        >>> from bayesprune.sparsity.compaction.rules import analyse
-        >>> from bayesprune.sparsity.compaction.zeros import Zeros
+        >>> from bayesprune.graph.trace import trace
+        >>> from bayesprune.graph.rules import analyse
+        >>> from bayesprune.graph.zeros import Zeros
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> with torch.no_grad():
         ...     _ = net[2].weight[:, 1].zero_()

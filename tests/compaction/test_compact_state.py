@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune.compaction import CompactionError, compact
 from bayesprune.posterior import MemorySamples
 from bayesprune.samplers import CVAdam
 from bayesprune.sparsity import partition
-from bayesprune.sparsity.compaction import CompactionError, compact
 from compact_families import largest_difference, network, pruned_at_random, train
 from sparsity.plain import feedback_pruning, forward_pruning
 

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity.compaction import SlimAttention, compact
+from bayesprune.compaction import SlimAttention, compact
 from bayesprune.vision import BasicBlock, ResNet, resnet20
 from bayesprune.vision.families import TransformerBlock, VisionTransformer
 from compact_families import largest_difference, settle_

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bayesprune.sparsity.compaction.analysis import Analysis
-from bayesprune.sparsity.compaction.leftovers import Leftovers
-from bayesprune.sparsity.compaction.solve import Solution
+from bayesprune.compaction.leftovers import Leftovers
+from bayesprune.compaction.solve import Solution
+from bayesprune.graph.analysis import Analysis
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity.compaction import REASONS, CompactionError, compact
+from bayesprune.compaction import REASONS, CompactionError, compact
 from compact_families import network, pruned_at_random, train
 from sparsity.plain import forward_pruning
 

@@ -9,15 +9,15 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity.compaction import rules_functional as functional
-from bayesprune.sparsity.compaction import rules_joins as joins
-from bayesprune.sparsity.compaction import rules_layers as layers
-from bayesprune.sparsity.compaction import rules_mixing as mixing
-from bayesprune.sparsity.compaction import rules_shapes as shapes
-from bayesprune.sparsity.compaction.analysis import Analysis, Rule, label
-from bayesprune.sparsity.compaction.attention import SlimAttention
-from bayesprune.sparsity.compaction.slices import TRANSPOSED
-from bayesprune.sparsity.compaction.zeros import Zeros
+from bayesprune.graph import rules_functional as functional
+from bayesprune.graph import rules_joins as joins
+from bayesprune.graph import rules_layers as layers
+from bayesprune.graph import rules_mixing as mixing
+from bayesprune.graph import rules_shapes as shapes
+from bayesprune.graph.analysis import Analysis, Rule, label
+from bayesprune.graph.layers import TRANSPOSED
+from bayesprune.graph.slim_attention import SlimAttention
+from bayesprune.graph.zeros import Zeros
 
 # Activations that mix channels, or have rules of their own.
 _OTHER = {"Softmax", "Softmin", "LogSoftmax", "Softmax2d", "GLU", "MultiheadAttention", "PReLU", "RReLU"}
@@ -152,7 +152,7 @@ def analyse(model: nn.Module, graph: fx.Graph, zeros: Zeros, fold: bool, **setti
     """Make one pass over the graph; the arguments are those of :class:`Analysis`.
 
     Example:
-        >>> from bayesprune.sparsity.compaction.graph import trace
+        >>> from bayesprune.graph.trace import trace
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
         >>> sorted(analyse(net, trace(net, (torch.zeros(2, 3),)), Zeros(net, None, set()), True).calls)
         ['0']

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.sparsity.compaction.analysis import Analysis, Implication, Scatter, label
-from bayesprune.sparsity.compaction.rules_shapes import elementwise
-from bayesprune.sparsity.compaction.values import NAN, Value, unknown_like
+from bayesprune.graph.analysis import Analysis, Implication, Scatter, label
+from bayesprune.graph.rules_shapes import elementwise
+from bayesprune.graph.values import NAN, Value, unknown_like
 
 _SUMS = ("add", "add_", "iadd", "sub", "sub_", "isub")
 _PRODUCTS = ("mul", "mul_", "imul")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprune.sparsity.compaction.errors import CompactionError
-from bayesprune.sparsity.compaction.slices import Cut, take_like
+from bayesprune.compaction.slices import Cut, take_like
+from bayesprune.graph.errors import CompactionError
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.sparsity.compaction.analysis import Analysis, Gather, Scatter, label
-from bayesprune.sparsity.compaction.hooks import FORWARD, HOOKS
-from bayesprune.sparsity.compaction.solve import Solution
+from bayesprune.compaction.solve import Solution
+from bayesprune.graph.analysis import Analysis, Gather, Scatter, label
+from bayesprune.graph.hooks import FORWARD, HOOKS
 
 
 def graph_reasons(a: Analysis, solution: Solution) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.sparsity.compaction.analysis import Analysis, Mixer
-from bayesprune.sparsity.compaction.computed import computed_weights
-from bayesprune.sparsity.compaction.values import NAN, Value, unknown_like
+from bayesprune.graph.analysis import Analysis, Mixer
+from bayesprune.graph.computed import computed_weights
+from bayesprune.graph.values import NAN, Value, unknown_like
 
 
 def _plain(module: Any, *names: str) -> bool:

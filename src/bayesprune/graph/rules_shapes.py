@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.sparsity.compaction.analysis import Analysis, Grid, Sizes, label
-from bayesprune.sparsity.compaction.values import NAN, Value, unknown_like
+from bayesprune.graph.analysis import Analysis, Grid, Sizes, label
+from bayesprune.graph.values import NAN, Value, unknown_like
 
 
 def _argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from bayesprune.sparsity.compaction.analysis import Analysis, Grid, Mixer, label
-from bayesprune.sparsity.compaction.rules_layers import mixed_const, unusual
-from bayesprune.sparsity.compaction.values import NAN, Value, unknown_like
+from bayesprune.graph.analysis import Analysis, Grid, Mixer, label
+from bayesprune.graph.rules_layers import mixed_const, unusual
+from bayesprune.graph.values import NAN, Value, unknown_like
 
 
 def _setting(node: fx.Node, module: Any, place: int, name: str, default: Any) -> Any:

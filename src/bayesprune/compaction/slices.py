@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparsity.compaction.analysis import Analysis, Call
-from bayesprune.sparsity.compaction.solve import Solution
+from bayesprune.compaction.solve import Solution
+from bayesprune.graph.analysis import Analysis, Call
+from bayesprune.graph.layers import TRANSPOSED
 
 Cut = list[tuple[int, Tensor]]
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def take(tensor: Tensor, cut: Sequence[tuple[int, Tensor]]) -> Tensor:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from bayesprune.sparsity.compaction.analysis import Analysis
-from bayesprune.sparsity.compaction.slices import Cut, take
-from bayesprune.sparsity.compaction.solve import Solution
+from bayesprune.compaction.slices import Cut, take
+from bayesprune.compaction.solve import Solution
+from bayesprune.graph.analysis import Analysis
 
 SCATTERED = "single zeros inside channels that are in use"
 LEAST = 0.05  # of the parameters: fewer zeros than this promise nothing

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprune.sparsity.compaction.analysis import Analysis, Call, Mixer
-from bayesprune.sparsity.compaction.attention import SlimAttention
-from bayesprune.sparsity.compaction.hooks import HOOKS
-from bayesprune.sparsity.compaction.slices import TRANSPOSED, Cut, cut_of, take
-from bayesprune.sparsity.compaction.solve import Solution
+from bayesprune.compaction.slices import Cut, cut_of, take
+from bayesprune.compaction.solve import Solution
+from bayesprune.graph.analysis import Analysis, Call, Mixer
+from bayesprune.graph.hooks import HOOKS
+from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
+from bayesprune.graph.slim_attention import SlimAttention
 
 
 @torch.no_grad()
@@ -121,7 +122,7 @@ def _resize_(module: Any, rows: int) -> None:
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, TRANSPOSED):
         module.in_channels, module.out_channels = module.weight.shape[:2]
-    elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    elif isinstance(module, CONVOLUTIONS):
         per_group = module.out_channels // module.groups
         module.out_channels = module.weight.shape[0]
         module.groups = module.out_channels // per_group if module.groups > 1 else 1

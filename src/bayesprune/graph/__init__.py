@@ -1,0 +1,1 @@
+"""What a model computes: one trace, one table of operations, one analysis of its channels."""

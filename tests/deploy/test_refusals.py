@@ -158,11 +158,6 @@ class Branches(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-class ModeStructure(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x * 2 + 1 if self.training else x
-
-
 class Random(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.randn_like(x)
@@ -175,16 +170,7 @@ class Escapes(nn.Module):
 
 class FixedDevice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x, device=torch.device("cuda:0")) + x
-
-
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.LSTM(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.cell(x)[0]
+        return x.to(torch.device("meta"))
 
 
 def reparametrised() -> nn.Module:
@@ -213,11 +199,9 @@ def edited() -> nn.Module:
 
 UNSUPPORTED = {
     "control flow": (Branches, r"Branches cannot be traced \(TraceError"),
-    "structure by mode": (ModeStructure, "takes another path in training than in evaluation"),
     "random numbers": (Random, "function torch.randn_like is not on the list"),
     "numbers out of tensors": (Escapes, "tensor method 'item' is not on the list"),
-    "a fixed device": (FixedDevice, "the device cuda:0 is fixed in forward"),
-    "a recurrent layer": (Recurrent, "cannot be traced"),
+    "a fixed device": (FixedDevice, "the device meta is fixed in forward"),
     "pruning by torch": (reparametrised, r"module '0' has hooks \(_forward_pre_hooks\)"),
     "a hook": (hooked, r"module '1' has hooks \(_forward_hooks\)"),
     "a hook on the whole": (root_hook, "has forward hooks, which a file cannot hold"),

@@ -11,20 +11,23 @@ from torch import Tensor, fx, nn
 from bayesprune.deploy.arguments import ByMode, check_identifier, check_path, decode, dtype_name, dtype_of, encode
 from bayesprune.deploy.operations import check_attribute, check_method, function_name, function_of
 from bayesprune.deploy.stock import build_module, describe_module
-from bayesprune.deploy.tracing import trace
+from bayesprune.deploy.tracing import EVALUATION_ONLY, trace
+from bayesprune.graph.inputs import Inputs
 
 Spec = dict[str, Any]
 _LAYOUTS = {"channels_last": torch.channels_last, "channels_last_3d": torch.channels_last_3d}
 
 
-def describe(model: nn.Module) -> tuple[Spec, dict[str, Tensor]]:
+def describe(model: nn.Module, example_input: Any = None) -> tuple[Spec, dict[str, Tensor]]:
     """Write a model's forward as a list that `rebuild` turns into an equal one, without its Python class.
 
     The list names torch's own modules with their constructor arguments, and functions and methods from an allow-list.
-    Tensors that no node uses are left out.
+    Tensors that no node uses are left out. Where forward takes another path in training than in evaluation, the list is
+    that of evaluation, and the model made from it refuses to run in training.
 
     Args:
-        model: a module whose forward ``torch.fx`` can trace down to torch's own modules and functions.
+        model: a module whose forward the tracer can follow down to torch's own modules and functions.
+        example_input: an example, which decides conditions on shapes; not needed where there are none.
 
     Returns:
         The list in JSON's own types, and the tensors by name: not copied, tied ones once.
@@ -42,9 +45,13 @@ def describe(model: nn.Module) -> tuple[Spec, dict[str, Tensor]]:
     model = getattr(model, "_orig_mod", model)
     if model._forward_hooks or model._forward_pre_hooks:
         raise ValueError("model: has forward hooks, which a file cannot hold; remove them")
-    graph, constants = trace(model)
-    nodes, used, read = [], set(), set()
-    for node in graph.nodes:
+    found = trace(model, None if example_input is None else Inputs.of(model, example_input))
+    constants = found.constants
+    nodes: list[Spec] = []
+    used, read = set(), set()
+    for node in found.graph.nodes:
+        if found.evaluation_only and node.op != "placeholder" and not any(n["op"] != "placeholder" for n in nodes):
+            nodes.append(_refusal(found.graph))
         args, kwargs = node.meta["arguments"]
         target = node.target
         if node.op == "call_function":
@@ -75,7 +82,18 @@ def describe(model: nn.Module) -> tuple[Spec, dict[str, Tensor]]:
             modes += [name for name in prefixed if model.get_submodule(name).training != model.training]
     tensors, specs = _tensors(model, constants, used, read)
     spec = {"nodes": nodes, "modules": modules, "tensors": specs, "training": model.training, "other_mode": modes}
+    if found.evaluation_only:
+        spec |= {"training": False, "other_mode": [], "evaluation_only": found.evaluation_only}
     return spec, tensors
+
+
+def _refusal(graph: fx.Graph) -> Spec:
+    """A node that refuses to run in training."""
+    taken, name = {node.name for node in graph.nodes}, "evaluation_only"
+    while name in taken:
+        name += "_"
+    args = [encode(ByMode(False, True), name), EVALUATION_ONLY]
+    return {"op": "call_function", "name": name, "target": function_name(torch._assert, name), "args": args}
 
 
 def _tensors(
@@ -220,7 +238,7 @@ def _place(model: nn.Module, specs: dict[str, Any], tensors: dict[str, Tensor]) 
                 raise ValueError(
                     f"tensor {path!r}: its module wants shape {list(there.shape)}, not {list(value.shape)}"
                 )
-            (owner._parameters if parameter else owner._buffers)[name] = value  # type: ignore[assignment]
+            setattr(owner, name, value)  # a recurrent layer keeps a list of its own
         else:
             try:
                 if parameter:

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from bayesprune.common.modes import evaluating
-from bayesprune.deploy.verify import as_inputs, batch_of, flat
+from bayesprune.deploy.verify import as_inputs, flat
+from bayesprune.graph.inputs import Inputs
 
 TOLERANCE = 1e-4
 
@@ -24,7 +26,7 @@ def export_onnx(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    example_input: Tensor | tuple[Tensor, ...],
+    example_input: Any,
     tolerance: float = TOLERANCE,
 ) -> float:
     """Write a model as ONNX with a free batch size, and compare onnxruntime's outputs with torch's at two batch sizes.
@@ -32,7 +34,8 @@ def export_onnx(
     Args:
         model: the model; exported in evaluation mode. An `Ensemble` is exported as its mixture (``ensemble.averaged()``).
         path: the file; written under a temporary name and renamed if the outputs agree.
-        example_input: an input, or a tuple of them, with the batch on the first axis.
+        example_input: an input, a tuple of them, or a dict of them by the names of forward's arguments, with the batch on the
+            first axis.
         tolerance: the largest difference allowed, relative to the largest output where that exceeds 1.
 
     Returns:
@@ -49,14 +52,20 @@ def export_onnx(
             raise ImportError(f"ONNX export needs {name}: pip install 'bayesprune[export]'") from error
     import onnxruntime
 
-    model, inputs = _ready(model), _two(example_input)
+    model, inputs = _ready(model), _two(model, example_input)
     target = Path(path)
     temporary = target.with_name(target.name + ".tmp")
     try:
         with evaluating(model), _quiet():
             try:
                 torch.onnx.export(
-                    model, inputs, str(temporary), dynamo=True, external_data=False, dynamic_shapes=_free_batch(inputs)
+                    model,
+                    inputs.args,
+                    str(temporary),
+                    kwargs=inputs.kwargs,
+                    dynamo=True,
+                    external_data=False,
+                    dynamic_shapes=_free_batch(inputs),
                 )
             except Exception as error:  # the exporter wraps many types in its own
                 raise ValueError(f"model: torch cannot export it to ONNX: {_reason(error)}") from error
@@ -64,8 +73,8 @@ def export_onnx(
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(temporary), options, providers=["CPUExecutionProvider"])
 
-        def run(*values: Tensor) -> list[Tensor]:
-            feed = {entry.name: value.numpy() for entry, value in zip(session.get_inputs(), values)}
+        def run(batch: Inputs) -> list[Tensor]:
+            feed = {entry.name: value.numpy() for entry, value in zip(session.get_inputs(), batch.tensors)}
             return [torch.from_numpy(value) for value in session.run(None, feed)]
 
         worst = _compare(model, run, inputs, tolerance, "onnxruntime")
@@ -79,7 +88,7 @@ def export_program(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    example_input: Tensor | tuple[Tensor, ...],
+    example_input: Any,
     tolerance: float = TOLERANCE,
 ) -> float:
     """Write a model with ``torch.export`` (.pt2) with a free batch size, read it back and compare at two batch sizes.
@@ -87,7 +96,8 @@ def export_program(
     Args:
         model: the model; exported in evaluation mode. An `Ensemble` is exported as its mixture (``ensemble.averaged()``).
         path: the file, which ends in ".pt2"; written under a temporary name and renamed if the outputs agree.
-        example_input: an input, or a tuple of them, with the batch on the first axis.
+        example_input: an input, a tuple of them, or a dict of them by the names of forward's arguments, with the batch on the
+            first axis.
         tolerance: the largest difference allowed, relative to the largest output where that exceeds 1.
 
     Returns:
@@ -103,7 +113,7 @@ def export_program(
         >>> worst <= 1e-4
         True
     """
-    model, inputs = _ready(model), _two(example_input)
+    model, inputs = _ready(model), _two(model, example_input)
     target = Path(path)
     if target.suffix != ".pt2":
         raise ValueError(f"path={str(target)!r}: torch.export's files end in .pt2")
@@ -111,12 +121,12 @@ def export_program(
     try:
         with evaluating(model), _quiet():
             try:
-                program = torch.export.export(model, inputs, dynamic_shapes=_free_batch(inputs))
+                program = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=_free_batch(inputs))
                 torch.export.save(program, str(temporary))
                 again = torch.export.load(str(temporary)).module()
             except Exception as error:  # the exporter raises many types
                 raise ValueError(f"model: torch.export refuses it: {_reason(error)}") from error
-        worst = _compare(model, again, inputs, tolerance, "torch.export")
+        worst = _compare(model, lambda batch: batch.run(again), inputs, tolerance, "torch.export")
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -139,15 +149,27 @@ def _reason(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _two(example_input: Any) -> tuple[Tensor, ...]:
+def _two(model: nn.Module, example_input: Any) -> Inputs:
     """Inputs of batch size at least 2: an exporter may take a size of 1 for fixed."""
-    inputs = as_inputs(example_input)
-    return batch_of(tuple(value.detach().cpu() for value in inputs), max(2, len(inputs[0])))
+    inputs = as_inputs(model, example_input).map(lambda value: value.detach().cpu())
+    return inputs.repeated(max(2, inputs.batch))
 
 
-def _free_batch(inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+def _free_batch(inputs: Inputs) -> Any:
+    """Every tensor's free axes, in the structure of the arguments."""
     batch = torch.export.Dim("batch", min=1)
-    return tuple({0: batch} if len(value) == len(inputs[0]) else {} for value in inputs)
+
+    def free(value: Any) -> Any:
+        return (
+            {0: batch}
+            if isinstance(value, Tensor) and len(value) == inputs.batch
+            else {}
+            if isinstance(value, Tensor)
+            else None
+        )
+
+    shapes = tree_map(free, (inputs.args, inputs.kwargs))
+    return shapes[1] if inputs.kwargs else shapes[0]  # an example is positional or by name, never both
 
 
 @contextlib.contextmanager
@@ -164,13 +186,13 @@ def _quiet() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _compare(model: nn.Module, run: Any, inputs: tuple[Tensor, ...], tolerance: float, name: str) -> float:
+def _compare(model: nn.Module, run: Any, inputs: Inputs, tolerance: float, name: str) -> float:
     worst = 0.0
     with evaluating(model):
-        for size in (1, len(inputs[0]) + 3):
-            batch = batch_of(inputs, size)
-            expected = flat(model(*(value.clone() for value in batch)))
-            found = flat(run(*batch))
+        for size in (1, inputs.batch + 3):
+            batch = inputs.repeated(size)
+            expected = flat(batch.map(torch.clone).run(model))
+            found = flat(run(batch))
             if [value.shape for value in expected] != [value.shape for value in found]:
                 shapes = [tuple(value.shape) for value in found]
                 raise ValueError(f"model: {name} gives outputs of shape {shapes} at batch size {size}")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bayesprune._version import __version__
 from bayesprune.deploy.architecture import Spec, describe, rebuild
 from bayesprune.deploy.arguments import dtype_name
 from bayesprune.deploy.verify import ALIGNMENT, as_inputs, check_same
+from bayesprune.graph.inputs import Inputs
 
 FORMAT = "bayesprune-model"
 VERSION = 1
@@ -30,7 +32,7 @@ def save(
     model: nn.Module,
     folder: str | os.PathLike[str],
     *,
-    example_input: Tensor | tuple[Tensor, ...],
+    example_input: Any,
     metadata: Mapping[str, Any] | None = None,
     dense: nn.Module | None = None,
     extras: Callable[[nn.Module, Path], None] | None = None,
@@ -42,9 +44,11 @@ def save(
     for bit: in evaluation at two batch sizes and, with the buffers after it, in one training pass.
 
     Args:
-        model: a module whose forward ``torch.fx`` can trace, or a `bayesprune.deploy.Ensemble`.
+        model: a module whose forward can be traced, or a `bayesprune.deploy.Ensemble`. Where forward takes another path in
+            training than in evaluation, the file holds that of evaluation and refuses to run in training; a warning says so.
         folder: where to write. A folder that holds an earlier model is replaced, another one is refused.
-        example_input: an input, or a tuple of them, with the batch on the first axis.
+        example_input: an input, a tuple of them, or a dict of them by the names of forward's arguments, with the batch on the
+            first axis.
         metadata: what to remember with it, in JSON's own types.
         dense: the model before compaction; its architecture is written beside, for `profile`, and its weights are not.
         extras: called with the model read back and the unfinished folder, to add files of its own.
@@ -65,19 +69,21 @@ def save(
         >>> torch.equal(again(x), model(x))
         True
     """
-    inputs = as_inputs(example_input)
+    inputs = as_inputs(model, example_input)
     parts = getattr(model, "_parts", None)  # an ensemble brings its own stacked tensors
-    spec, tensors = describe(model) if parts is None else parts()
+    spec, tensors = describe(model, inputs) if parts is None else parts()
     content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "bayesprune": __version__,
-        "inputs": [{"dtype": dtype_name(value.dtype), "shape": list(value.shape)} for value in inputs],
+        "inputs": [{"dtype": dtype_name(value.dtype), "shape": list(value.shape)} for value in inputs.tensors],
         "architecture": spec,
         "metadata": dict(metadata or {}),
     }
+    if "evaluation_only" in spec and parts is None:
+        warnings.warn(f"saved for evaluation only: {spec['evaluation_only']}", stacklevel=2)
     if dense is not None:
-        content["dense"] = _dense(dense)
+        content["dense"] = _dense(dense, inputs)
 
     def write(path: Path) -> None:
         weights = path / WEIGHTS
@@ -89,7 +95,7 @@ def save(
             raise ValueError(f"metadata: cannot be written as JSON: {error}") from error
         (path / ARCHITECTURE).write_text(text + "\n", encoding="utf-8")
         again = load(path)
-        check_same(model, again, inputs)
+        check_same(model, again, inputs, evaluation_only="evaluation_only" in spec)
         if extras is not None:
             extras(again, path)
 
@@ -230,9 +236,9 @@ def write_folder(folder: str | os.PathLike[str], write: Callable[[Path], None]) 
     return path
 
 
-def _dense(model: nn.Module) -> dict[str, Any]:
+def _dense(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """The architecture of a model, and the bytes its weights would take as safetensors."""
-    spec, tensors = describe(model)
+    spec, tensors = describe(model, inputs)
     header: dict[str, Any] = {"__metadata__": {"format": FORMAT}}
     offset = 0
     # safetensors sorts by element size, large first, then by name; the order shows in the length of the offsets.

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bayesprune.common.modes import evaluating
 from bayesprune.deploy.ensemble import Ensemble
 from bayesprune.deploy.folder import WEIGHTS, load, random_model, read_architecture, save
 from bayesprune.deploy.timing import Comparison, compare_times
-from bayesprune.deploy.verify import as_inputs, batch_of
+from bayesprune.deploy.verify import as_inputs
+from bayesprune.graph.inputs import Inputs
 from bayesprune.sparsity.report import sparsity_report
 
 
@@ -90,7 +91,7 @@ def profile(
     model: nn.Module | str | os.PathLike[str],
     *,
     dense: nn.Module | None = None,
-    example_input: Tensor | tuple[Tensor, ...] | None = None,
+    example_input: Any = None,
     batch_sizes: Sequence[int] = (1, 64),
     seconds: float = 4.0,
     confidence: float = 0.95,
@@ -100,7 +101,7 @@ def profile(
     Args:
         model: a folder that `save` wrote, a model, or an `Ensemble` (whose time is that of all members).
         dense: what to compare with; default: for a folder, the dense architecture written with it, at random weights.
-        example_input: an input, or a tuple of them; default: for a folder, zeros of the shape it was saved with.
+        example_input: an input, a tuple of them, or a dict of them by name; default: for a folder, zeros of the shape it was saved with.
         batch_sizes: the batch sizes to time.
         seconds: time to spend on each batch size.
         confidence: coverage of the ratio's interval.
@@ -136,18 +137,18 @@ def profile(
             large = Size(content["dense"]["bytes"], 0, 0, 0)
     if example_input is None:
         raise ValueError("example_input is needed: an input of the model, or a tuple of them")
-    inputs = as_inputs(example_input)
+    inputs = as_inputs(compact, example_input)
     small = _size(compact, inputs, disk)
     if dense is not None:
         large = _size(dense, inputs, None if large is None else large.bytes)
     latency = {}
     with torch.no_grad(), evaluating(compact), evaluating(dense if dense is not None else compact):
         for batch in batch_sizes:
-            values = _noise(batch_of(inputs, batch))
+            values = _noise(inputs.repeated(batch))
             other = dense if dense is not None else compact
             latency[batch] = compare_times(
-                lambda other=other, values=values: other(*values),  # type: ignore[misc]
-                lambda values=values: compact(*values),  # type: ignore[misc]
+                lambda other=other, values=values: values.run(other),  # type: ignore[misc]
+                lambda values=values: values.run(compact),  # type: ignore[misc]
                 seconds=seconds,
                 confidence=confidence,
             )
@@ -182,7 +183,7 @@ def _notes(small: Size) -> list[str]:
     return notes
 
 
-def _size(model: nn.Module, inputs: tuple[Tensor, ...], disk: int | None) -> Size:
+def _size(model: nn.Module, inputs: Inputs, disk: int | None) -> Size:
     single: nn.Module = model.member(0) if isinstance(model, Ensemble) else model
     members = len(model) if isinstance(model, Ensemble) else 1
     device = next(iter(single.parameters()), torch.zeros(())).device
@@ -191,10 +192,11 @@ def _size(model: nn.Module, inputs: tuple[Tensor, ...], disk: int | None) -> Siz
         with tempfile.TemporaryDirectory() as folder:
             path = save(copy.deepcopy(model).cpu(), Path(folder) / "model", example_input=inputs)
             disk = (path / WEIGHTS).stat().st_size
-    return Size(disk, report.all_total, report.all_zeros, members * multiply_adds(single, _to(inputs, device)), members)
+    madds = members * multiply_adds(single, inputs.map(lambda value: value.to(device)))
+    return Size(disk, report.all_total, report.all_zeros, madds, members)
 
 
-def multiply_adds(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+def multiply_adds(model: nn.Module, inputs: Any) -> int:
     """Multiply-adds of a model's matrix products and convolutions for one input of a batch.
 
     The count of `bayesprune.sparsity.sparsity_report`, extended to what is no layer: attention and functional calls.
@@ -210,6 +212,7 @@ def multiply_adds(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
         >>> multiply_adds(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 5)), (torch.zeros(3, 1, 8, 8),))
         1008
     """
+    inputs = Inputs.of(model, inputs)
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -223,20 +226,15 @@ def multiply_adds(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
             sdpa_kernel(SDPBackend.MATH),
             FlopCounterMode(display=False) as counter,
         ):
-            model(*(value.clone() for value in inputs))
+            inputs.map(torch.clone).run(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-    return counter.get_total_flops() // (2 * len(inputs[0]))
+    return counter.get_total_flops() // (2 * inputs.batch)
 
 
-def _to(inputs: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
-    return tuple(value.to(device) for value in inputs)
-
-
-def _noise(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _noise(inputs: Inputs) -> Inputs:
     """Zeros could be faster than data (and denormals slower): time on noise where the input is of real numbers."""
     generator = torch.Generator().manual_seed(0)
-    return tuple(
-        torch.randn(value.shape, generator=generator).to(value) if value.is_floating_point() else value
-        for value in values
+    return inputs.map(
+        lambda value: torch.randn(value.shape, generator=generator).to(value) if value.is_floating_point() else value
     )

@@ -13,6 +13,7 @@ _CONV = "in_channels out_channels kernel_size stride padding dilation groups bia
 _TRANSPOSED = "in_channels out_channels kernel_size stride padding output_padding groups bias dilation padding_mode"
 _BATCH_NORM = "num_features eps momentum affine track_running_stats"
 _MAX_POOL = "kernel_size stride padding dilation return_indices ceil_mode"
+_RECURRENT = "input_size hidden_size num_layers bias batch_first dropout bidirectional"
 _ENCODER_LAYER = "d_model nhead dim_feedforward dropout activation layer_norm_eps batch_first norm_first bias"
 
 # Class name -> constructor arguments. An argument is read from the attribute of its name unless _READ says otherwise.
@@ -25,6 +26,7 @@ _ARGUMENTS: dict[str, str] = {
     "Embedding": "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse",
     "MultiheadAttention": "embed_dim num_heads dropout bias add_bias_kv add_zero_attn kdim vdim batch_first",
     "TransformerEncoderLayer": _ENCODER_LAYER,
+    "LSTM": _RECURRENT + " proj_size", "GRU": _RECURRENT, "RNN": _RECURRENT + " nonlinearity",
     "BatchNorm1d": _BATCH_NORM, "BatchNorm2d": _BATCH_NORM, "BatchNorm3d": _BATCH_NORM,
     "InstanceNorm1d": _BATCH_NORM, "InstanceNorm2d": _BATCH_NORM, "InstanceNorm3d": _BATCH_NORM,
     "GroupNorm": "num_groups num_channels eps affine",
@@ -74,6 +76,7 @@ def _activation(module: Any) -> str:
 _READ: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("MultiheadAttention", "bias"): lambda m: m.in_proj_bias is not None,
     ("MultiheadAttention", "add_bias_kv"): lambda m: m.bias_k is not None,
+    **{(kind, "bias"): lambda m: bool(m.bias) for kind in ("LSTM", "GRU", "RNN")},
     ("PReLU", "num_parameters"): lambda m: m.weight.numel(),
     ("Upsample", "scale_factor"): lambda m: m.scale_factor if m.size is None else None,
     ("TransformerEncoderLayer", "d_model"): lambda m: m.linear1.in_features,

@@ -2,61 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.common.modes import evaluating
 from bayesprune.deploy.arguments import ByMode
 from bayesprune.deploy.stock import is_stock
+from bayesprune.graph.hooks import detached_copy
+from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.trace import Tracer
+
+EVALUATION_ONLY = "this model was saved for evaluation only: its forward takes another path in training"
 
 
-class _Tracer(fx.Tracer):
-    # Else arithmetic on a buffer alone would run while tracing, and its result be frozen into the graph.
-    proxy_buffer_attributes = True
+@dataclass(frozen=True)
+class Traced:
+    """What `trace` found.
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_stock(m)
+    Attributes:
+        graph: The nodes; ``node.meta["arguments"]`` holds each one's arguments, with `ByMode` values among them.
+        constants: Tensors that forward made, by the names under which the graph reads them.
+        evaluation_only: Why the graph is that of evaluation alone; None if it is that of both modes.
+    """
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    evaluation_only: str | None = None
 
 
-def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
+def trace(model: nn.Module, inputs: Inputs | None = None) -> Traced:
     """Trace a model down to torch's own modules, functions and methods.
 
     The graph is taken once in training and once in evaluation. A constant that differs between the two followed
-    ``self.training`` (as in ``F.dropout(x, training=self.training)``) and becomes a `ByMode` value; graphs that differ
-    in more than constants are refused.
+    ``self.training`` (as in ``F.dropout(x, training=self.training)``) and becomes a `ByMode` value. Where more differs, or
+    training cannot be followed, the graph is that of evaluation.
 
     Args:
-        model: any module whose forward ``torch.fx`` can trace. Its modes are restored.
+        model: Any module whose forward the tracer can follow. Its modes are restored.
+        inputs: An example, which decides conditions on shapes; without one there must be none.
 
     Returns:
-        The graph, and the constant tensors that forward made, by the names under which the graph reads them.
+        The graph.
 
     Raises:
-        ValueError: if the forward cannot be traced, or its structure depends on the mode.
+        ValueError: If the forward cannot be traced.
 
     Example:
-        >>> graph, constants = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
+        >>> graph = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU())).graph
         >>> [(node.op, node.target) for node in graph.nodes]
         [('placeholder', 'input'), ('call_module', '0'), ('call_module', '1'), ('output', 'output')]
     """
     model = getattr(model, "_orig_mod", model)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        first, constants = _trace(model.train())
-        second, others = _trace(model.eval())
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    if constants.keys() != others.keys() or not all(_same(constants[name], others[name]) for name in constants):
-        raise ValueError("model: forward makes constant tensors that depend on the train mode; make them buffers")
-    _merge(first, second)
-    return first, constants
+    with evaluating(model):
+        evaluated, constants = _trace(model, inputs)
+        try:
+            # Layers are run on the example: a copy's statistics move.
+            trained, others = _trace((model if inputs is None else detached_copy(model)).train(), inputs)
+            if constants.keys() != others.keys() or not all(_same(constants[name], others[name]) for name in constants):
+                raise ValueError("forward makes constant tensors that depend on the train mode")
+            _merge(trained, evaluated)
+        except ValueError as error:
+            for node in evaluated.nodes:
+                node.meta["arguments"] = (node.args, node.kwargs)
+            return Traced(evaluated, constants, str(error))
+    return Traced(trained, constants)
 
 
-def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
+@torch.no_grad()
+def _trace(model: nn.Module, inputs: Inputs | None) -> tuple[fx.Graph, dict[str, Tensor]]:
     before = set(vars(model))
     try:
-        graph = _Tracer().trace(model)
+        with torch.random.fork_rng(devices=[]):
+            graph = Tracer(inputs, is_stock).trace(model)
     except Exception as error:  # torch.fx raises many types, and forward may raise any
         raise ValueError(
             f"model: {type(model).__name__} cannot be traced ({type(error).__name__}: {error}); write its forward "
@@ -64,6 +84,9 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
         ) from error
     finally:
         added = {name: vars(model).pop(name) for name in set(vars(model)) - before}
+    for node in reversed(graph.nodes):  # what only a condition read
+        if inputs is not None and node.op.startswith("call_") and not node.users and node.meta["shape"] is None:
+            graph.erase_node(node)
     return graph, {name: value for name, value in added.items() if isinstance(value, Tensor)}
 
 
@@ -109,6 +132,6 @@ def _merged(one: Any, other: Any, pairs: dict[fx.Node, fx.Node], node: fx.Node) 
 
 def _diverged(node: fx.Node) -> ValueError:
     return ValueError(
-        f"model: forward takes another path in training than in evaluation (first at node {node.name!r}); use modules "
+        f"forward takes another path in training than in evaluation (first at node {node.name!r}); use modules "
         "such as nn.Dropout, or pass self.training on as an argument, so that one graph serves both"
     )

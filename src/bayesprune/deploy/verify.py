@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.common.modes import evaluating
+from bayesprune.graph.inputs import Inputs
 
 ALIGNMENT = 64
 """Bytes; torch places tensors at its multiples."""
 
 
-def as_inputs(example_input: Any) -> tuple[Tensor, ...]:
-    """The inputs of a model as a tuple of tensors.
+def as_inputs(model: nn.Module, example_input: Any) -> Inputs:
+    """The inputs of a model, every one with the batch on its first axis.
 
     Raises:
         ValueError: if there is none, one is no tensor, or one has no batch axis.
 
     Example:
-        >>> [tuple(x.shape) for x in as_inputs(torch.zeros(1, 3))]
-        [(1, 3)]
+        >>> as_inputs(nn.Linear(3, 1), torch.zeros(1, 3)).shape
+        (1, 3)
     """
-    inputs = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
-    for value in inputs:
+    inputs = Inputs.of(model, example_input)
+    for value in inputs.tensors or [example_input]:
         if not isinstance(value, Tensor) or value.ndim < 1 or not len(value):
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
-                f"example_input: {found}; give a tensor (or a tuple of them) with the batch on the first axis"
+                f"example_input: {found}; give a tensor (or a tuple of them, or a dict of them by the names of forward's "
+                "arguments) with the batch on the first axis"
             )
-    if not inputs:
-        raise ValueError("example_input: an empty tuple; give a tensor, or a tuple of them")
     return inputs
 
 
@@ -50,61 +49,52 @@ def flat(output: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in flat(value)] if isinstance(values, (list, tuple)) else []
 
 
-def batch_of(inputs: Sequence[Tensor], size: int) -> tuple[Tensor, ...]:
-    """The inputs repeated along the batch to a given size; those of another batch size than the first stay.
-
-    Example:
-        >>> batch_of((torch.arange(2),), 3)[0].tolist()
-        [0, 1, 0]
-    """
-    first = len(inputs[0])
-    order = torch.arange(size) % first
-    return tuple(value[order.to(value.device)] if len(value) == first else value for value in inputs)
-
-
 @torch.no_grad()
-def check_same(model: nn.Module, again: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check_same(model: nn.Module, again: nn.Module, inputs: Inputs, *, evaluation_only: bool = False) -> None:
     """Refuse a copy of a model that does not compute the same, bit for bit.
 
     Args:
         model: the original; its state and modes come back.
         again: the copy, on the CPU.
         inputs: example inputs.
+        evaluation_only: compare nothing in training.
 
     Raises:
         ValueError: if an output differs, in evaluation at the batch size of ``inputs`` or one more, or an output or a
             buffer after one training pass.
     """
-    inputs = tuple(value.detach().cpu() for value in inputs)
+    inputs = inputs.map(lambda value: value.detach().cpu())
     if any(
         tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT
         for tensor in (*model.parameters(), *model.buffers())
     ):
         model = copy.deepcopy(model).cpu()
     with evaluating(model), evaluating(again):
-        for size in (len(inputs[0]), len(inputs[0]) + 1):
-            batch = batch_of(inputs, size)
+        for size in (inputs.batch, inputs.batch + 1):
+            batch = inputs.repeated(size)
             try:
-                expected = flat(model(*(value.clone() for value in batch)))
+                expected = flat(batch.map(torch.clone).run(model))
             except Exception:
-                if size == len(inputs[0]):
+                if size == inputs.batch:
                     raise
                 continue  # a model of fixed batch size is not ours to refuse
-            _compare(expected, flat(again(*(value.clone() for value in batch))), f"in evaluation at batch size {size}")
-    if any(module.training != model.training for module in model.modules()) or not any(
-        True for _ in (*model.buffers(), *_random_modules(model))
+            _compare(expected, flat(again(*batch.map(torch.clone).values)), f"in evaluation at batch size {size}")
+    if (
+        evaluation_only
+        or any(module.training != model.training for module in model.modules())
+        or not any(True for _ in (*model.buffers(), *_random_modules(model)))
     ):
         return
     one, other = copy.deepcopy(model).train(), copy.deepcopy(again).train()
-    batch = batch_of(inputs, max(2, len(inputs[0])))
+    batch = inputs.repeated(max(2, inputs.batch))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            expected = flat(one(*(value.clone() for value in batch)))
+            expected = flat(batch.map(torch.clone).run(one))
         except (ValueError, RuntimeError):
             return  # a batch that the original cannot train on (one value a channel) proves nothing
         torch.manual_seed(0)
-        _compare(expected, flat(other(*(value.clone() for value in batch))), "in training")
+        _compare(expected, flat(other(*batch.map(torch.clone).values)), "in training")
     buffers = dict(other.named_buffers())
     for name, buffer in one.named_buffers():
         if name in buffers:

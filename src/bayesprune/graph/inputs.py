@@ -38,11 +38,32 @@ class Inputs:
             return cls(tuple(example))
         if isinstance(example, Mapping):
             parameters = inspect.signature(model.forward).parameters.values()
-            named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+            named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
             required = {p.name for p in parameters if p.name in named and p.default is p.empty}
-            if example and required <= set(example) <= named:
-                return cls((), dict(example))
+            if example and required <= set(example) <= set(named):
+                return cls((), {name: example[name] for name in named if name in example})
         return cls((example,))
+
+    @property
+    def values(self) -> list[Any]:
+        """The arguments that hold tensors, in the order of the model's own."""
+        return [value for value in (*self.args, *self.kwargs.values()) if holds_tensors(value)]
+
+    @property
+    def batch(self) -> int:
+        """The size of the first tensor's first axis."""
+        return len(self.tensors[0])
+
+    def repeated(self, size: int) -> Inputs:
+        """The inputs repeated along the batch to a given size; those of another batch size than the first stay.
+
+        Example:
+            >>> Inputs((torch.arange(2),)).repeated(3).args[0].tolist()
+            [0, 1, 0]
+        """
+        first = self.batch
+        order = torch.arange(size) % first
+        return self.map(lambda t: t[order.to(t.device)] if t.dim() and len(t) == first else t)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -64,6 +85,11 @@ class Inputs:
     def run(self, model: nn.Module) -> Any:
         """Call a model."""
         return model(*self.args, **self.kwargs)
+
+
+def holds_tensors(value: Any) -> bool:
+    """Whether a tensor lies anywhere in a structure."""
+    return any(isinstance(leaf, Tensor) for leaf in tree_flatten(value)[0])
 
 
 def small_batch(example: Inputs) -> Inputs:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import called_with_hooks, detached_copy, hooked
-from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.inputs import Inputs, holds_tensors
 from bayesprune.graph.slim_attention import SlimAttention
 
 _UNFOLDED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
@@ -44,6 +44,16 @@ class _KnownAttribute(fx.proxy.Attribute, _Known):
     """``x.shape``, or a method that is about to be called."""
 
 
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module is one node of the analysed graph: it is torch's own code that runs."""
+    if type(module) in _UNFOLDED or isinstance(module, nn.Sequential) or "forward" in module.__dict__:
+        return False
+    if isinstance(module, SlimAttention):
+        return True
+    owner = next(kind for kind in type(module).__mro__ if "forward" in kind.__dict__)
+    return owner.__module__.startswith("torch.nn.") and owner is not nn.Module
+
+
 class Tracer(fx.Tracer):
     """torch.fx's tracer, run on an example.
 
@@ -52,15 +62,17 @@ class Tracer(fx.Tracer):
     graph around it, and torch's own transformer layers are looked into.
 
     Args:
-        inputs: The example.
+        inputs: The example; None: nothing is run, and nothing that only a value could decide is decided.
+        is_leaf: Whether a module is one node of the graph.
     """
 
     # Else arithmetic on a buffer alone would run while tracing, and its result be frozen into the graph.
     proxy_buffer_attributes = True
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs | None, is_leaf: Callable[[nn.Module], bool] = is_layer) -> None:
         super().__init__()
-        self.inputs = inputs.map(torch.clone)
+        self.inputs = None if inputs is None else inputs.map(torch.clone)
+        self.is_leaf = is_leaf
         self.values: dict[fx.Node, Any] = {}
         self.branches = 0
         self._running = False
@@ -77,20 +89,22 @@ class Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that knows its example's value."""
-        return _Known(node, self)
+        return fx.Proxy(node, self) if self.inputs is None else _Known(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Whether a condition holds for the example."""
-        return bool(self.known(obj))
+        return super().to_bool(obj) if self.inputs is None else bool(self.known(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """As many entries as the example has."""
+        if self.inputs is None:
+            return super().iter(obj)
         value = self.values[obj.node]
         return iter(list(value)) if isinstance(value, dict) else iter([obj[n] for n in range(len(value))])  # type: ignore[index]
 
     def keys(self, obj: fx.Proxy) -> Any:
         """The example's keys."""
-        value = self.values[obj.node]
+        value = self.values.get(obj.node)
         return list(value) if isinstance(value, dict) else super().keys(obj)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -100,7 +114,7 @@ class Tracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A node; tensors of the model are known at once."""
         node = super().create_node(kind, target, *args, **kwargs)
-        if kind == "get_attr":
+        if kind == "get_attr" and self.inputs is not None:
             value: Any = self.root
             for part in str(target).split("."):
                 value = getattr(value, part) if not isinstance(value, nn.Module) else _attribute(value, part)
@@ -110,7 +124,7 @@ class Tracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
         """A node of the graph, and its value on the example."""
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
-        if kind.startswith("call_"):
+        if kind.startswith("call_") and self.inputs is not None:
             self._note(proxy.node, self._run(proxy.node))
         return proxy
 
@@ -134,6 +148,8 @@ class Tracer(fx.Tracer):
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """Placeholders for the tensors (and structures of tensors) that the example gives; the rest is as it is."""
+        if self.inputs is None:
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
         bound = inspect.signature(self.root.forward).bind(*self.inputs.args, **self.inputs.kwargs)
         for name, value in bound.arguments.items():
             kind = bound.signature.parameters[name].kind
@@ -144,7 +160,7 @@ class Tracer(fx.Tracer):
                 if kind is inspect.Parameter.VAR_KEYWORD
                 else ""
             )
-            if _holds_tensors(value):
+            if holds_tensors(value):
                 proxy = self.create_proxy("placeholder", star + name, (), {})
                 self._note(proxy.node, value)
                 bound.arguments[name] = self._spread(proxy, value)
@@ -160,26 +176,21 @@ class Tracer(fx.Tracer):
             return {key: self._spread(proxy[key], entry) for key, entry in value.items()}
         if type(value) in (tuple, list):
             return type(value)(self._spread(proxy[n], entry) for n, entry in enumerate(value))
-        return proxy if _holds_tensors(value) else value
+        return proxy if holds_tensors(value) else value
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is one node of the graph: it is torch's own code that runs."""
-        if type(m) in _UNFOLDED or isinstance(m, nn.Sequential) or "forward" in m.__dict__:
-            return False
-        if isinstance(m, SlimAttention):
-            return True
-        owner = next(kind for kind in type(m).__mro__ if "forward" in kind.__dict__)
-        return owner.__module__.startswith("torch.nn.") and owner is not nn.Module
+        """Whether a module is one node of the graph."""
+        return self.is_leaf(m)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Follow a module's forward; for torch's transformer layers, the plain path of it."""
         if self._running:
             return m.forward(*args, **kwargs)
-        if type(m) in _UNFOLDED:
+        if type(m) in _UNFOLDED and not self.is_leaf(m):
             plain = _encoder_layer if type(m) is nn.TransformerEncoderLayer else _encoder
             forward = partial(called_with_hooks, m, partial(plain, m))
             return super().call_module(m, lambda *given, **named: forward(given, named), args, kwargs)
-        if not self.is_leaf_module(m, ""):
+        if not self.is_leaf(m):
             return super().call_module(m, forward, args, kwargs)
         leaf = super().call_module
         return called_with_hooks(m, lambda *given, **named: leaf(m, forward, given, named), args, kwargs)
@@ -190,12 +201,6 @@ def _attribute(module: nn.Module, name: str) -> Any:
         if name in held:
             return held[name]
     return object.__getattribute__(module, name)
-
-
-def _holds_tensors(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_holds_tensors(entry) for entry in value.values())
-    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(map(_holds_tensors, value)))
 
 
 def _encoder_layer(

@@ -36,6 +36,7 @@ MODULES = [
     nn.ZeroPad1d(1), nn.ZeroPad2d((1, 2, 3, 4)), nn.ZeroPad3d(1), nn.ConstantPad1d(1, 2.0), nn.ConstantPad2d(1, 2.0),
     nn.ConstantPad3d(1, 2.0), nn.ReflectionPad1d(1), nn.ReflectionPad2d(1), nn.ReflectionPad3d(1), nn.ReplicationPad1d(1),
     nn.ReplicationPad2d(1), nn.ReplicationPad3d(1), nn.CircularPad1d(1), nn.CircularPad2d(1), nn.CircularPad3d(1),
+    nn.LSTM(3, 4, 2, False, True, 0.5, True, 2), nn.GRU(3, 4, batch_first=True), nn.RNN(3, 4, nonlinearity="relu"),
 ]  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def test_roundtrip_constructor_arguments(module):
         key: (value.shape, value.dtype) for key, value in other.items()
     }
     for attribute in ("eps", "momentum", "padding_mode", "ceil_mode", "divisor_override", "dropout", "norm_first", "p",
-                      "padding_idx", "max_norm", "batch_first", "add_zero_attn", "inplace", "alpha", "beta", "k"):  # fmt: skip
+                      "padding_idx", "max_norm", "bias" if isinstance(module, nn.RNNBase) else "p", "batch_first", "add_zero_attn", "inplace", "alpha", "beta", "k"):  # fmt: skip
         if not isinstance(getattr(module, attribute, None), nn.Module):
             assert getattr(module, attribute, None) == getattr(again, attribute, None), attribute
 

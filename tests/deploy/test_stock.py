@@ -54,7 +54,7 @@ def test_roundtrip_constructor_arguments(module):
         key: (value.shape, value.dtype) for key, value in other.items()
     }
     for attribute in ("eps", "momentum", "padding_mode", "ceil_mode", "divisor_override", "dropout", "norm_first", "p",
-                      "padding_idx", "max_norm", "bias" if isinstance(module, nn.RNNBase) else "p", "batch_first", "add_zero_attn", "inplace", "alpha", "beta", "k"):  # fmt: skip
+                      "padding_idx", "max_norm", "batch_first", "add_zero_attn", "inplace", "alpha", "beta", "k"):  # fmt: skip
         if not isinstance(getattr(module, attribute, None), nn.Module):
             assert getattr(module, attribute, None) == getattr(again, attribute, None), attribute
 

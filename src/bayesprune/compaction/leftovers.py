@@ -130,7 +130,7 @@ def leftovers(
     result = Leftovers()
     for name, param in a.model.named_parameters():
         path, _, which = name.rpartition(".")
-        if param.dim() < 2 or which not in ("weight", "in_proj_weight"):
+        if param.dim() < 2 or not which.startswith(("weight", "in_proj_weight")):
             continue
         zero = (param.detach() == 0).cpu()
         result.promised += int(zero.sum())

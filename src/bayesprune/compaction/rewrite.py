@@ -106,7 +106,7 @@ def _shrink_(model: nn.Module, modules: dict[str, nn.Module], call: Call, soluti
 def _cut_(owner: Any, name: str, cut: Cut) -> None:
     param = owner._parameters.get(name)
     if param is not None:
-        owner._parameters[name] = nn.Parameter(take(param, cut), requires_grad=param.requires_grad)
+        setattr(owner, name, nn.Parameter(take(param, cut), requires_grad=param.requires_grad))
     else:
         owner._buffers[name] = take(owner._buffers[name], cut)
 
@@ -118,6 +118,10 @@ def _resize_(module: Any, rows: int) -> None:
         module.num_heads = module.in_proj_weight.shape[0] // 3 // module.head_dim
         module.out_proj.out_features, module.out_proj.in_features = module.out_proj.weight.shape
         module.out_dim = module.out_proj.out_features
+    elif isinstance(module, nn.RNNBase):
+        module.hidden_size, module.input_size = rows, int(module.weight_ih_l0.shape[1])  # type: ignore[index, arg-type, union-attr]
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = rows
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, TRANSPOSED):

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesprune.compaction.solve import Solution
 from bayesprune.graph.analysis import Analysis, Call
-from bayesprune.graph.layers import TRANSPOSED
 
 Cut = list[tuple[int, Tensor]]
 
@@ -72,42 +71,12 @@ def cut_of(call: Call, solution: Solution, module: Any = None) -> dict[str, Cut]
     Returns:
         The cuts; a tensor without one is whole.
     """
-    module = call.module if module is None else module
-    rows = solution.index(call.target)
     cuts: dict[str, Cut] = {}
-
-    def add(name: str, dim: int, index: Tensor, size: int) -> None:
-        tensor = _tensor(module, name)
-        if tensor is not None and index.numel() < size:
+    for name, dim, atoms in call.sides(module):
+        index = solution.index(atoms)
+        if index.numel() < atoms.numel():
             cuts.setdefault(name, []).append((dim, index))
-
-    if call.heads is not None:
-        heads, width = solution.index(call.heads), int(module.head_dim)
-        inner = call.heads.numel() * width
-        columns = (heads[:, None] * width + torch.arange(width)).flatten()
-        packed = torch.cat([columns + part * inner for part in range(3)])
-        assert call.source is not None
-        for name in ("in_proj_weight", "in_proj_bias"):
-            add(name, 0, packed, 3 * inner)
-        add("in_proj_weight", 1, solution.index(call.source), call.source.numel())
-        add("out_proj.weight", 0, rows, call.target.numel())
-        add("out_proj.bias", 0, rows, call.target.numel())
-        add("out_proj.weight", 1, columns, inner)
-        return cuts
-    turned = isinstance(module, TRANSPOSED)
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        add(name, int(turned and name == "weight"), rows, call.target.numel())
-    if turned and call.source is not None:
-        add("weight", 0, solution.index(call.source), call.source.numel())
-    elif call.source is not None and int(getattr(module, "groups", 1)) == 1:
-        add("weight", 1, solution.index(call.source), call.source.numel())
     return cuts
-
-
-def _tensor(module: nn.Module, name: str) -> Tensor | None:
-    for part in name.split("."):
-        module = getattr(module, part, None)  # type: ignore[assignment]
-    return module if isinstance(module, Tensor) else None
 
 
 def cuts_of(a: Analysis, solution: Solution) -> dict[str, Cut]:

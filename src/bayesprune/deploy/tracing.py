@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +85,9 @@ def _trace(model: nn.Module, inputs: Inputs | None) -> tuple[fx.Graph, dict[str,
         ) from error
     finally:
         added = {name: vars(model).pop(name) for name in set(vars(model)) - before}
-    for node in reversed(graph.nodes):  # what only a condition read
-        if inputs is not None and node.op.startswith("call_") and not node.users and node.meta["shape"] is None:
+    for node in reversed(graph.nodes) if inputs is not None else ():  # what only a condition read, or nobody
+        idle = node.target is operator.getitem or node.meta.get("shape") is None
+        if idle and node.op.startswith("call_") and not node.users:
             graph.erase_node(node)
     return graph, {name: value for name, value in added.items() if isinstance(value, Tensor)}
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.graph.layers import Side, sides
 from bayesprune.graph.values import NAN, Atoms, Value
 from bayesprune.graph.zeros import Zeros
 
@@ -61,6 +62,10 @@ class Call:
     source: Tensor | None
     target: Tensor
     heads: Tensor | None = None
+
+    def sides(self, module: nn.Module | None = None) -> list[Side]:
+        """Where the channels lie on the tensors of the module (or of a copy of it)."""
+        return sides(module or self.module, self.source, self.target, self.heads)
 
 
 @dataclass(eq=False)

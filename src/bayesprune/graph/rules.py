@@ -13,6 +13,7 @@ from bayesprune.graph import rules_functional as functional
 from bayesprune.graph import rules_joins as joins
 from bayesprune.graph import rules_layers as layers
 from bayesprune.graph import rules_mixing as mixing
+from bayesprune.graph import rules_recurrent as recurrent
 from bayesprune.graph import rules_shapes as shapes
 from bayesprune.graph.analysis import Analysis, Rule, label
 from bayesprune.graph.layers import TRANSPOSED
@@ -54,7 +55,9 @@ _MODULES: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: layers.layer_norm,
     nn.GroupNorm: layers.group_norm,
     nn.PReLU: layers.prelu,
+    nn.Embedding: layers.embedding,
     nn.MultiheadAttention: layers.attention,
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), recurrent.recurrent),
     SlimAttention: layers.attention,
     nn.Flatten: shapes.reshape,
     nn.GLU: mixing.gated_halves,

@@ -23,10 +23,15 @@ def _odd(module: Any) -> str:
 
 def unusual(module: Any) -> str:
     """Why a layer's weight is not its own; empty if it is."""
+    return unusual_parameters(module, "weight", "bias")
+
+
+def unusual_parameters(module: Any, *names: str) -> str:
+    """Why these tensors are not the layer's own parameters; empty if they are."""
     kinds = computed_weights(module)
     if kinds:
         return f"its weight is computed by {', '.join(kinds)}"
-    return "" if _plain(module, "weight", "bias") else "its weight is computed"
+    return "" if _plain(module, *names) else "its weight is computed"
 
 
 def _double(tensor: Tensor | None, size: int, default: float) -> Tensor:
@@ -220,6 +225,21 @@ def prelu(a: Analysis, node: fx.Node, module: Any) -> Any:
             a.pin(node, source, reason)
         a.call(node, module, None, source.atoms)
     return source.with_const(torch.where(source.const == 0, 0.0, unknown_like(source.const)))
+
+
+def embedding(a: Analysis, node: fx.Node, module: Any) -> Any:
+    """An embedding writes its columns; what it reads are no channels."""
+    shape = node.meta["shape"]
+    if not _plain(module, "weight") or module.max_norm is not None:
+        return a.unknown(
+            node, f"embedding {node.meta['name']} ({unusual_parameters(module, 'weight') or 'with max_norm'})"
+        )
+    target = Value(shape, (len(shape) - 1,), a.atoms.fresh(module.embedding_dim))
+    if (reason := a.shared(node, module.weight)) is not None:
+        a.pin(node, target, reason)
+    a.call(node, module, None, target.atoms)
+    zero = a.zeros.of(module.weight).all(0)
+    return target.with_const(torch.where(zero, 0.0, unknown_like(target.const.expand(zero.shape))))
 
 
 def attention(a: Analysis, node: fx.Node, module: Any) -> Any:

@@ -121,11 +121,14 @@ class Tracer(fx.Tracer):
             self._note(node, value)
         return node
 
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
-        """A node of the graph, and its value on the example."""
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
+        """A node of the graph, and its value on the example; of a call with several results, a tuple of such."""
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         if kind.startswith("call_") and self.inputs is not None:
-            self._note(proxy.node, self._run(proxy.node))
+            value = self._run(proxy.node)
+            self._note(proxy.node, value)
+            if type(value) is tuple and holds_tensors(value):  # that isinstance and unpacking see what they would see
+                return tuple(None if entry is None else proxy[n] for n, entry in enumerate(value))  # type: ignore[index]
         return proxy
 
     def _note(self, node: fx.Node, value: Any) -> None:

@@ -49,8 +49,12 @@ def verdicts(rows: dict[str, Any]) -> dict[str, int]:
     return {
         "networks": len(done),
         f"at most {PROMISE:.0%} left": sum(each.get("left", 1.0) <= PROMISE for each in done),
-        "more left or refused, with a reason": sum(each.get("left", 1.0) > PROMISE and bool(why(each)) for each in done),
-        "more left or refused, without a reason": sum(each.get("left", 1.0) > PROMISE and not why(each) for each in done),
+        "more left or refused, with a reason": sum(
+            each.get("left", 1.0) > PROMISE and bool(why(each)) for each in done
+        ),
+        "more left or refused, without a reason": sum(
+            each.get("left", 1.0) > PROMISE and not why(each) for each in done
+        ),
         f"differences within {EXACT:g}": sum(largest(each) <= EXACT for each in done),
         "differences beyond": sum(EXACT < largest(each) < float("inf") for each in done),
         "saved and loaded bit for bit": sum(bool(each.get("saved", {}).get("ok")) for each in done),
@@ -74,9 +78,9 @@ def why(entry: dict[str, Any]) -> str:
     """Why more than was promised is left: the refusal, or what the pruner and compaction say stays, most weights first."""
     if "failed" in entry:
         return str(entry["failed"])
-    if "refused" in entry:
-        return f"{entry['refused']['where']}: {entry['refused']['reason']}"
     parts = list(entry.get("warnings", []))
+    if "refused" in entry:
+        return "; ".join([f"{entry['refused']['where']}: {entry['refused']['reason']}", *parts])
     parts += [
         f"{each['weights'] / entry['parameters']:.0%} {each['reason']} ({each['names'][0]})"
         for each in entry.get("dense", [])

@@ -64,10 +64,8 @@ def randomise_(model: nn.Module, example: Any, seed: int) -> nn.Module:
 
 def call(model: nn.Module, example: Any) -> list[Tensor]:
     """The model's output on an example, as the list of its tensors."""
-    if isinstance(example, dict):
-        output = model(**example)
-    else:
-        output = model(*example) if isinstance(example, tuple) else model(example)
+    named = example if isinstance(example, dict) else {}
+    output = model(*(() if named else example if isinstance(example, tuple) else (example,)), **named)
     values = output.values() if hasattr(output, "values") and not isinstance(output, Tensor) else output
     leaves = tree_flatten(list(values) if not isinstance(values, (Tensor, tuple)) else values)[0]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
@@ -94,6 +92,7 @@ class UNet(nn.Module):
         return nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """One class a pixel."""
         first = self.down[0](x)
         second = self.down[1](self.pool(first))
         x = self.down[2](self.pool(second))
@@ -112,6 +111,7 @@ class LSTMClassifier(nn.Module):
         self.out = nn.Linear(256, classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """One row of classes a sequence."""
         states, _ = self.lstm(self.embedding(tokens))
         return self.out(torch.relu(self.hidden(states[:, -1])))
 
@@ -126,6 +126,7 @@ class Encoder(nn.Module):
         self.out = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """One row of classes a sequence."""
         return self.out(self.encoder(x).mean(1))
 
 

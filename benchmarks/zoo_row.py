@@ -61,7 +61,9 @@ def row(network: Network, seed: int = 0) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             found["saved"] = _attempt(lambda: _saved(small, model, example, Path(folder)), found, "save")
             found["onnx"] = _attempt(lambda: _exported(small, example, Path(folder)), found, "onnx")
-    found["torch_pruning"] = _attempt(lambda: torch_pruning(untouched, example, network.outputs), found, "torch_pruning")
+    found["torch_pruning"] = _attempt(
+        lambda: torch_pruning(untouched, example, network.outputs), found, "torch_pruning"
+    )
     return found
 
 
@@ -97,7 +99,12 @@ def _shrink(model: nn.Module, example: Any, found: dict[str, Any]) -> nn.Module 
             found["warnings"] = said(caught)
     report = compaction.report
     found["left"] = report.parameters[1] / report.parameters[0]
-    found |= {"kind": report.kind, "graph_reasons": report.graph_reasons[:5], "exact": report.exact, "notes": report.notes}
+    found |= {
+        "kind": report.kind,
+        "graph_reasons": report.graph_reasons[:5],
+        "exact": report.exact,
+        "notes": report.notes,
+    }
     found["leftovers"] = dict(list(report.leftovers.reasons().items())[:5])
     pruner.detach()
     return compaction.model.eval()

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import bayesprune as bp
 from bayesprune.deploy.export import export_onnx
+from bayesprune.deploy.profile import multiply_adds
 from bayesprune.samplers import CycleClock
 from benchmarks.zoo_models import Network, call, randomise_
 
@@ -222,11 +222,12 @@ def said(caught: list[warnings.WarningMessage]) -> list[str]:
 
 
 def _madds(model: nn.Module, example: Any) -> int:
-    """Multiply-adds in evaluation mode; 0 if the counter does not take the model."""
+    """Multiply-adds in evaluation mode; 0 where the counter does not take the model, or does not see recurrent layers."""
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return 0
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            call(model, example)
-        return counter.get_total_flops() // 2
+        inputs = _positional(example)
+        return multiply_adds(model, inputs if isinstance(inputs, tuple) else (inputs,))
     except Exception:
         return 0
 

@@ -69,6 +69,9 @@ def test_equation_the_difference_is_relative_to_the_largest_output_and_sees_eith
     wanted = 0.25 / (1 + 1e-5) ** 0.5 / float(one(x).detach().abs().max())
     assert zoo_row.difference(one, two, x, train=False) == pytest.approx(wanted, rel=1e-4)
     assert zoo_row.difference(one, two, x, train=True) == 0.0
+    with torch.no_grad():
+        two[0].weight[0].neg_()
+    assert zoo_row.difference(one, two, x, train=True) > 0.1
     assert zoo_row.difference(one, nn.Linear(3, 4).eval(), x, train=False) == "outputs of other shapes"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -25,11 +26,12 @@ import torch
 
 from bayesprune.train.folder import environment, write_json
 from benchmarks.zoo_models import zoo
-from benchmarks.zoo_row import TARGET, row, sentence
+from benchmarks.zoo_row import TARGET, row
 
 RESULTS = Path(__file__).parent / "results" / "zoo.json"
 PROMISE = 0.55
 EXACT = 1e-5
+MEMORY = 10 << 30  # bytes of address space that one network may take
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "torch-pruning", "onnx", "onnxruntime", "onnxscript")
 
 
@@ -76,9 +78,9 @@ def largest(entry: dict[str, Any]) -> float:
 
 def why(entry: dict[str, Any]) -> str:
     """Why more than was promised is left: the refusal, or what the pruner and compaction say stays, most weights first."""
-    if "failed" in entry:
-        return str(entry["failed"])
     parts = list(entry.get("warnings", []))
+    if "failed" in entry and "left" not in entry:
+        return str(entry["failed"])
     if "refused" in entry:
         return "; ".join([f"{entry['refused']['where']}: {entry['refused']['reason']}", *parts])
     parts += [
@@ -124,19 +126,21 @@ def _verdict(found: dict[str, Any] | None) -> str:
 
 
 def measure(name: str, minutes: float, seed: int) -> dict[str, Any]:
-    """One row, made in a process of its own."""
+    """One row, made in a process of its own; of one that did not end, what it had found."""
     command = [sys.executable, "-m", "benchmarks.zoo", "--row", name, "--seed", str(seed)]
     begin = time.perf_counter()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 * minutes)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took longer than {minutes:g} minutes"}
-    last = (done.stdout.strip().splitlines() or [""])[-1]
-    try:
-        entry: dict[str, Any] = json.loads(last)
-    except ValueError:
-        lines = done.stderr.strip().splitlines()
-        return {"failed": lines[-1][:300] if lines else f"exit {done.returncode}"}
+        output, errors, ended = done.stdout, done.stderr.strip().splitlines(), done.returncode == 0
+        reason = errors[-1][:300] if errors else f"exit {done.returncode}"
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+        ended, reason = False, f"took longer than {minutes:g} minutes"
+    found = [json.loads(line) for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
+    entry: dict[str, Any] = found[-1] if found else {}
+    if not ended:
+        after = list(entry.get("seconds", {}))
+        entry["failed"] = f"{reason}, after {after[-1]}" if after else reason
     return {**entry, "wall": round(time.perf_counter() - begin, 1)}
 
 
@@ -163,11 +167,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.row:
         torch.set_num_threads(1)
-        try:
-            entry = row(zoo()[options.row], options.seed)
-        except Exception as error:
-            entry = {"failed": sentence(error)}
-        print(json.dumps(entry))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        row(zoo()[options.row], options.seed, note=lambda found: print(json.dumps(found), flush=True))
         return
     result = json.loads(options.json.read_text()) if options.json.exists() else {}
     names = list(zoo())

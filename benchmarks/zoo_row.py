@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,15 @@ print("same" if same else "differs")
 """
 
 
-def row(network: Network, seed: int = 0) -> dict[str, Any]:
+def row(
+    network: Network, seed: int = 0, note: Callable[[dict[str, Any]], object] = lambda found: None
+) -> dict[str, Any]:
     """Measure one network.
 
     Args:
         network: The network.
         seed: Of weights and inputs.
+        note: Is given the row after each part, in case that the next one never ends.
 
     Returns:
         Shares of parameters and multiply-adds left, differences, yes or no of saving and exporting, each with its reason.
@@ -58,12 +62,16 @@ def row(network: Network, seed: int = 0) -> dict[str, Any]:
         }
         if (total := _madds(model, example)) and (left := _madds(small, example)):
             found["madds_left"] = left / total
+        note(found)
         with tempfile.TemporaryDirectory() as folder:
             found["saved"] = _attempt(lambda: _saved(small, model, example, Path(folder)), found, "save")
+            note(found)
             found["onnx"] = _attempt(lambda: _exported(small, example, Path(folder)), found, "onnx")
+    note(found)
     found["torch_pruning"] = _attempt(
         lambda: torch_pruning(untouched, example, network.outputs), found, "torch_pruning"
     )
+    note(found)
     return found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -108,9 +110,18 @@ def test_property_what_failed_counts_for_nothing_and_never_in_silence():
     )
 
 
-def test_error_a_process_that_dies_or_dawdles_leaves_a_row(monkeypatch):
+def test_error_a_process_that_dies_or_dawdles_leaves_a_row():
     assert "KeyError" in zoo.measure("no such network", 1.0, 0)["failed"]
-    assert zoo.measure("U-Net", 1e-4, 0) == {"failed": "took longer than 0.0001 minutes"}
+    assert zoo.measure("U-Net", 1e-4, 0)["failed"] == "took longer than 0.0001 minutes"
+
+
+def test_property_a_process_that_dies_half_way_leaves_what_it_had_found(monkeypatch):
+    script = 'print(\'{"left": 0.5, "seconds": {"save": 1}}\'); raise MemoryError(\'full\')'
+    run = subprocess.run
+    monkeypatch.setattr(zoo.subprocess, "run", lambda command, **more: run([sys.executable, "-c", script], **more))
+    found = zoo.measure("any", 1.0, 0)
+    assert found["left"] == 0.5 and found["failed"] == "MemoryError: full, after save"
+    assert zoo.verdicts({"any": found})["at most 55% left"] == 1
 
 
 def test_property_the_zoo_names_what_was_promised_and_heavy_networks_come_last():

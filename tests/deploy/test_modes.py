@@ -92,3 +92,20 @@ def test_property_a_condition_on_a_shape_leaves_the_batch_free(tmp_path):
     again = load(save(model, tmp_path / "model", example_input=torch.randn(2, 6)))
     x = torch.randn(7, 6)
     assert torch.equal(again(x), model(x))
+
+
+def test_roundtrip_of_what_forward_makes_and_assigns(tmp_path):
+    class Assigns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleDict({"block1-0": nn.Linear(3, 4)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = nn.ReLU()(self.blocks["block1-0"](x))
+            shifted = torch.zeros_like(hidden)
+            shifted[:, 1:] = hidden[:, :-1]
+            return hidden + shifted
+
+    model, x = Assigns(), torch.randn(5, 3)
+    again = load(save(model, tmp_path / "model", example_input=x[:2]))
+    assert torch.equal(again(x), model(x)) and bool((again(x) != 0).any())

@@ -85,7 +85,7 @@ EDITS = {
     "a tensor over a method": (("tensors", "forward"), BUFFER | {"same_as": "0.bias"}, "the name is taken"),
     "a tensor of another dtype": (("tensors", "0.bias", "dtype"), "float64", r"hold float32\[4\], the architecture says float64"),
     "a tensor without values": (("tensors", "0.new"), BUFFER, "'0.new' of the architecture is missing"),
-    "a path with source": (("tensors", "0.a()"), BUFFER, "is not an identifier"),
+    "a path with source": (("tensors", "0.a()"), BUFFER, "is not a name of letters"),
     "an unknown kind": (("tensors", "0.bias", "kind"), "pickle", "kind 'pickle' is not parameter, buffer or constant"),
     "an unknown format": (("tensors", "0.bias", "memory_format"), "odd", "memory format 'odd' is not one of"),
     "a mode of no module": (("other_mode",), ["nobody"], "there is no module 'nobody'"),

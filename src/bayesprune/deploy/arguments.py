@@ -19,6 +19,7 @@ _DTYPES = {
 _FORMATS = {
     name: getattr(torch, name) for name in ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format")
 }
+_PART = re.compile(r"[A-Za-z0-9_-]+")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -186,7 +187,7 @@ def check_identifier(name: Any, what: str) -> str:
 
 
 def check_path(path: Any, what: str) -> str:
-    """Refuse a path of a module or tensor whose parts are not plain identifiers or numbers.
+    """Refuse a path of a module or tensor whose parts are more than names.
 
     Args:
         path: a dotted path from the file.
@@ -205,6 +206,6 @@ def check_path(path: Any, what: str) -> str:
     if not isinstance(path, str) or not path:
         raise ValueError(f"{what} path {path!r} is not a dotted path")
     for part in path.split("."):
-        if not part.isascii() or not part.isdigit():
-            check_identifier(part, f"{what} {path!r}:")
+        if not _PART.fullmatch(part) or part.startswith("__") or keyword.iskeyword(part):
+            raise ValueError(f"{what} path {path!r}: {part!r} is not a name of letters, digits, '_' and '-'")
     return path

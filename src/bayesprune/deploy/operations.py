@@ -30,7 +30,7 @@ _FUNCTIONAL = """
     scaled_dot_product_attention selu sigmoid silu softmax softmin softplus softsign tanh tanhshrink threshold unfold
 """
 _OPERATOR = """
-    add and_ eq floordiv ge getitem gt iadd imul invert isub itruediv le lt matmul mod mul ne neg or_ pos pow sub truediv
+    add and_ eq floordiv ge getitem gt iadd imul invert isub itruediv le lt matmul mod mul ne neg or_ pos pow setitem sub truediv
 """
 
 # What a tensor's method may be. Left out on purpose: whatever leaves the graph (item, tolist, numpy), registers

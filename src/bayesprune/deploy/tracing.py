@@ -86,7 +86,9 @@ def _trace(model: nn.Module, inputs: Inputs | None) -> tuple[fx.Graph, dict[str,
     finally:
         added = {name: vars(model).pop(name) for name in set(vars(model)) - before}
     for node in reversed(graph.nodes) if inputs is not None else ():  # what only a condition read, or nobody
-        idle = node.target is operator.getitem or node.meta.get("shape") is None
+        idle = node.target is operator.getitem or (
+            node.meta.get("shape") is None and node.target is not operator.setitem
+        )
         if idle and node.op.startswith("call_") and not node.users:
             graph.erase_node(node)
     return graph, {name: value for name, value in added.items() if isinstance(value, Tensor)}

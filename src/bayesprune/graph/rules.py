@@ -99,6 +99,7 @@ _FUNCTIONS: dict[Any, Rule] = {
     **dict.fromkeys((torch.chunk, torch.split), shapes.chunk),
     torch.unbind: shapes.unbind,
     operator.getitem: shapes.getitem,
+    operator.setitem: shapes.assigned,
     F.pad: shapes.padding,
     **dict.fromkeys(
         (

@@ -297,6 +297,14 @@ def getitem(a: Analysis, node: fx.Node, module: Any) -> Any:
     return result
 
 
+def assigned(a: Analysis, node: fx.Node, module: Any) -> None:
+    """``x[i] = y``: all channels of both stay, and nothing is known of what x holds."""
+    base = node.args[0]
+    a.unknown(node, "assignment to a part")
+    if isinstance(base, fx.Node) and isinstance(held := a.values.get(base), Value):
+        a.values[base] = held.with_const(unknown_like(held.const))
+
+
 def padding(a: Analysis, node: fx.Node, module: Any) -> Any:
     """``F.pad``: around the image, or new constant channels in front and behind."""
     source = a.read(node, node.args[0])

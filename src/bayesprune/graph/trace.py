@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -29,6 +30,9 @@ class _Known(fx.Proxy):
 
     def __len__(self) -> int:
         return len(self.tracer.values[self.node])  # type: ignore[attr-defined]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __index__(self) -> int:
         return self._value().__index__()
@@ -76,6 +80,21 @@ class Tracer(fx.Tracer):
         self.values: dict[fx.Node, Any] = {}
         self.branches = 0
         self._running = False
+        self._held: set[nn.Module] = set()
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Trace; into the functions that a library wrapped to be nodes of its own graphs, too."""
+        self._held = set(root.modules())
+        wrapped = fx._symbolic_trace._wrapped_fns_to_patch
+        kept = dict(wrapped)
+        try:
+            for key, names in kept.items():
+                if not str(names.get("__name__", "")).startswith("torch."):
+                    del wrapped[key]
+            return super().trace(root, concrete_args)
+        finally:
+            wrapped.clear()
+            wrapped.update(kept)
 
     # -- the example's values ----------------------------------------------------------------------------------------
 
@@ -189,6 +208,8 @@ class Tracer(fx.Tracer):
         """Follow a module's forward; for torch's transformer layers, the plain path of it."""
         if self._running:
             return m.forward(*args, **kwargs)
+        if m not in self._held:  # made inside the forward: its code is the forward's own
+            return forward(*args, **kwargs)
         if type(m) in _UNFOLDED and not self.is_leaf(m):
             plain = _encoder_layer if type(m) is nn.TransformerEncoderLayer else _encoder
             forward = partial(called_with_hooks, m, partial(plain, m))

@@ -219,7 +219,8 @@ def test_property_concatenated_channels_keep_their_columns_and_norm_entries():
     keep = torch.tensor([True, False, True, False])
     column = next(p for p in b.slices if p.name == "inner.weight")
     assert column.broadcast(keep).flatten().tolist() == [True, True, True, True, False, True, False]
-    assert b.dropped_from("norm", keep, 7).tolist() == [False, False, False, False, True, False, True]
+    ((running, norm),) = b.norms
+    assert norm is model.norm and running.broadcast(keep).tolist() == [True, True, True, True, False, True, False]
     masks = [keep if each is b else each.all_kept() for each in groups.values()]
     assert partition(model, "channel", example_input=EXAMPLE).zeros(masks) == 2 * (2 + 5)
 

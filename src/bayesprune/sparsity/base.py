@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,23 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.samplers import CycleClock
-from bayesprune.sparsity.decay import Cover, GroupDecay, any_true, covers_of, group_of, spike_over
+from bayesprune.sparsity.decay import GroupDecay, spike_over
 from bayesprune.sparsity.defaults import default_partition
-from bayesprune.sparsity.groups import Exclude, Exclusion, Partition, describe
-from bayesprune.sparsity.optimizer_link import link, unwrapped
-from bayesprune.sparsity.plan import plan
-from bayesprune.sparsity.rules import Criterion, HardRule
-from bayesprune.sparsity.schedule import GroupKind, Ramp, Scope, check, check_settings, criterion_of, ramp_of, renamed
+from bayesprune.sparsity.groups import Cut, Groups
+from bayesprune.sparsity.masks import MaskHolder, differ, group_of, shares_of, unwrapped
+from bayesprune.sparsity.partition import Exclude, Grouper, GroupKind
+from bayesprune.sparsity.ranking import Criterion, HardRule
+from bayesprune.sparsity.schedule import Ramp, Scope, check, check_settings, criterion_of, ramp_of, renamed
 from bayesprune.sparsity.spike_slab import SpikeSlabPrior
-from bayesprune.sparsity.zeroing import Zeroing
 
 SOFT_THRESHOLD = 1e-4  # of the authors' released code
 
 
-class Pruner:
+class Pruner(MaskHolder):
     """What :class:`ForwardPruning` and :class:`FeedbackPruning` share; see there."""
-
-    permanent = False
 
     def __init__(
         self,
@@ -40,7 +38,7 @@ class Pruner:
         warmup_steps: int | None = None,
         ramp_end_step: int | None = None,
         every: int = 16,
-        groups: GroupKind | None = None,
+        groups: GroupKind | Grouper | None = None,
         criterion: Literal["magnitude", "concentration"] | Criterion | None = None,
         scope: Scope = "layer",
         round_to: int | None = None,
@@ -66,24 +64,23 @@ class Pruner:
         sparsity = renamed("target_sparsity", "sparsity", target_sparsity, sparsity)
         criterion = criterion_of(criterion, rule)
         check_settings(locals())
+        ramp = ramp_of(sparsity, clock, prune_from, prune_until, warmup_steps, ramp_end_step)
         optimizer = unwrapped(optimizer)
-        self.model = model
-        self.optimizer = optimizer
         self.criterion = criterion
         self.hard_threshold = hard_threshold
         self.target_sparsity = sparsity
-        ramp = ramp_of(sparsity, clock, prune_from, prune_until, warmup_steps, ramp_end_step)
         self.warmup_steps, self.ramp_end_step = ramp.begin, ramp.end
         self.every = every
         self.prior = prior
         self.expectation = expectation
         self.momentum = momentum
         self.num_data = optimizer.param_groups[0].get("num_data") if num_data is None else num_data
+        self._decays = spike_decay, slab_decay
         cut = default_partition(
             model, groups, exclude=exclude, coupling=coupling, example_input=example_input, keep_ends=keep_ends
         )
-        self.groups = _held_by(optimizer, cut)
-        self._rule = HardRule(self.groups, criterion, self.permanent, reading, scope, min_groups, round_to)
+        self._rule = HardRule(cut, criterion, self.permanent, reading, scope, min_groups, round_to)
+        super().__init__(model, optimizer, cut)
         if inclusion_probability is None and soft_threshold is None:
             soft_threshold = SOFT_THRESHOLD if prior else 0.0  # no group is ever below 0: the spike is empty
         self.priors: list[SpikeSlabPrior] = []
@@ -100,24 +97,17 @@ class Pruner:
                 f"{reachable / self.groups.total:.4%} of the prunable weights can be zero; lower it, or choose smaller "
                 "groups",
             )
-        self.step_count = 0
-        self._keep = [each.all_kept() for each in self.groups]
+        self._attach_()
+
+    def _take_up_(self, model: nn.Module, optimizer: Optimizer, groups: Any) -> None:
+        super()._take_up_(model, optimizer, groups)
+        self._rule = replace(self._rule, groups=self.groups)
         self._soft = [each.all_kept() for each in self.groups]
         self._running: list[Tensor] | None = None
-        self._finished = False
-        self._fresh = False  # masks that have not been applied yet
         self._wanted = 0  # weights at zero that the last ranking was asked for
-        self._covers = covers_of(self.groups)
-        self._decay = GroupDecay(optimizer, self._covers, spike_decay, slab_decay)
-        self._active: list[tuple[Cover, Zeroing]] = []
-        self._active_norms: list[tuple[nn.Module, Tensor]] = []
-        self._hooks = link(self, optimizer)
+        self._decay = GroupDecay(optimizer, self._covers, *self._decays)
 
     # -- what it shows -----------------------------------------------------------------------------------------------
-
-    def __repr__(self) -> str:
-        """What will happen."""
-        return plan(self)
 
     @property
     def ramp(self) -> Ramp:
@@ -125,29 +115,15 @@ class Pruner:
         return Ramp(self.warmup_steps, self.ramp_end_step)
 
     @property
-    def keep_masks(self) -> dict[str, Tensor]:
-        """The hard masks at group resolution, True = keep, by name of the groups."""
-        return {each.name: mask for each, mask in zip(self.groups, self._keep)}
-
-    @property
     def soft_masks(self) -> dict[str, Tensor]:
         """The soft masks at group resolution, True = slab, by name of the groups."""
         return {each.name: mask for each, mask in zip(self.groups, self._soft)}
-
-    def weight_masks(self) -> dict[str, Tensor]:
-        """The hard masks per parameter (biases and BatchNorm pairs of channel groups too), broadcastable to it."""
-        return {cover.name: cover.merged(self._keep) for cover in self._covers}
 
     @property
     def soft_sparsity(self) -> float | None:
         """Share of the groups that are on the spike."""
         slab = sum(int(mask.sum()) for mask in self._soft)
         return 1.0 - slab / sum(each.count for each in self.groups)
-
-    @property
-    def hard_sparsity(self) -> float:
-        """Share of the prunable weights that the hard masks set to zero."""
-        return self.groups.zeros(self._keep) / self.groups.total
 
     @property
     def target_now(self) -> float | None:
@@ -160,23 +136,27 @@ class Pruner:
         """P(γ=1 | present weights) per group, by name of the groups; needs ``num_data`` and a prior."""
         check(self.prior is not None, "prior=None has no spike and no slab; build the pruner with prior='spike_slab'")
         return {
-            each.name: prior.posterior_inclusion(each.sum_squares(), each.size)
+            each.name: prior.posterior_inclusion(each.sum_squares(), each.trained_size)
             for each, prior in zip(self.groups, self.priors)
         }
 
-    def describe(self) -> str:
-        """The groups, and what is left dense and why, as text."""
-        return describe(self.groups)
+    def _plan(self) -> Iterable[str]:
+        if self.target_sparsity is not None:
+            yield f"target: sparsity {self.target_sparsity:.4g} {self.ramp}"
+        elif self.hard_threshold is not None:
+            yield f"target: what is below hard_threshold={self.hard_threshold:g}, from step {self.ramp.begin} on"
+        else:
+            yield f"target: none: EM alone, from step {self.ramp.begin} on"
+        yield f"update: every {self.every} steps"
+        yield f"ranked: by {self._rule.told(self.target_sparsity is not None)}"
+        if self.prior is None:
+            yield "prior: none"
+        else:
+            spikes, slabs = ([getattr(each, f"{name}_decay") for each in self.priors] for name in ("spike", "slab"))
+            ranges = [f"{min(d):.4g}" if min(d) == max(d) else f"{min(d):.4g} to {max(d):.4g}" for d in (spikes, slabs)]
+            yield f"prior: spike and slab, weight decay {ranges[0]} and {ranges[1]}"
 
     # -- what it does ------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def apply_(self) -> None:
-        """Set every pruned group to exactly zero, now."""
-        for cover, zero_ in self._active:
-            zero_(cover.param)
-        for norm, drop in self._active_norms:
-            _reset_running_stats_(norm, drop)
 
     @torch.no_grad()
     def finish_(self) -> None:
@@ -189,69 +169,51 @@ class Pruner:
 
     def detach(self) -> None:
         """Take the hooks off the optimizer and give back its own weight decay; masks and weights stay as they are."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        super().detach()
         self._decay.clear_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs: tensors, integers and strings in nested dicts, masks boolean."""
-        state: dict[str, Any] = {
-            "version": 1,
-            "kind": self.groups.kind,
-            "step_count": self.step_count,
-            "decays_set": int(self._decay.active),
-            "finished": int(self._finished),
-            "wanted": self._wanted,
-            "keep": {name: mask.clone() for name, mask in self.keep_masks.items()},
-            "soft": {name: mask.clone() for name, mask in self.soft_masks.items()},
-        }
+        """Everything that a resumed run needs: tensors, numbers and strings in nested dicts, masks boolean."""
+        state = super().state_dict()
+        state |= {"decays_set": int(self._decay.active), "wanted": self._wanted}
+        state["soft"] = {name: mask.clone() for name, mask in self.soft_masks.items()}
         if self._running is not None:
             state["running"] = {each.name: mean.clone() for each, mean in zip(self.groups, self._running)}
         return state
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of a pruner of the same settings; load the model and the optimizer before it.
-
-        Args:
-            state: What :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: If the state is of another kind of groups or of other tensors.
-        """
-        check(
-            state.get("version") == 1 and state.get("kind") == self.groups.kind,
-            f"state is of version {state.get('version')!r} and groups {state.get('kind')!r}, this pruner of version 1 "
-            f"and {self.groups.kind!r}; build it with the same settings",
-        )
-        keep, soft = self._read(state["keep"], "keep"), self._read(state["soft"], "soft")
-        self._running = self._read(state["running"], "running") if "running" in state else None
-        self.step_count = int(state["step_count"])
-        self._finished = bool(state["finished"])
+    def _adopt_(self, state: dict[str, Any], read: dict[str, list[Tensor]]) -> None:
+        super()._adopt_(state, read)
+        self._soft = [mask.bool() for mask in read["soft"]]
+        self._running = read.get("running")
         self._wanted = int(state["wanted"])
-        self._soft = [mask.bool() for mask in soft]
-        self._set_keep_([mask.bool() for mask in keep])
         if state["decays_set"]:
             self._decay.set_(self._soft)
         else:
             self._decay.clear_()
 
-    def _read(self, tensors: dict[str, Tensor], what: str) -> list[Tensor]:
-        names = [each.name for each in self.groups]
-        if set(tensors) != set(names):
-            odd = sorted(set(tensors) ^ set(names))[0]
-            raise ValueError(
-                f"state[{what!r}] and this pruner differ at {odd!r}; build it with the same model and settings"
-            )
-        for each in self.groups:
-            check(
-                tensors[each.name].shape == each.shape,
-                f"state[{what!r}][{each.name!r}] has shape {tuple(tensors[each.name].shape)}, not {tuple(each.shape)}",
-            )
-        return [tensors[each.name].to(each.device, copy=True) for each in self.groups]
+    def _inherit_(self, old: Any, left: Sequence[tuple[int, Groups, Cut]], cuts: Mapping[str, Cut]) -> list[str]:
+        """The soft masks and decays, and the target: s of T weights is max(0, (sT − (T − T'))/T') of the T' that are left."""
+        self.priors = [old.priors[place] for place, _, _ in left]
+        self._soft = shares_of(old._soft, left)
+        self._running = None if old._running is None else shares_of(old._running, left)
+        if old._decay.active:
+            self._decay.set_(self._soft)
+        if old.target_sparsity is None:
+            return []
+        removed = old.groups.total - self.groups.total
+        wanted = round(old.target_sparsity * old.groups.total) - removed
+        self._wanted = max(0, old._wanted - removed)
+        self.target_sparsity = max(0.0, wanted / max(self.groups.total, 1))
+        if self.target_sparsity == old.target_sparsity:
+            return []
+        return [
+            f"pruner: target sparsity {old.target_sparsity:.4f} of all weights is {self.target_sparsity:.4f} of what is left"
+        ]
 
     # -- one update (Algorithm 3) ------------------------------------------------------------------------------------
+
+    def _with_gradient_(self) -> None:
+        self._decay.add_()
 
     def _due(self) -> bool:
         return not self._finished and self.ramp.due(self.step_count, self.every)
@@ -272,13 +234,11 @@ class Pruner:
         """The E-step and, where it changed something, the M-step."""
         expected = means
         if self.expectation == "running":
-            if self._running is None:
-                self._running = means
-            else:
-                self._running = [old.lerp(new, 1 - self.momentum) for old, new in zip(self._running, means)]
-            expected = self._running
-        soft = [prior.e_step(mean, each.size) for prior, mean, each in zip(self.priors, expected, self.groups)]
-        changed = _differ(self._soft, soft)
+            if self._running is not None:
+                means = [old.lerp(new, 1 - self.momentum) for old, new in zip(self._running, means)]
+            expected = self._running = means
+        soft = [prior.e_step(mean, each.trained_size) for prior, mean, each in zip(self.priors, expected, self.groups)]
+        changed = differ(self._soft, soft)
         self._soft = soft
         if not self._decay.active:
             self._decay.set_(soft)
@@ -289,80 +249,3 @@ class Pruner:
         """Whether what is gone for good already meets the target, so that nothing need be ranked."""
         before, self._wanted = self._wanted, round(target * self.groups.total)
         return self.permanent and self._wanted == before
-
-    def _set_keep_(self, keep: list[Tensor]) -> None:
-        """Take new masks, and work out once what every later step needs of them."""
-        if not any(_differ(self._keep, keep)):
-            return
-        self._keep = keep
-        self._fresh = True
-        drops = [~cover.merged(keep) for cover in self._covers]
-        self._active = [
-            (cover, Zeroing(drop)) for cover, drop, any_ in zip(self._covers, drops, any_true(drops)) if any_
-        ]
-        self._active_norms = []
-        for each, mask, any_ in zip(self.groups, keep, any_true([~mask for mask in keep])):
-            self._active_norms += [
-                (norm, each.dropped_from(name, mask, len(norm.running_mean)))  # type: ignore[arg-type]
-                for name, norm in each.norms if any_ and isinstance(getattr(norm, "running_mean", None), Tensor)
-            ]  # fmt: skip
-
-    # -- hooks -------------------------------------------------------------------------------------------------------
-
-    def _pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        self._before_step_()
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            self._decay.add_()
-            return None
-
-        def wrapped() -> Any:  # the gradient only exists once the closure has run
-            self._before_closure_()
-            loss = closure()
-            self._before_step_()
-            self._decay.add_()
-            return loss
-
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": wrapped}
-        return (args[0], wrapped, *args[2:]), kwargs
-
-    @torch.no_grad()
-    def _post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.step_count += 1
-        self._after_step_()
-        due = self._due()
-        if due:
-            self._update_()
-        self._enforce_(updated=due)
-
-    def _before_step_(self) -> None: ...
-
-    def _before_closure_(self) -> None: ...
-
-    def _after_step_(self) -> None: ...
-
-    def _enforce_(self, *, updated: bool) -> None:
-        raise NotImplementedError
-
-
-def _held_by(optimizer: Optimizer, groups: Partition) -> Partition:
-    """Without the groups whose weights the optimizer does not hold: what is not trained is not pruned."""
-    held = [all(group_of(optimizer, part.param) is not None for part in each.slices) for each in groups]
-    outside = [
-        Exclusion(each.name, each.count * each.size, "not held by the optimizer")
-        for each, ok in zip(groups, held)
-        if not ok
-    ]
-    inside = Partition([each for each, ok in zip(groups, held) if ok], groups.kind, [*groups.excluded, *outside])
-    check(bool(inside), "the optimizer holds none of the model's prunable weights; build it on model.parameters()")
-    return inside
-
-
-def _differ(old: Sequence[Tensor], new: Sequence[Tensor]) -> list[bool]:
-    return any_true([a != b for a, b in zip(old, new)])
-
-
-def _reset_running_stats_(norm: Any, drop: Tensor) -> None:
-    norm.running_mean.masked_fill_(drop, 0)
-    norm.running_var.masked_fill_(drop, 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from bayesprune.sparsity.base import Pruner
 
 
@@ -92,21 +90,3 @@ class ForwardPruning(Pruner):
     """
 
     permanent = True
-
-    def _after_step_(self) -> None:
-        # Before the update, so that it sees zeros and not what the optimizer made of them.
-        self._freeze_()
-
-    def _enforce_(self, *, updated: bool) -> None:
-        if updated and self._fresh:
-            self._freeze_()
-
-    def _freeze_(self) -> None:
-        self._fresh = False
-        self.apply_()
-        for cover, zero_ in self._active:
-            state = self.optimizer.state.get(cover.param)
-            if state:
-                for key, value in state.items():
-                    if key != "weight_decay" and isinstance(value, Tensor) and value.shape == cover.param.shape:
-                        zero_(value)

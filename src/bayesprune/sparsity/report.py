@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune.common.modes import evaluating
 from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
-from bayesprune.sparsity.groups import Exclude, Exclusion, prunable_modules
+from bayesprune.sparsity.partition import Exclude, Exclusion, prunable_modules
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from bayesprune.samplers import CycleClock
 from bayesprune.sparsity.criteria import cubic_ramp
 
-GroupKind = Literal["weight", "kernel", "input", "output", "channel"]
 Scope = Literal["layer", "global", "chain"]
 CRITERIA = ("magnitude", "concentration")
 
@@ -139,7 +138,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     check(scope != "chain" or groups == "input", f"scope='chain' ranks inputs, not groups={groups!r}; use 'input'")
     check(round_to is None or round_to >= 1, f"round_to={round_to} must be at least 1")
     check(
-        round_to in (None, 1) or (groups in (None, "channel") and scope == "layer"),
+        round_to in (None, 1) or ((groups in (None, "channel") or callable(groups)) and scope == "layer"),
         f"round_to={round_to} needs groups='channel' and scope='layer', which keep whole multiples of channels",
     )
     check(settings["every"] >= 1, f"every={settings['every']} must be at least 1 (optimizer steps between updates)")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -339,3 +340,27 @@ def test_error_a_state_of_another_is_refused(change, message):
     change(state)
     with pytest.raises(ValueError, match=message):
         masks.load_state_dict(state)
+
+
+@pytest.mark.parametrize("restored_first", [True, False])
+def test_roundtrip_weights_restored_before_the_method_is_built_survive_its_first_masks(restored_first):
+    # Lightning loads the weights, then has the optimizer built, then loads its state.
+    model = build()
+    optimizer = sgd(model)
+    SET(model, optimizer, target_sparsity=0.5, every=2)
+    for step in range(1, 6):
+        step_torch(model, optimizer, step)
+    weights, state = copy.deepcopy(model.state_dict()), optimizer.state_dict()
+    resumed = build()
+    if restored_first:
+        resumed.load_state_dict(weights)
+    second = sgd(resumed)
+    masks = SET(resumed, second, target_sparsity=0.5, every=2)
+    if not restored_first:
+        resumed.load_state_dict(weights)
+    second.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.state_dict().values(), weights.values()))
+    step_torch(model, optimizer, 6)
+    step_torch(resumed, second, 6)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), model.parameters()))
+    assert masks.hard_sparsity == pytest.approx(0.5, abs=0.01)

@@ -102,7 +102,7 @@ class RigL(SparseTraining):
     def _post_step(self, *_: Any) -> None:
         """The masks were renewed in the step's place."""
         self.step_count += 1
-        self._freeze_()
+        self._after_step_()
         for param, grad in self._aside:
             param.grad = grad
         self._aside = []

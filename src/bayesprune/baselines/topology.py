@@ -133,6 +133,8 @@ class SparseTraining(MaskHolder):
         super().__init__(model, optimizer, partition(model, "weight", exclude=exclude))
         self.generator = torch.Generator(device=self.params[0].device).manual_seed(seed)
         self._set_keep_(self._first_masks())
+        # A trainer may restore the weights before the optimizer is built, and the masks after it.
+        self._found = [param.detach().clone() for param in self.params]
         self._freeze_()
         self._attach_()
 
@@ -163,12 +165,17 @@ class SparseTraining(MaskHolder):
             kept == wanted,
             f"state keeps {kept:,} weights, this one {wanted:,}; build it with the same target_sparsity",
         )
+        for param, found, mask in zip(self.params, self._found, self._keep):
+            if torch.equal(param, found * mask):  # as we left it: what our own first masks took goes back
+                param.copy_(found)
+        self._found = []
         super()._adopt_(state, read)
         self.generator.set_state(state["generator"].cpu())
 
     def _inherit_(self, old: Any, left: Sequence[tuple[int, Groups, Any]], cuts: Mapping[str, Any]) -> list[str]:
         self.generator = torch.Generator(device=old.generator.device)
         self.generator.set_state(old.generator.get_state())
+        self._found = []
         return []
 
     # -- what a method fills in --------------------------------------------------------------------------------------
@@ -186,6 +193,10 @@ class SparseTraining(MaskHolder):
     def _period(self) -> int:
         """Steps between two renewals, at the present step."""
         return self.every
+
+    def _after_step_(self) -> None:
+        self._found = []
+        self._freeze_()
 
     def _set_keep_(self, keep: list[Tensor]) -> None:
         """Take new masks, in the memory layout of the weights."""

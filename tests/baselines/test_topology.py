@@ -350,7 +350,7 @@ def test_roundtrip_weights_restored_before_the_method_is_built_survive_its_first
     SET(model, optimizer, target_sparsity=0.5, every=2)
     for step in range(1, 6):
         step_torch(model, optimizer, step)
-    weights, state = copy.deepcopy(model.state_dict()), optimizer.state_dict()
+    weights, state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     resumed = build()
     if restored_first:
         resumed.load_state_dict(weights)

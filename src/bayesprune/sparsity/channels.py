@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph.analysis import Analysis, Call
+from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import changing_hooks, silent_copy
 from bayesprune.graph.inputs import Inputs, small_batch
-from bayesprune.graph.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED
+from bayesprune.graph.layers import BATCH_NORMS
 from bayesprune.graph.rules import analyse
 from bayesprune.graph.trace import trace
 from bayesprune.graph.zeros import Zeros
@@ -270,39 +270,31 @@ def _tie_along(a: Analysis, atoms: Tensor, axis: int) -> None:
         a.atoms.tie(first, atoms.select(axis, n))
 
 
-def _places(a: Analysis) -> Iterator[tuple[Part, Tensor]]:
+def _places(a: Analysis, first: dict[int, str]) -> Iterator[tuple[Part, Tensor]]:
     """Every tensor that has channels, with the atoms along its axis."""
-    first = {id(module): name for name, module in reversed(list(a.model.named_modules()))}
     for call in a.calls.values():
-        name = first[id(call.module)]
-        yield from _places_of(call, name)
+        module, name = call.module, first[id(call.module)]
+        if isinstance(module, nn.PReLU):
+            continue  # what a slope makes of zero is zero
+        norm = isinstance(module, (*BATCH_NORMS, nn.GroupNorm))
+        if norm:
+            yield Part(name, "running_mean", 0, "norm"), call.target
+        for tensor, axis, atoms in sorted(call.sides(), key=lambda side: side[2] is not call.source):
+            if atoms is call.source:
+                yield Part(name, tensor, axis, "column"), atoms
+            elif atoms is call.target and not tensor.startswith("running"):  # an attention's own channels stay whole
+                tied, grouped = norm or tensor.endswith("bias"), int(getattr(module, "groups", 1)) > 1
+                yield Part(name, tensor, axis, "tied" if tied else "grouped" if grouped else "row"), atoms
     for name, (axis, atoms, _) in a.tensors.items():
         path, _, which = name.rpartition(".")
         if isinstance(getattr(a.modules[path], which), nn.Parameter):
             yield Part(path, which, axis, "tied"), atoms
 
 
-def _places_of(call: Call, name: str) -> Iterator[tuple[Part, Tensor]]:
-    module: Any = call.module
-    turned, norm = isinstance(module, TRANSPOSED), isinstance(module, (*BATCH_NORMS, nn.GroupNorm))
-    if isinstance(module, (nn.Linear, *CONVOLUTIONS)) or turned:
-        grouped = int(module.groups) > 1 if hasattr(module, "groups") else False
-        if call.source is not None and not grouped:
-            yield Part(name, "weight", int(not turned), "column"), call.source
-        yield Part(name, "weight", int(turned), "grouped" if grouped else "row"), call.target
-    elif call.source is not None:  # an attention: it stays whole
-        yield Part(name, "in_proj_weight", 1, "column"), call.source
-        yield Part(name, "out_proj.weight", 0, "row"), call.target
-    elif norm:
-        yield Part(name, "running_mean", 0, "norm"), call.target
-    for which in ("weight", "bias") if norm else ("bias",):
-        if isinstance(getattr(module, which, None), Tensor):
-            yield Part(name, which, 0, "tied"), call.target
-
-
 def _spaces(a: Analysis, prefix: str) -> list[ChannelSpace]:
     classes = a.atoms.classes()
-    places = [(part, classes[atoms].tolist()) for part, atoms in _places(a)]
+    first = {id(module): name for name, module in reversed(list(a.model.named_modules()))}
+    places = [(part, classes[atoms].tolist()) for part, atoms in _places(a, first)]
     pins: dict[int, str] = {}
     for pin in a.pins:
         for each in classes[pin.atoms].reshape(-1).tolist():
@@ -317,21 +309,14 @@ def _spaces(a: Analysis, prefix: str) -> list[ChannelSpace]:
     for each, own in counts.items():  # in the order of their first appearance
         members = sets.setdefault((tuple(own), pins.get(each)), {})
         members[each] = len(members)
-    loud = _loud(a, classes)
+    loud: dict[int, list[str]] = {}  # class -> the readers that do not see zero there
+    for mixer in a.mixers:
+        for each in classes[mixer.source[mixer.const != 0]].tolist():
+            loud.setdefault(each, []).append(first[id(a.calls[mixer.name].module)])
     return [
         _space([places[number] for number in own], members, reason, loud, prefix)
         for (own, reason), members in sets.items()
     ]
-
-
-def _loud(a: Analysis, classes: Tensor) -> dict[int, list[str]]:
-    """Class -> the readers that do not see zero there."""
-    first = {id(module): name for name, module in reversed(list(a.model.named_modules()))}
-    found: dict[int, list[str]] = {}
-    for mixer in a.mixers:
-        for each in classes[mixer.source[mixer.const != 0]].tolist():
-            found.setdefault(each, []).append(first[id(a.calls[mixer.name].module)])
-    return found
 
 
 def _space(

@@ -187,10 +187,11 @@ def partition(
         raise ValueError(f"coupling={coupling!r} applies to kind='channel' only, not to {kind!r}; leave it out")
     found: list[Groups] = []
     pinned: list[Exclusion] = []
+    label = getattr(kind, "__name__", repr(kind))
     if callable(kind):
         found = list(kind(model, modules))
         if not found or not all(isinstance(groups, Groups) for groups in found):
-            raise ValueError(f"groups={kind!r} returned {found!r}; it must return sparsity.Groups, at least one")
+            raise ValueError(f"groups={label!r} returned {found!r}; it must return sparsity.Groups, at least one")
     elif kind == "channel":
         dense = {each.name.removesuffix(".weight") for each in excluded if each.reason == TRANSPOSED_REASON}
         channels, reasons = channel_groups(model, modules, dense, coupling or "group", example_input)
@@ -203,7 +204,7 @@ def partition(
             if isinstance(weight := module.weight, Tensor)
         )
     covered = {id(part.param) for groups in found for part in groups.slices}
-    why = "no removable channel" if kind == "channel" else f"not cut by groups={kind!r}"
+    why = f"not cut by groups={label!r}" if callable(kind) else "no removable channel"
     left = [
         Exclusion(f"{name}.weight", int(module.weight.numel()), why)  # type: ignore[operator,union-attr]
         for name, module in modules.items()

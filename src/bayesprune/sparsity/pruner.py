@@ -36,7 +36,8 @@ class ForwardPruning(Pruner):
             at once after the warm-up.
         every: Optimizer steps between updates; the ramp's end is always one.
         groups: ``"channel"``, ``"output"``, ``"input"``, ``"kernel"`` or ``"weight"``. None: channels if the model can be
-            traced, else, with a warning that says why, kernels (without convolutions: weights).
+            traced, else, with a warning that says why, kernels (without convolutions: weights). Or a grouper of your own
+            (:func:`~bayesprune.sparsity.partition`).
         criterion: What the groups are ranked by: ``"magnitude"``: the mean squared weight (equation 10);
             ``"concentration"`` (equation 9): max − min over a channel's weights (on ``groups="kernel"``: over its input
             and its output channel); or a callable of (groups, optimizer) that returns one tensor a groups object, of its

@@ -92,11 +92,10 @@ class RigL(SparseTraining):
             return
         self._update_()
         self._freeze_()
-        for group in self.optimizer.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._aside.append((param, param.grad))
-                    param.grad = None  # torch's optimizers leave a parameter without gradient as it is
+        params = [param for group in self.optimizer.param_groups for param in group["params"]]
+        self._aside = [(param, param.grad) for param in params if param.grad is not None]
+        for param, _ in self._aside:
+            param.grad = None  # torch's optimizers leave a parameter without gradient as it is
 
     @torch.no_grad()
     def _post_step(self, *_: Any) -> None:

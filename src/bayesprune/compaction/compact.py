@@ -27,8 +27,8 @@ from bayesprune.graph.inputs import Inputs, small_batch
 from bayesprune.graph.rules import analyse
 from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
-from bayesprune.sparsity.base import Pruner
 from bayesprune.sparsity.groups import plain_name
+from bayesprune.sparsity.pruner import Pruner
 
 COUPLINGS = ("group", "intersection", "indexed")
 

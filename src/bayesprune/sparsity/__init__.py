@@ -4,7 +4,6 @@ import importlib
 import warnings
 from typing import Any
 
-from bayesprune.sparsity.base import Pruner
 from bayesprune.sparsity.channels import ChannelSpace, trace_channels
 from bayesprune.sparsity.criteria import (
     SparsityCut,
@@ -18,7 +17,7 @@ from bayesprune.sparsity.feedback import FeedbackPruning
 from bayesprune.sparsity.groups import ChannelGroups, Groups, Slice, TensorGroups
 from bayesprune.sparsity.packing import common_mask, pack_mask, pack_masks, pack_state, unpack_mask, unpack_state
 from bayesprune.sparsity.partition import Exclusion, Partition, describe, partition, prunable_modules
-from bayesprune.sparsity.pruner import ForwardPruning
+from bayesprune.sparsity.pruner import ForwardPruning, Pruner
 from bayesprune.sparsity.report import LayerSparsity, SparsityReport, sparsity_report
 from bayesprune.sparsity.spike_slab import (
     SpikeSlabPrior,

@@ -149,17 +149,9 @@ def trace_channels(model: nn.Module, example_input: Any) -> list[ChannelSpace]:
 def channel_groups(
     model: nn.Module, modules: dict[str, nn.Module], dense: set[str], coupling: str, example_input: Any
 ) -> tuple[list[ChannelGroups], dict[str, str]]:
-    """The channel groups of a model (see :func:`bayesprune.sparsity.partition`, ``kind="channel"``).
+    """The channel groups of a model, one object a set that can be removed, and of the other sets the reason.
 
-    Args:
-        model: The model.
-        modules: Its prunable modules.
-        dense: The modules that are not prunable but may lose channels (transposed convolutions).
-        coupling: ``"group"`` or ``"none"``.
-        example_input: An input (or tuple of inputs).
-
-    Returns:
-        The groups, one object a set that can be removed, and of the other sets the reason.
+    ``modules`` are the prunable ones; those in ``dense`` may lose channels though they are not (transposed convolutions).
 
     Raises:
         ValueError: If the coupling is unknown or no channel can be removed.

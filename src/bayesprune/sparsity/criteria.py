@@ -205,16 +205,19 @@ def threshold_for_sparsity(
             chosen[order[:k]] = True
             return chosen
 
-        low, high = 0, len(order)
-        while low < high:  # the smallest k whose count of zeros reaches the wanted
-            middle = (low + high) // 2
-            low, high = (low, middle) if zeros(split(~first(middle))) >= wanted else (middle + 1, high)
-        if low > 0 and zeros(split(~first(low))) - wanted > wanted - zeros(split(~first(low - 1))):
-            low -= 1
-        drop = first(low)
+        drop = first(nearest(lambda k: zeros(split(~first(k))), len(order), wanted))
     drop = drop | gone
     threshold = float(values.masked_fill(~drop, -torch.inf).max()) if len(values) else float("-inf")
     return SparsityCut(split(~drop), threshold)
+
+
+def nearest(count: Callable[[int], int], most: int, wanted: int) -> int:
+    """The k from 0 to ``most`` whose count, which grows with k, is nearest to the wanted; of two the larger."""
+    low, high = 0, most
+    while low < high:  # the smallest that reaches it
+        middle = (low + high) // 2
+        low, high = (low, middle) if count(middle) >= wanted else (middle + 1, high)
+    return low - (low > 0 and count(low) - wanted > wanted - count(low - 1))
 
 
 def _weigh(sizes: Sequence[int], flags: Sequence[Tensor]) -> int:

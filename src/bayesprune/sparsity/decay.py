@@ -15,12 +15,6 @@ from bayesprune.sparsity.spike_slab import m_step
 def spike_over(slab_decay: float) -> float:
     """The spike's weight decay unless it is given: twice the slab's, at least 1e-3.
 
-    Args:
-        slab_decay: Weight decay on the slab.
-
-    Returns:
-        δ₀/N.
-
     Example:
         >>> spike_over(0.0), spike_over(0.01)
         (0.001, 0.02)
@@ -34,12 +28,6 @@ class GroupDecay:
     An optimizer with ``set_weight_decay`` is told once per change of the masks. For any other the difference to its own
     decay is added to the gradient before each step, or, where its decay is decoupled from the gradient, applied to the
     weights.
-
-    Args:
-        optimizer: The optimizer.
-        covers: The covered parameters.
-        spike_decay: Weight decay on the spike; None: relative to each parameter's slab (:func:`spike_over`).
-        slab_decay: Weight decay on the slab; None: each parameter's own.
     """
 
     def __init__(
@@ -56,14 +44,10 @@ class GroupDecay:
 
     @torch.no_grad()
     def set_(self, soft: Sequence[Tensor], changed: set[int] | None = None) -> None:
-        """Set the decays that the soft masks imply.
+        """Set the decays that the soft masks imply (``changed``: places of those that changed; None: all).
 
         A weight covered by two groups gets the spike's decay if one of them is on the spike. A tied parameter keeps its
         own decay on the slab.
-
-        Args:
-            soft: The soft masks, True = slab.
-            changed: Indices of the masks that changed; None: all.
         """
         self.active = True
         places = [

@@ -30,18 +30,6 @@ def default_partition(
 ) -> Partition:
     """The groups that are asked for; unasked, channels, and where there are none to cut kernels or weights, by name.
 
-    Args:
-        model: The model.
-        kind: The kind of the groups; None: channels if they can be traced.
-        exclude: What the user leaves dense.
-        coupling: Of channel groups.
-        example_input: An input for the trace; None: an image or a vector of the first layer's size is tried.
-        keep_ends: Leave the first convolution dense, and the layers that write the model's output (whose outputs channel
-            groups keep anyway).
-
-    Returns:
-        The partition.
-
     Raises:
         ValueError: As :func:`~bayesprune.sparsity.partition`.
     """

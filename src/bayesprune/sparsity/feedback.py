@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.samplers import CycleClock
-from bayesprune.sparsity.base import Pruner
 from bayesprune.sparsity.groups import Cut, Groups, plain_name, taken
 from bayesprune.sparsity.partition import Exclude, Grouper, GroupKind
+from bayesprune.sparsity.pruner import Pruner
 from bayesprune.sparsity.ranking import Criterion
 from bayesprune.sparsity.schedule import Scope, check
 
@@ -102,8 +102,6 @@ class FeedbackPruning(Pruner):
         self._showing_dense = False
         super().__init__(**settings)
 
-    # -- the dense copy ----------------------------------------------------------------------------------------------
-
     @contextmanager
     def dense(self) -> Iterator[None]:
         """Inside the context the model holds its dense weights, bit for bit; after it the masked ones again.
@@ -190,8 +188,6 @@ class FeedbackPruning(Pruner):
         dense = {plain_name(name): tensor for name, tensor in old._dense.items()}
         self._dense = {name: taken(tensor, cuts.get(name, [])) for name, tensor in dense.items()}
         return [*super()._inherit_(old, left, cuts), "feedback: what was removed cannot come back"]
-
-    # -- hooks -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _before_step_(self) -> None:

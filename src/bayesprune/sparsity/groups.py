@@ -21,12 +21,7 @@ Cut = Sequence[tuple[int, Tensor]]  # what is kept of a tensor: dimensions, and 
 
 
 def plain_name(name: str) -> str:
-    """A parameter's or module's name in the model that ``torch.compile`` wrapped.
-
-    Example:
-        >>> plain_name("_orig_mod.conv.weight"), plain_name("_orig_mod")
-        ('conv.weight', '')
-    """
+    """A parameter's or module's name in the model that ``torch.compile`` wrapped."""
     return (name + ".").removeprefix(COMPILED).removesuffix(".")
 
 
@@ -77,9 +72,6 @@ class Slice:
             each: Entries of the axis in a group; None: the axis shared evenly.
             start: The first entry, where only a part of the axis is theirs.
 
-        Returns:
-            The slice.
-
         Example:
             >>> pairs = Slice.along("fc.weight", torch.ones(4, 3), 0, count=2)
             >>> pairs.broadcast(torch.tensor([True, False])).flatten().tolist()
@@ -121,14 +113,8 @@ class Slice:
         return values.sum(self.reduced, keepdim=True) if self.reduced else values
 
     def broadcast(self, mask: Tensor) -> Tensor:
-        """A group mask as a small tensor that broadcasts to the parameter itself.
-
-        Args:
-            mask: A tensor with one entry per group.
-
-        Returns:
-            The entries, repeated only where a group occupies a part of an axis (grouped convolutions, flattened maps),
-            and True outside the window.
+        """A group mask as a small tensor that broadcasts to the parameter: entries are repeated only where a group occupies
+        a part of an axis (grouped convolutions, flattened maps), and True outside the window.
         """
         mask = mask.reshape(self.mask_view)
         if self.split is not None:
@@ -253,10 +239,8 @@ class Groups:
         Raises:
             CompactionError: ``pruner-groups``: the tensors of one group were cut differently.
         """
-        tensors = {
-            **dict(model.named_parameters(remove_duplicate=False)),
-            **dict(model.named_buffers(remove_duplicate=False)),
-        }
+        every = (model.named_parameters, model.named_buffers)
+        tensors = {name: tensor for named in every for name, tensor in named(remove_duplicate=False)}
         index: Tensor | None = torch.arange(1) if self.count == 1 else None
         for part in [*self.slices, *self.tied]:
             name = plain_name(part.name)
@@ -274,11 +258,10 @@ class Groups:
             return None
 
         def shrunk(parts: Sequence[Slice]) -> list[Slice]:
-            named = [(part, plain_name(part.name)) for part in parts]
             return [
                 part.shrunk(tensors[name], cuts.get(name, []), self.count, len(index))
-                for part, name in named
-                if name in tensors
+                for part in parts
+                if (name := plain_name(part.name)) in tensors
             ]
 
         slices = shrunk(self.slices)

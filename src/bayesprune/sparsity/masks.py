@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -19,27 +21,19 @@ from bayesprune.sparsity.zeroing import Zeroing
 CARRIED = "bayesprune_pruners"  # beside "state" and "param_groups", where torch casts nothing: masks stay boolean
 
 
+@dataclass
 class Cover:
-    """One parameter and the group masks that cover it (a row mask and a column mask, for channel groups).
+    """One parameter, whether it only follows its groups (biases, BatchNorm pairs), and per mask its groups' place and slice."""
 
-    Attributes:
-        name: Name of the parameter.
-        param: The parameter.
-        tied: Whether the parameter only follows its groups (bias, BatchNorm pair).
-        parts: Index of the groups object and the slice of it, per mask.
-    """
-
-    def __init__(self, name: str, param: Tensor, tied: bool) -> None:
-        self.name, self.param, self.tied = name, param, tied
-        self.parts: list[tuple[int, Slice]] = []
+    name: str
+    param: Tensor
+    tied: bool
+    parts: list[tuple[int, Slice]] = field(default_factory=list)
 
     def merged(self, masks: Sequence[Tensor]) -> Tensor:
         """True where every covering mask is True, broadcastable to the parameter."""
-        index, part = self.parts[0]
-        merged = part.broadcast(masks[index])
-        for index, part in self.parts[1:]:
-            merged = merged & part.broadcast(masks[index])
-        return merged
+        first, *others = (part.broadcast(masks[index]) for index, part in self.parts)
+        return reduce(torch.logical_and, others, first)
 
 
 def any_true(flags: Sequence[Tensor]) -> list[bool]:
@@ -60,20 +54,8 @@ def group_of(optimizer: Optimizer, param: Tensor) -> dict[str, Any] | None:
 def unwrapped(optimizer: Any) -> Optimizer:
     """The torch optimizer inside wrappers that hold it as ``.optimizer`` (accelerate's, Fabric's).
 
-    Args:
-        optimizer: An optimizer, wrapped or not.
-
-    Returns:
-        The innermost optimizer, whose hooks run whoever calls it.
-
     Raises:
         TypeError: If there is none.
-
-    Example:
-        >>> import torch
-        >>> plain = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
-        >>> unwrapped(plain) is plain
-        True
     """
     inner = getattr(optimizer, "optimizer", None)
     while inner is not None and inner is not optimizer and hasattr(inner, "param_groups"):
@@ -163,8 +145,6 @@ class MaskHolder:
             self.optimizer.register_load_state_dict_post_hook(take),
         ]
 
-    # -- what it shows -----------------------------------------------------------------------------------------------
-
     def __repr__(self) -> str:
         """What will happen."""
         named = [f"{each.name} ({each.reason})" for each in self.groups.excluded]
@@ -206,8 +186,6 @@ class MaskHolder:
     def describe(self) -> str:
         """The groups, and what is left dense and why, as text."""
         return describe(self.groups)
-
-    # -- what it does ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def apply_(self) -> None:
@@ -251,12 +229,11 @@ class MaskHolder:
 
         Example:
             >>> from bayesprune.sparsity import ForwardPruning
-            >>> old, new = torch.nn.Linear(4, 2), torch.nn.Linear(3, 2)
-            >>> optimizers = [torch.optim.SGD(net.parameters(), lr=0.1) for net in (old, new)]
-            >>> pruner = ForwardPruning(old, optimizers[0], hard_threshold=0.1, groups="weight")
-            >>> smaller, notes = pruner.onto(new, optimizers[1], {"weight": [(1, torch.tensor([0, 1, 3]))]})
-            >>> smaller.groups.total, pruner.groups.total
-            (6, 8)
+            >>> nets = torch.nn.Linear(4, 2), torch.nn.Linear(3, 2)
+            >>> old, new = (torch.optim.SGD(net.parameters(), lr=0.1) for net in nets)
+            >>> pruner = ForwardPruning(nets[0], old, hard_threshold=0.1, groups="weight")
+            >>> pruner.onto(nets[1], new, {"weight": [(1, torch.tensor([0, 1, 3]))]})[0].groups.total
+            6
         """
         left = [(place, *cut) for place, each in enumerate(self.groups) if (cut := each.cut(model, cuts))]
         new = copy.copy(self)
@@ -275,8 +252,6 @@ class MaskHolder:
         """Take over what else the old holder knows of the groups that are left: place, groups and cut of the mask."""
         return []
 
-    # -- its state ---------------------------------------------------------------------------------------------------
-
     def _identity(self) -> tuple[str, str, str]:
         """What a state must be of: the word for it, its key and its value."""
         return "groups", "kind", self.groups.kind
@@ -289,10 +264,7 @@ class MaskHolder:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of one of the same settings; load the model and the optimizer before it.
-
-        Args:
-            state: What :meth:`state_dict` returned.
+        """Take over what :meth:`state_dict` of the same settings returned; load the model and the optimizer before it.
 
         Raises:
             ValueError: If the state is of another kind or method, or of other tensors.
@@ -323,8 +295,6 @@ class MaskHolder:
             )
         return [tensors[each.name].to(each.device, copy=True) for each in self.groups]
 
-    # -- the masks ---------------------------------------------------------------------------------------------------
-
     def _set_keep_(self, keep: list[Tensor]) -> None:
         """Take new masks, and work out once what every later step needs of them."""
         if not any(differ(self._keep, keep)):
@@ -351,8 +321,6 @@ class MaskHolder:
         for key, value in (self.optimizer.state.get(param) or {}).items():
             if key != "weight_decay" and isinstance(value, Tensor) and value.shape == param.shape:
                 zero_(value)
-
-    # -- hooks -------------------------------------------------------------------------------------------------------
 
     def _pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         self._before_step_()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bayesprune.sparsity.criteria import concentration, keep_largest, threshold_for_sparsity
+from bayesprune.sparsity.criteria import concentration, keep_largest, nearest, threshold_for_sparsity
 from bayesprune.sparsity.groups import Groups, TensorGroups
 from bayesprune.sparsity.partition import Partition
 
@@ -138,13 +138,8 @@ class HardRule:
             return found if kept is None else [new & old.cpu() for new, old in zip(found, kept)]
 
         wanted = round(target * self.groups.total)
-        low, high = 0, len(steps) - 1
-        while low < high:  # the fewest sets' channels that reach the wanted
-            middle = (low + high) // 2
-            low, high = (low, middle) if self.groups.zeros(masks(middle)) >= wanted else (middle + 1, high)
-        if low and self.groups.zeros(masks(low)) - wanted > wanted - self.groups.zeros(masks(low - 1)):
-            low -= 1
-        return [mask.to(each.device) for mask, each in zip(masks(low), self.groups)]
+        place = nearest(lambda k: self.groups.zeros(masks(k)), len(steps) - 1, wanted)
+        return [mask.to(each.device) for mask, each in zip(masks(place), self.groups)]
 
     def _chain_mask(self, each: Groups, statistic: Tensor, before: Tensor | None, target: float) -> Tensor:
         """Keep the largest of each channel group of a grouped convolution, the same number in each."""

@@ -52,17 +52,6 @@ def ramp_of(
 ) -> Ramp:
     """The ramp that a clock's fractions, or steps where they are given, ask for.
 
-    Args:
-        sparsity: The target; None: no ramp, only its beginning.
-        clock: The clock of the run; None: steps say it.
-        prune_from: Share of the clock's steps without pruning.
-        prune_until: Share of them at which the target is reached.
-        warmup_steps: t₀ in steps, before the clock's.
-        ramp_end_step: t₁ in steps, before the clock's.
-
-    Returns:
-        The ramp.
-
     Raises:
         ValueError: If a value is out of range, or a target comes with neither a clock nor steps.
     """
@@ -117,14 +106,7 @@ def criterion_of(criterion: Any, rule: str | None) -> Any:
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Refuse what is out of range or contradicts itself, by name.
-
-    Args:
-        settings: A pruner's arguments by name.
-
-    Raises:
-        ValueError: If one is.
-    """
+    """Refuse those of a pruner's arguments that are out of range or contradict each other, by name."""
     sparsity, hard = settings["sparsity"], settings["hard_threshold"]
     groups, scope, round_to = settings["groups"], settings["scope"], settings["round_to"]
     for name, choices in (

@@ -19,7 +19,8 @@ demo: $(STAMP)
 test: $(STAMP)  # two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: $(STAMP)
+test-all: $(STAMP)  # with Lightning, transformers and accelerate: 235 MB more
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[integrations]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 lint: $(STAMP)

@@ -131,8 +131,11 @@ def test_parity_it_is_forward_pruning_without_a_prior(optimizer):
             "distribution='local' is unknown; choose one of uniform, erk, global",
         ),
         ({"end_step": 9, "start_step": 9}, r"start_step=9 must lie in \[0, end_step=9\)"),
-        ({"end_step": 9, "target_sparsity": 0.99}, "leaves 1 of 91 weights to 2 layers"),
-        ({"end_step": 9, "target_sparsity": 0.99, "distribution": "global"}, "leaves 1 of 91 weights to 2 layers"),
+        ({"end_step": 9, "target_sparsity": 0.99}, "sparsity=0.99 is out of reach: with min_groups=1"),
+        (
+            {"end_step": 9, "target_sparsity": 0.99, "distribution": "global"},
+            "sparsity=0.99 is out of reach: with min_groups=1",
+        ),
     ],
 )
 def test_error_settings(settings, message):

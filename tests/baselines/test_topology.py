@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -325,10 +326,10 @@ def test_error_an_optimizer_of_another_model():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(method="RigL"), "method 'RigL', this one of version 1 and 'SET'"),
+        (lambda s: s.update(method="RigL"), "method 'RigL', this pruner of version 1 and 'SET'"),
         (lambda s: s.update(version=2), "state is of version 2"),
-        (lambda s: s["keep"].pop("1.weight"), r"differ at \['1.weight'\]"),
-        (lambda s: s["keep"].update({"1.weight": torch.ones(2, 2).bool()}), r"differ at \['1.weight'\]"),
+        (lambda s: s["keep"].pop("1.weight"), "differ at '1.weight'"),
+        (lambda s: s["keep"].update({"1.weight": torch.ones(2, 2).bool()}), r"\['1.weight'\] has shape \(2, 2\)"),
         (lambda s: s["keep"]["1.weight"].fill_(True), "state keeps .* weights, this one 45"),
     ],
 )
@@ -339,3 +340,27 @@ def test_error_a_state_of_another_is_refused(change, message):
     change(state)
     with pytest.raises(ValueError, match=message):
         masks.load_state_dict(state)
+
+
+@pytest.mark.parametrize("restored_first", [True, False])
+def test_roundtrip_weights_restored_before_the_method_is_built_survive_its_first_masks(restored_first):
+    # Lightning loads the weights, then has the optimizer built, then loads its state.
+    model = build()
+    optimizer = sgd(model)
+    SET(model, optimizer, target_sparsity=0.5, every=2)
+    for step in range(1, 6):
+        step_torch(model, optimizer, step)
+    weights, state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    resumed = build()
+    if restored_first:
+        resumed.load_state_dict(weights)
+    second = sgd(resumed)
+    masks = SET(resumed, second, target_sparsity=0.5, every=2)
+    if not restored_first:
+        resumed.load_state_dict(weights)
+    second.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.state_dict().values(), weights.values()))
+    step_torch(model, optimizer, 6)
+    step_torch(resumed, second, 6)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), model.parameters()))
+    assert masks.hard_sparsity == pytest.approx(0.5, abs=0.01)

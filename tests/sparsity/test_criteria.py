@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesprune.sparsity import concentration, cubic_ramp, l2, mean_square, threshold_for_sparsity
-from bayesprune.sparsity.shares import even_drops
+from bayesprune.sparsity.ranking import even_drops
 
 # Two outputs, two inputs, kernels of two.
 WEIGHT = torch.tensor([[[1.0, -3.0], [0.5, 0.5]], [[2.0, -1.0], [-0.5, -0.25]]])

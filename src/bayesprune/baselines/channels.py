@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bayesprune.sparsity import ForwardPruning
-from bayesprune.sparsity.groups import Exclude
+from bayesprune.sparsity.partition import Exclude
 from bayesprune.sparsity.schedule import Scope
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.baselines.allocation import apportion
-from bayesprune.baselines.topology import SparseTraining, check, lowest, random_entries
+from bayesprune.baselines.topology import SparseTraining, lowest, random_entries
+from bayesprune.sparsity.schedule import check
 
 _SHARE_OF_PRUNABLE = 0.015  # about 20,000 in the authors' network of 1.45 million sparse weights
 _SHARE_OF_KEPT = 0.15  # what that share comes to at a sparsity of 90 %
@@ -45,6 +45,7 @@ class DynamicSparseReparameterization(SparseTraining):
         ValueError: If a setting is out of range.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> masks = DynamicSparseReparameterization(model, optimizer, target_sparsity=0.75, every=2, wanted=4)
@@ -116,8 +117,6 @@ class DynamicSparseReparameterization(SparseTraining):
         """As in the base class, with the present threshold."""
         return {**super().state_dict(), "threshold": self.threshold}
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of one of the same settings; load the model and the optimizer before it."""
-        super().load_state_dict(state)
+    def _adopt_(self, state: dict[str, Any], read: dict[str, list[Tensor]]) -> None:
+        super()._adopt_(state, read)
         self.threshold = float(state["threshold"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -11,7 +9,7 @@ from torch.optim import Optimizer
 from bayesprune.baselines.allocation import DISTRIBUTIONS, layer_counts
 from bayesprune.sparsity import ForwardPruning
 from bayesprune.sparsity.criteria import keep_largest
-from bayesprune.sparsity.groups import Exclude
+from bayesprune.sparsity.partition import Exclude
 from bayesprune.sparsity.schedule import check
 
 
@@ -76,14 +74,8 @@ class GradualMagnitudePruning(ForwardPruning):
         self.start_step, self.end_step = start_step, end_step
         super().__init__(
             model, optimizer, sparsity=target_sparsity, warmup_steps=start_step, ramp_end_step=end_step, every=every,
-            groups="weight", scope="global", prior=None, exclude=exclude, keep_ends=False, min_groups=0,
+            groups="weight", scope="global", prior=None, exclude=exclude, keep_ends=False,
         )  # fmt: skip
-        try:
-            layer_counts(self._shapes, target_sparsity)  # refuses what is out of reach
-        except ValueError:
-            self.detach()
-            raise
-        self._rule = replace(self._rule, min_groups=1)
 
     @property
     def params(self) -> list[Tensor]:
@@ -95,13 +87,9 @@ class GradualMagnitudePruning(ForwardPruning):
         """None: there is no spike."""
         return None
 
-    @property
-    def _shapes(self) -> list[tuple[int, ...]]:
-        return [tuple(param.shape) for param in self.params]
-
     def _target_masks(self, means: list[Tensor], target: float) -> list[Tensor]:
         if self.distribution == "global":
             return super()._target_masks(means, target)
         kept = [int(torch.count_nonzero(mask)) for mask in self._keep]
-        counts = layer_counts(self._shapes, target, self.distribution, capacity=kept)
+        counts = layer_counts([each.shape for each in self.groups], target, self.distribution, capacity=kept)
         return [keep_largest(mean, count, mask) for mean, count, mask in zip(means, counts, self._keep)]

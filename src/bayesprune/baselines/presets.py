@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bayesprune.sparsity import FeedbackPruning, prunable_modules
-from bayesprune.sparsity.groups import Exclude
+from bayesprune.sparsity.partition import Exclude
 
 ROLES = ("stem", "shortcuts", "head")
 _SHORTCUT_NAMES = ("shortcut", "downsample")

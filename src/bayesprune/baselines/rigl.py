@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprune.baselines.topology import SparseTraining, check, cosine_decay, highest, lowest
+from bayesprune.baselines.topology import SparseTraining, cosine_decay, highest, lowest
+from bayesprune.sparsity.schedule import check
 
 
 class RigL(SparseTraining):
@@ -86,18 +87,21 @@ class RigL(SparseTraining):
         self._set_keep_(keep)
 
     @torch.no_grad()
-    def _before_step_(self) -> None:
+    def _with_gradient_(self) -> None:
         if self._aside or not self._due():
             return
         self._update_()
-        self._zero_()
-        for group in self.optimizer.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._aside.append((param, param.grad))
-                    param.grad = None  # torch's optimizers leave a parameter without gradient as it is
+        self._freeze_()
+        params = [param for group in self.optimizer.param_groups for param in group["params"]]
+        self._aside = [(param, param.grad) for param in params if param.grad is not None]
+        for param, _ in self._aside:
+            param.grad = None  # torch's optimizers leave a parameter without gradient as it is
 
-    def _after_step_(self) -> None:
+    @torch.no_grad()
+    def _post_step(self, *_: Any) -> None:
+        """The masks were renewed in the step's place."""
+        self.step_count += 1
+        self._after_step_()
         for param, grad in self._aside:
             param.grad = grad
         self._aside = []

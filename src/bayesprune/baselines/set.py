@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from bayesprune.baselines.topology import SparseTraining, check, lowest, random_entries
+from bayesprune.baselines.topology import SparseTraining, lowest, random_entries
+from bayesprune.sparsity.schedule import check
 
 
 class SET(SparseTraining):

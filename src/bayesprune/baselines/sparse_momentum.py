@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.baselines.allocation import apportion
-from bayesprune.baselines.topology import SparseTraining, check, cosine_decay, highest, lowest
+from bayesprune.baselines.topology import SparseTraining, cosine_decay, highest, lowest
+from bayesprune.sparsity.schedule import check
 
 _DENSE = 0.2  # a layer of lower sparsity counts as nearly dense
 

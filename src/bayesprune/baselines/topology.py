@@ -1,8 +1,9 @@
-"""What the sparse-training baselines share: masks on weights, held on any torch optimizer by step hooks."""
+"""What the sparse-training baselines share: masks on single weights, sparse from the start, and how weights are chosen."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.baselines.allocation import layer_counts
-from bayesprune.sparsity import Exclusion, Partition, describe, partition
-from bayesprune.sparsity.decay import any_true
-from bayesprune.sparsity.groups import Exclude
-from bayesprune.sparsity.optimizer_link import link, unwrapped
+from bayesprune.sparsity import Groups, partition
+from bayesprune.sparsity.masks import MaskHolder
+from bayesprune.sparsity.partition import Exclude
+from bayesprune.sparsity.schedule import check
 from bayesprune.sparsity.zeroing import Zeroing
 
 
@@ -92,7 +93,7 @@ def cosine_decay(step: int, end: int, initial: float, final: float = 0.0) -> flo
     return final + (initial - final) / 2 * (1 + math.cos(math.pi * min(step, end) / end))
 
 
-class SparseTraining:
+class SparseTraining(MaskHolder):
     """What the sparse-training baselines share: a mask a weight tensor, sparse at random from the start.
 
     After every optimizer step the masked weights are put back to exactly zero, and, unless a method reads it, their
@@ -110,9 +111,6 @@ class SparseTraining:
         seed: Of the method's own random generator.
     """
 
-    permanent = False
-    clears_state = True
-
     def __init__(
         self,
         model: nn.Module,
@@ -125,127 +123,60 @@ class SparseTraining:
         exclude: Exclude = (),
         seed: int = 0,
     ) -> None:
-        optimizer = unwrapped(optimizer)
         check(0 <= target_sparsity < 1, f"target_sparsity={target_sparsity} must lie in [0, 1)")
         check(every >= 1, f"every={every} must be at least 1 (optimizer steps between updates)")
         check(end_step is None or end_step >= 1, f"end_step={end_step} must be at least 1 (an optimizer step)")
-        self.model = model
-        self.optimizer = optimizer
         self.target_sparsity = target_sparsity
         self.every = every
         self.end_step = end_step
         self.distribution = distribution
-        self.groups = _held_by(optimizer, partition(model, "weight", exclude=exclude))
-        self.params = list(self.groups.weights().values())
+        super().__init__(model, optimizer, partition(model, "weight", exclude=exclude))
         self.generator = torch.Generator(device=self.params[0].device).manual_seed(seed)
-        self.step_count = 0
-        self._finished = False
-        self._keep = [torch.ones_like(param, dtype=torch.bool) for param in self.params]
-        self._zero: list[tuple[Tensor, Zeroing]] = []
         self._set_keep_(self._first_masks())
-        self._zero_()
-        self._hooks = link(self, optimizer)
-
-    # -- what it shows -----------------------------------------------------------------------------------------------
-
-    def __repr__(self) -> str:
-        """What will happen."""
-        end = "" if self.end_step is None else f" until step {self.end_step}"
-        dense = "; ".join(f"{each.name} ({each.reason})" for each in self.groups.excluded) or "nothing"
-        return (
-            f"{type(self).__name__}(\n  groups: {self.groups.total:,} single weights in {len(self.groups)} layers\n"
-            f"  target: sparsity {self.target_sparsity:.4g}, {self.distribution} over layers\n"
-            f"  update: every {self.every} steps{end}; step {self.step_count} now, sparsity {self.hard_sparsity:.4f}\n"
-            f"  left dense: {dense}\n)"
-        )
+        # A trainer may restore the weights before the optimizer is built, and the masks after it.
+        self._found = [param.detach().clone() for param in self.params]
+        self._freeze_()
+        self._attach_()
 
     @property
-    def keep_masks(self) -> dict[str, Tensor]:
-        """The masks, True = keep, by name of the weight."""
-        return {each.name: mask for each, mask in zip(self.groups, self._keep)}
-
-    def weight_masks(self) -> dict[str, Tensor]:
-        """The masks per parameter; here the same as :attr:`keep_masks`."""
-        return self.keep_masks
-
-    @property
-    def soft_sparsity(self) -> None:
-        """None: there is no spike."""
-        return None
-
-    @property
-    def hard_sparsity(self) -> float:
-        """Share of the prunable weights that the masks set to zero."""
-        return self.groups.zeros(self._keep) / self.groups.total
+    def params(self) -> list[Tensor]:
+        """The prunable weights."""
+        return list(self.groups.weights().values())
 
     @property
     def target_now(self) -> float:
         """The sparsity asked for at the present step."""
         return self.target_sparsity
 
-    def describe(self) -> str:
-        """The prunable weights, and what is left dense and why, as text."""
-        return describe(self.groups)
+    def _plan(self) -> Iterable[str]:
+        yield f"target: sparsity {self.target_sparsity:.4g}, {self.distribution} over layers"
+        yield f"update: every {self.every} steps" + ("" if self.end_step is None else f" until step {self.end_step}")
 
-    # -- what it does ------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def apply_(self) -> None:
-        """Set every masked weight to exactly zero, now."""
-        for param, zero_ in self._zero:
-            zero_(param)
-
-    @torch.no_grad()
-    def finish_(self) -> None:
-        """Renew the masks no more; the model is left at its sparse weights."""
-        self._finished = True
-        self._zero_()
-
-    def detach(self) -> None:
-        """Take the hooks off the optimizer; masks and weights stay as they are."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+    def _identity(self) -> tuple[str, str, str]:
+        return "method", "method", type(self).__name__
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: tensors, numbers and strings in nested dicts, masks boolean."""
-        return {
-            "version": 1,
-            "method": type(self).__name__,
-            "step_count": self.step_count,
-            "finished": int(self._finished),
-            "keep": {name: mask.clone() for name, mask in self.keep_masks.items()},
-            "generator": self.generator.get_state(),
-        }
+        return {**super().state_dict(), "generator": self.generator.get_state()}
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of one of the same settings; load the model and the optimizer before it.
-
-        Args:
-            state: What :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: If the state is of another method, of other tensors, or of another number of kept weights.
-        """
-        own = type(self).__name__
+    def _adopt_(self, state: dict[str, Any], read: dict[str, list[Tensor]]) -> None:
+        kept, wanted = (sum(int(mask.sum()) for mask in masks) for masks in (read["keep"], self._keep))
         check(
-            state.get("version") == 1 and state.get("method") == own,
-            f"state is of version {state.get('version')!r} and method {state.get('method')!r}, this one of version 1 "
-            f"and {own!r}; build it with the same method",
-        )
-        keep, present = state["keep"], self.keep_masks
-        odd = sorted(set(keep) ^ set(present)) or [n for n in present if keep[n].shape != present[n].shape]
-        check(not odd, f"state['keep'] and this model differ at {odd[:1]}; build it with the same model and settings")
-        kept, wanted = sum(int(mask.sum()) for mask in keep.values()), sum(int(m.sum()) for m in present.values())
-        check(
-            self.permanent or kept == wanted,
+            kept == wanted,
             f"state keeps {kept:,} weights, this one {wanted:,}; build it with the same target_sparsity",
         )
-        self.step_count = int(state["step_count"])
-        self._finished = bool(state["finished"])
+        for param, found, mask in zip(self.params, self._found, self._keep):
+            if torch.equal(param, found * mask):  # as we left it: what our own first masks took goes back
+                param.copy_(found)
+        self._found = []
+        super()._adopt_(state, read)
         self.generator.set_state(state["generator"].cpu())
-        self._set_keep_([keep[each.name].bool() for each in self.groups])
+
+    def _inherit_(self, old: Any, left: Sequence[tuple[int, Groups, Any]], cuts: Mapping[str, Any]) -> list[str]:
+        self.generator = torch.Generator(device=old.generator.device)
+        self.generator.set_state(old.generator.get_state())
+        self._found = []
+        return []
 
     # -- what a method fills in --------------------------------------------------------------------------------------
 
@@ -263,39 +194,13 @@ class SparseTraining:
         """Steps between two renewals, at the present step."""
         return self.every
 
-    def _update_(self) -> None:
-        """Renew the masks; called after a step that is due."""
-        raise NotImplementedError
-
-    def _before_step_(self) -> None:
-        """Called once the gradient is there, before the optimizer uses it."""
-
     def _after_step_(self) -> None:
-        """Called after the optimizer's step, with the masked weights at zero again."""
-        if self._due():
-            self._update_()
-            self._zero_()
-
-    # -- the masks ---------------------------------------------------------------------------------------------------
+        self._found = []
+        self._freeze_()
 
     def _set_keep_(self, keep: list[Tensor]) -> None:
-        """Take new masks, in the memory layout of the weights, and work out once what every later step needs."""
-        self._keep = [torch.empty_like(param, dtype=torch.bool).copy_(mask) for param, mask in zip(self.params, keep)]
-        drops = [~mask for mask in self._keep]
-        self._zero = [(param, Zeroing(drop)) for param, drop, some in zip(self.params, drops, any_true(drops)) if some]
-
-    @torch.no_grad()
-    def _zero_(self) -> None:
-        """Masked weights to zero, and their optimizer state where the method does not read it."""
-        for param, zero_ in self._zero:
-            zero_(param)
-            if self.clears_state:
-                self._zero_state_(param, zero_)
-
-    def _zero_state_(self, param: Tensor, zero_: Zeroing) -> None:
-        for key, value in (self.optimizer.state.get(param) or {}).items():
-            if key != "weight_decay" and isinstance(value, Tensor) and value.shape == param.shape:
-                zero_(value)
+        """Take new masks, in the memory layout of the weights."""
+        super()._set_keep_([torch.empty_like(p, dtype=torch.bool).copy_(mask) for p, mask in zip(self.params, keep)])
 
     def _remove_(self, removed: list[Tensor]) -> list[Tensor]:
         """Weights and state of what is removed to zero, so that what grows there starts anew; returns the survivors."""
@@ -304,45 +209,3 @@ class SparseTraining:
             zero_(param)
             self._zero_state_(param, zero_)
         return [mask & ~gone for mask, gone in zip(self._keep, removed)]
-
-    # -- hooks -------------------------------------------------------------------------------------------------------
-
-    def _pre_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            self._before_step_()
-            return None
-
-        def wrapped() -> Any:  # the gradient only exists once the closure has run
-            loss = closure()
-            self._before_step_()
-            return loss
-
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": wrapped}
-        return (args[0], wrapped, *args[2:]), kwargs
-
-    @torch.no_grad()
-    def _post_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.step_count += 1
-        self._zero_()
-        self._after_step_()
-
-
-def _held_by(optimizer: Optimizer, groups: Partition) -> Partition:
-    """Without the weights that the optimizer does not hold: what is not trained is not pruned."""
-    held = {id(param) for group in optimizer.param_groups for param in group["params"]}
-    inside = [each for each in groups if id(each.slices[0].param) in held]
-    outside = [
-        Exclusion(each.name, each.count, "not held by the optimizer")
-        for each in groups
-        if id(each.slices[0].param) not in held
-    ]
-    check(bool(inside), "the optimizer holds none of the model's prunable weights; build it on model.parameters()")
-    return Partition(inside, groups.kind, [*groups.excluded, *outside])
-
-
-def check(condition: bool, message: str) -> None:
-    """Raise a ValueError with the message unless the condition holds."""
-    if not condition:
-        raise ValueError(message)

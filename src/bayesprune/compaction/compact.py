@@ -12,9 +12,8 @@ from torch.optim import Optimizer
 
 from bayesprune.compaction.graph_edits import graph_module, graph_reasons
 from bayesprune.compaction.leftovers import leftovers, size_after
-from bayesprune.compaction.masked import masked_copy, plain_name
+from bayesprune.compaction.masked import masked_copy
 from bayesprune.compaction.optimizer_state import transfer_optimizer
-from bayesprune.compaction.pruner_state import transfer_pruner
 from bayesprune.compaction.report import CompactionReport, count_parameters, layer_records
 from bayesprune.compaction.rewrite import rewrite_
 from bayesprune.compaction.slices import Cut, cut_state, cuts_of
@@ -28,7 +27,8 @@ from bayesprune.graph.inputs import Inputs, small_batch
 from bayesprune.graph.rules import analyse
 from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
-from bayesprune.sparsity.base import Pruner
+from bayesprune.sparsity.groups import plain_name
+from bayesprune.sparsity.pruner import Pruner
 
 COUPLINGS = ("group", "intersection", "indexed")
 
@@ -264,7 +264,7 @@ def compact(
         notes += said
     if pruner is not None:
         assert new_optimizer is not None
-        new_pruner, said = transfer_pruner(pruner, small, new_optimizer, cuts)
+        new_pruner, said = pruner.onto(small, new_optimizer, cuts)
         notes += said
 
     def other(fold: bool, indexed: bool) -> int:

@@ -9,31 +9,13 @@ from torch import nn
 
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import whole_copy
-from bayesprune.sparsity.base import Pruner
-
-COMPILED = "_orig_mod."
-
-
-def plain_name(name: str) -> str:
-    """A parameter's or module's name in the model that ``torch.compile`` wrapped.
-
-    Example:
-        >>> plain_name("_orig_mod.conv.weight"), plain_name("_orig_mod")
-        ('conv.weight', '')
-    """
-    return (name + ".").removeprefix(COMPILED).removesuffix(".")
+from bayesprune.sparsity.groups import plain_name
+from bayesprune.sparsity.masks import MaskHolder
 
 
 @torch.no_grad()
-def masked_copy(model: nn.Module, pruner: Pruner | None) -> tuple[nn.Module, list[str]]:
-    """A deep copy with the pruner's masks applied.
-
-    Args:
-        model: The model.
-        pruner: Its pruner; None: the model as it is.
-
-    Returns:
-        The copy, and what is to be said about it.
+def masked_copy(model: nn.Module, pruner: MaskHolder | None) -> tuple[nn.Module, list[str]]:
+    """A deep copy with the pruner's masks applied, and what is to be said about it.
 
     Raises:
         CompactionError: ``uninitialised``, ``compiled-part`` or ``not-copyable``.
@@ -60,12 +42,10 @@ def masked_copy(model: nn.Module, pruner: Pruner | None) -> tuple[nn.Module, lis
         param = params[plain_name(name)]
         changed += bool((param.masked_select(~mask.expand_as(param)) != 0).any())
         param.masked_fill_(~mask, 0)
-    modules: dict[str, Any] = dict(masked.named_modules())
     for each in pruner.groups:
-        for name, _ in each.norms:
-            norm = modules[plain_name(name)]
-            if getattr(norm, "running_mean", None) is not None:
-                drop = each.dropped_from(name, pruner.keep_masks[each.name], len(norm.running_mean))
-                norm.running_mean.masked_fill_(drop, 0)
-                norm.running_var.masked_fill_(drop, 1)
+        for part, _ in each.norms:
+            norm: Any = masked.get_submodule(plain_name(part.name).rpartition(".")[0])
+            drop = ~part.broadcast(pruner.keep_masks[each.name])
+            norm.running_mean.masked_fill_(drop, 0)
+            norm.running_var.masked_fill_(drop, 1)
     return masked, [f"the pruner's masks were applied to {changed} tensors first"] if changed else []

@@ -4,8 +4,7 @@ import importlib
 import warnings
 from typing import Any
 
-from bayesprune.sparsity.base import Pruner
-from bayesprune.sparsity.channel_spaces import ChannelSpace
+from bayesprune.sparsity.channels import ChannelSpace, trace_channels
 from bayesprune.sparsity.criteria import (
     SparsityCut,
     concentration,
@@ -15,18 +14,10 @@ from bayesprune.sparsity.criteria import (
     threshold_for_sparsity,
 )
 from bayesprune.sparsity.feedback import FeedbackPruning
-from bayesprune.sparsity.groups import (
-    ChannelGroups,
-    Exclusion,
-    Groups,
-    Partition,
-    TensorGroups,
-    describe,
-    partition,
-    prunable_modules,
-)
+from bayesprune.sparsity.groups import ChannelGroups, Groups, Slice, TensorGroups
 from bayesprune.sparsity.packing import common_mask, pack_mask, pack_masks, pack_state, unpack_mask, unpack_state
-from bayesprune.sparsity.pruner import ForwardPruning
+from bayesprune.sparsity.partition import Exclusion, Partition, describe, partition, prunable_modules
+from bayesprune.sparsity.pruner import ForwardPruning, Pruner
 from bayesprune.sparsity.report import LayerSparsity, SparsityReport, sparsity_report
 from bayesprune.sparsity.spike_slab import (
     SpikeSlabPrior,
@@ -36,7 +27,6 @@ from bayesprune.sparsity.spike_slab import (
     probability_from_soft_threshold,
     soft_threshold_from_probability,
 )
-from bayesprune.sparsity.tracing import trace_channels
 
 __all__ = [
     "ForwardPruning",
@@ -48,6 +38,7 @@ __all__ = [
     "Groups",
     "TensorGroups",
     "ChannelGroups",
+    "Slice",
     "Partition",
     "Exclusion",
     "trace_channels",

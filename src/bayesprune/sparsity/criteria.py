@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.sparsity.group_types import TensorGroups
+from bayesprune.sparsity.groups import TensorGroups
 
 
 def mean_square(weight: Tensor, kind: str = "kernel", *, groups: int = 1) -> Tensor:
@@ -189,13 +189,14 @@ def threshold_for_sparsity(
         _check_reach(wanted, total, _weigh(sizes, protected), min_groups)
         left = wanted - _weigh(sizes, dropped)
         if len(set(sizes)) == 1:
-            drop = _drop_equal(values, free, (2 * left + sizes[0]) // (2 * sizes[0]))
+            pool, count = values[free], (2 * left + sizes[0]) // (2 * sizes[0])
+            drop = torch.zeros_like(free)
+            drop[free] = ~keep_largest(pool, max(len(pool) - count, 0))
         else:
             counts = torch.tensor(lengths, device=device)
             drop = _drop_sized(values, free, torch.tensor(sizes, device=device).repeat_interleave(counts), left)
     else:
-        count = zeros
-        _check_reach(wanted, total, total - count(split(safe)), min_groups)
+        _check_reach(wanted, total, total - zeros(split(safe)), min_groups)
         places = free.nonzero().view(-1)
         order = places[values[places].sort(stable=True).indices]
 
@@ -204,16 +205,19 @@ def threshold_for_sparsity(
             chosen[order[:k]] = True
             return chosen
 
-        low, high = 0, len(order)
-        while low < high:  # the smallest k whose count of zeros reaches the wanted
-            middle = (low + high) // 2
-            low, high = (low, middle) if count(split(~first(middle))) >= wanted else (middle + 1, high)
-        if low > 0 and count(split(~first(low))) - wanted > wanted - count(split(~first(low - 1))):
-            low -= 1
-        drop = first(low)
+        drop = first(nearest(lambda k: zeros(split(~first(k))), len(order), wanted))
     drop = drop | gone
     threshold = float(values.masked_fill(~drop, -torch.inf).max()) if len(values) else float("-inf")
     return SparsityCut(split(~drop), threshold)
+
+
+def nearest(count: Callable[[int], int], most: int, wanted: int) -> int:
+    """The k from 0 to ``most`` whose count, which grows with k, is nearest to the wanted; of two the larger."""
+    low, high = 0, most
+    while low < high:  # the smallest that reaches it
+        middle = (low + high) // 2
+        low, high = (low, middle) if count(middle) >= wanted else (middle + 1, high)
+    return low - (low > 0 and count(low) - wanted > wanted - count(low - 1))
 
 
 def _weigh(sizes: Sequence[int], flags: Sequence[Tensor]) -> int:
@@ -232,32 +236,8 @@ def _check_reach(wanted: int, total: int, protected: int, min_groups: int) -> No
         )
 
 
-def _drop_equal(ranked: Tensor, free: Tensor, count: int) -> Tensor:
-    """The ``count`` smallest of the free, by selection rather than by sorting: a model may have 10⁷ of them."""
-    drop = torch.zeros_like(free)
-    if count <= 0:
-        return drop
-    pool = ranked[free]
-    count = min(count, len(pool))
-    limit = _smallest(pool, count)
-    drop = (ranked <= limit) & free
-    excess = int(torch.count_nonzero(drop)) - count
-    if excess > 0:  # of equal values the first go
-        ties = ((ranked == limit) & free).nonzero().view(-1)
-        drop[ties[len(ties) - excess :]] = False
-    return drop
-
-
 def keep_largest(statistic: Tensor, count: int, kept: Tensor | None = None) -> Tensor:
     """A mask of the ``count`` groups of largest statistic; ties go to those behind.
-
-    Args:
-        statistic: One value a group, not negative.
-        count: How many stay.
-        kept: Where to choose; None: everywhere.
-
-    Returns:
-        The mask, True = keep.
 
     Example:
         >>> keep_largest(torch.tensor([3.0, 1.0, 3.0]), 1)

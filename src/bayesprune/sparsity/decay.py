@@ -1,95 +1,19 @@
-"""How the M-step's weight decays reach the optimizer, and which masks cover which parameter."""
+"""How the M-step's weight decays reach the optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bayesprune.sparsity.group_types import Groups, Slice
+from bayesprune.sparsity.masks import Cover, any_true, group_of
 from bayesprune.sparsity.spike_slab import m_step
-
-
-class Cover:
-    """One parameter and the group masks that cover it (a row mask and a column mask, for channel groups).
-
-    Attributes:
-        name: Name of the parameter.
-        param: The parameter.
-        parts: Index of the groups object and the slice of it, per mask.
-        tied: Whether the parameter only follows its groups (bias, BatchNorm pair).
-    """
-
-    def __init__(self, name: str, param: Tensor, tied: bool) -> None:
-        self.name = name
-        self.param = param
-        self.tied = tied
-        self.parts: list[tuple[int, Slice]] = []
-
-    def merged(self, masks: Sequence[Tensor]) -> Tensor:
-        """True where every covering mask is True, broadcastable to the parameter."""
-        index, part = self.parts[0]
-        merged = part.broadcast(masks[index])
-        for index, part in self.parts[1:]:
-            merged = merged & part.broadcast(masks[index])
-        return merged
-
-
-def covers_of(groups: Sequence[Groups]) -> list[Cover]:
-    """Every parameter that some group touches, once, with its masks.
-
-    Args:
-        groups: The partition.
-
-    Returns:
-        The covers, in order of first appearance.
-    """
-    covers: dict[int, Cover] = {}
-    for index, each in enumerate(groups):
-        for part, tied in [*((p, False) for p in each.slices), *((p, True) for p in each.tied)]:
-            covers.setdefault(id(part.param), Cover(part.name, part.param, tied)).parts.append((index, part))
-    return list(covers.values())
-
-
-def group_of(optimizer: Optimizer, param: Tensor) -> dict[str, Any] | None:
-    """The optimizer's param group that holds a parameter, or None.
-
-    Args:
-        optimizer: The optimizer.
-        param: The parameter.
-
-    Returns:
-        The param group, or None if the optimizer does not hold it.
-    """
-    for group in optimizer.param_groups:
-        if any(param is p for p in group["params"]):
-            return group
-    return None
-
-
-def any_true(flags: Sequence[Tensor]) -> list[bool]:
-    """Which masks have an entry that is True, with one wait for the device.
-
-    Args:
-        flags: Boolean tensors.
-
-    Returns:
-        One answer a tensor.
-    """
-    return torch.stack([flag.any().to(flags[0].device) for flag in flags]).tolist() if flags else []
 
 
 def spike_over(slab_decay: float) -> float:
     """The spike's weight decay unless it is given: twice the slab's, at least 1e-3.
-
-    Args:
-        slab_decay: Weight decay on the slab.
-
-    Returns:
-        δ₀/N.
 
     Example:
         >>> spike_over(0.0), spike_over(0.01)
@@ -104,12 +28,6 @@ class GroupDecay:
     An optimizer with ``set_weight_decay`` is told once per change of the masks. For any other the difference to its own
     decay is added to the gradient before each step, or, where its decay is decoupled from the gradient, applied to the
     weights.
-
-    Args:
-        optimizer: The optimizer.
-        covers: The covered parameters.
-        spike_decay: Weight decay on the spike; None: relative to each parameter's slab (:func:`spike_over`).
-        slab_decay: Weight decay on the slab; None: each parameter's own.
     """
 
     def __init__(
@@ -126,14 +44,10 @@ class GroupDecay:
 
     @torch.no_grad()
     def set_(self, soft: Sequence[Tensor], changed: set[int] | None = None) -> None:
-        """Set the decays that the soft masks imply.
+        """Set the decays that the soft masks imply (``changed``: places of those that changed; None: all).
 
         A weight covered by two groups gets the spike's decay if one of them is on the spike. A tied parameter keeps its
         own decay on the slab.
-
-        Args:
-            soft: The soft masks, True = slab.
-            changed: Indices of the masks that changed; None: all.
         """
         self.active = True
         places = [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from bayesprune.common.modes import evaluating
-from bayesprune.sparsity.groups import Exclude, Partition, partition, prunable_modules
+from bayesprune.sparsity.partition import Exclude, Grouper, GroupKind, Partition, partition, prunable_modules
 from bayesprune.sparsity.schedule import outside
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -21,7 +21,7 @@ _EXTENTS = (32, 64, 128, 224, 28, 16, 8)
 
 def default_partition(
     model: nn.Module,
-    kind: str | None,
+    kind: GroupKind | Grouper | None,
     *,
     exclude: Exclude = (),
     coupling: str | None = None,
@@ -29,18 +29,6 @@ def default_partition(
     keep_ends: bool = True,
 ) -> Partition:
     """The groups that are asked for; unasked, channels, and where there are none to cut kernels or weights, by name.
-
-    Args:
-        model: The model.
-        kind: The kind of the groups; None: channels if they can be traced.
-        exclude: What the user leaves dense.
-        coupling: Of channel groups.
-        example_input: An input for the trace; None: an image or a vector of the first layer's size is tried.
-        keep_ends: Leave the first convolution dense, and the layers that write the model's output (whose outputs channel
-            groups keep anyway).
-
-    Returns:
-        The partition.
 
     Raises:
         ValueError: As :func:`~bayesprune.sparsity.partition`.
@@ -66,7 +54,7 @@ def default_partition(
 
 
 def _with_ends(
-    model: nn.Module, kind: str, exclude: list[Any], coupling: str | None, example: Any, keep_ends: bool
+    model: nn.Module, kind: GroupKind | Grouper, exclude: list[Any], coupling: str | None, example: Any, keep_ends: bool
 ) -> Partition:
     ends = _ends(model, kind, exclude, example) if keep_ends else {}
     modules = dict(model.named_modules())
@@ -84,7 +72,7 @@ def _with_ends(
     return found
 
 
-def _ends(model: nn.Module, kind: str, exclude: list[Any], example: Any) -> dict[str, str]:
+def _ends(model: nn.Module, kind: GroupKind | Grouper, exclude: list[Any], example: Any) -> dict[str, str]:
     """The names of the first convolution and of the layers that write the output, with the reason; not all there is."""
     modules, _ = prunable_modules(model, exclude)
     calls = _calls(model, modules, example) if example is not None else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.samplers import CycleClock
-from bayesprune.sparsity.base import Pruner
-from bayesprune.sparsity.groups import Exclude
-from bayesprune.sparsity.rules import Criterion
-from bayesprune.sparsity.schedule import GroupKind, Scope
+from bayesprune.sparsity.groups import Cut, Groups, plain_name, taken
+from bayesprune.sparsity.partition import Exclude, Grouper, GroupKind
+from bayesprune.sparsity.pruner import Pruner
+from bayesprune.sparsity.ranking import Criterion
+from bayesprune.sparsity.schedule import Scope, check
 
 
 class FeedbackPruning(Pruner):
@@ -71,7 +72,7 @@ class FeedbackPruning(Pruner):
         warmup_steps: int | None = None,
         ramp_end_step: int | None = None,
         every: int = 16,
-        groups: GroupKind | None = None,
+        groups: GroupKind | Grouper | None = None,
         criterion: Literal["magnitude", "concentration"] | Criterion | None = None,
         scope: Scope = "layer",
         round_to: int | None = None,
@@ -95,14 +96,11 @@ class FeedbackPruning(Pruner):
         rule: str | None = None,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "form", "__class__")}
-        if form not in ("masked", "dense_copy"):
-            raise ValueError(f"form={form!r} is unknown; choose 'masked' or 'dense_copy'")
+        check(form in ("masked", "dense_copy"), f"form={form!r} is unknown; choose 'masked' or 'dense_copy'")
         self.form = form
         self._dense: dict[str, Tensor] = {}
         self._showing_dense = False
         super().__init__(**settings)
-
-    # -- the dense copy ----------------------------------------------------------------------------------------------
 
     @contextmanager
     def dense(self) -> Iterator[None]:
@@ -170,19 +168,26 @@ class FeedbackPruning(Pruner):
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the state of a pruner of the same settings; load the model and the optimizer before it."""
-        if state.get("form") != self.form:
-            raise ValueError(
-                f"state is of form {state.get('form')!r}, this pruner of {self.form!r}; build it with the same form"
-            )
+        found = state.get("form")
+        check(
+            found == self.form, f"state is of form {found!r}, this pruner of {self.form!r}; build it with the same form"
+        )
         super().load_state_dict(state)
-        if self.form == "dense_copy":
-            self._dense = {}
-            for cover, _ in self._active:
-                if cover.name not in state["dense"]:
-                    raise ValueError(f"state['dense'] lacks {cover.name!r}, which is pruned; the state is damaged")
-                self._dense[cover.name] = state["dense"][cover.name].to(cover.param.device, copy=True)
 
-    # -- hooks -------------------------------------------------------------------------------------------------------
+    def _adopt_(self, state: dict[str, Any], read: dict[str, list[Tensor]]) -> None:
+        super()._adopt_(state, read)
+        self._dense = {}
+        for cover, _ in self._active if self.form == "dense_copy" else ():
+            check(
+                cover.name in state["dense"],
+                f"state['dense'] lacks {cover.name!r}, which is pruned; the state is damaged",
+            )
+            self._dense[cover.name] = state["dense"][cover.name].to(cover.param.device, copy=True)
+
+    def _inherit_(self, old: Any, left: Sequence[tuple[int, Groups, Cut]], cuts: Mapping[str, Cut]) -> list[str]:
+        dense = {plain_name(name): tensor for name, tensor in old._dense.items()}
+        self._dense = {name: taken(tensor, cuts.get(name, [])) for name, tensor in dense.items()}
+        return [*super()._inherit_(old, left, cuts), "feedback: what was removed cannot come back"]
 
     @torch.no_grad()
     def _before_step_(self) -> None:

@@ -1,233 +1,384 @@
-"""How a model's weights are cut into groups, and what is left out."""
+"""The groups of one weight tensor, or of one set of coupled channels, as one boolean mask.
+
+A *group* is a set of weights that share one spike-and-slab indicator and are pruned together. A :class:`Groups` object
+holds all groups of one kind in one place as one mask of the shape ``shape``, so that nothing of the size of the weights
+themselves is ever stored per group.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
-from bayesprune.sparsity.group_types import ChannelGroups, Groups, Slice, TensorGroups
+from bayesprune.graph.errors import CompactionError
 
-__all__ = [
-    "KINDS",
-    "Slice",
-    "Groups",
-    "TensorGroups",
-    "ChannelGroups",
-    "Exclusion",
-    "Partition",
-    "prunable_modules",
-    "partition",
-    "describe",
-]
-
-KINDS = ("weight", "kernel", "input", "output", "channel")
-
-_PRUNABLE = (nn.Linear, *CONVOLUTIONS)
-
-Exclude = Iterable[Any]
+COMPILED = "_orig_mod."
+Cut = Sequence[tuple[int, Tensor]]  # what is kept of a tensor: dimensions, and the places along each
 
 
-@dataclass(frozen=True)
-class Exclusion:
-    """A tensor or module that is left dense, and why."""
-
-    name: str
-    weights: int
-    reason: str
+def plain_name(name: str) -> str:
+    """A parameter's or module's name in the model that ``torch.compile`` wrapped."""
+    return (name + ".").removeprefix(COMPILED).removesuffix(".")
 
 
-class Partition(list[Groups]):
-    """A list of groups together with what was left out.
+def taken(tensor: Tensor, cut: Cut) -> Tensor:
+    """A copy of the places of a tensor that a cut keeps."""
+    for dim, index in cut:
+        tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor if cut else tensor.clone()
+
+
+def _places(cut: Cut, axis: int) -> Tensor | None:
+    return next((index for dim, index in cut if dim == axis), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One tensor seen through a group mask.
 
     Attributes:
-        kind: The kind of the groups.
-        excluded: What stays dense, with reasons.
+        name: Name of the parameter in the model.
+        param: The parameter.
+        view: A shape of the parameter (axes split, never permuted) in which the groups lie along axes.
+        mask_view: The mask's shape in that view, broadcastable to ``view``.
+        split: The axis of the parameter that the view splits in two, if any.
+        axis: Of channel groups, the axis of the parameter along which the channels lie.
+        window: Of channel groups, (start, length) on that axis where only a part of it is theirs; ``view`` is of that part.
     """
 
-    def __init__(self, groups: Iterable[Groups], kind: str, excluded: Sequence[Exclusion] = ()) -> None:
-        super().__init__(groups)
-        self.kind = kind
-        self.excluded = list(excluded)
+    name: str
+    param: Tensor
+    view: tuple[int, ...]
+    mask_view: tuple[int, ...]
+    split: int | None = None
+    axis: int = 0
+    window: tuple[int, int] | None = None
 
-    def weights(self) -> dict[str, Tensor]:
-        """Every weight tensor that some group covers, once, by name."""
-        return {part.name: part.param for groups in self for part in groups.slices}
+    @classmethod
+    def along(
+        cls, name: str, param: Tensor, axis: int, count: int, each: int | None = None, start: int | None = None
+    ) -> Slice:
+        """``count`` groups of ``each`` neighbouring entries along one axis of a tensor.
+
+        Args:
+            name: Name of the parameter in the model.
+            param: The parameter.
+            axis: The axis.
+            count: Number of groups.
+            each: Entries of the axis in a group; None: the axis shared evenly.
+            start: The first entry, where only a part of the axis is theirs.
+
+        Example:
+            >>> pairs = Slice.along("fc.weight", torch.ones(4, 3), 0, count=2)
+            >>> pairs.broadcast(torch.tensor([True, False])).flatten().tolist()
+            [True, True, False, False]
+        """
+        shape, each = tuple(param.shape), param.shape[axis] // count if each is None else each
+        pair, mask = ((count,), (count,)) if each == 1 else ((count, each), (count, 1))
+        view = (*shape[:axis], *pair, *shape[axis + 1 :])
+        mask_view = (*[1] * axis, *mask, *[1] * (len(shape) - axis - 1))
+        window = None if start is None else (start, count * each)
+        return cls(name, param, view, mask_view, None if each == 1 else axis, axis, window)
 
     @property
-    def total(self) -> int:
-        """Number of prunable weights."""
-        return sum(param.numel() for param in self.weights().values())
+    def length(self) -> int:
+        """Number of the parameter's entries along ``axis`` that the groups own together."""
+        return int(self.param.shape[self.axis]) if self.window is None else self.window[1]
 
-    def zeros(self, keep: Sequence[Tensor]) -> int:
-        """Number of weights that the masks ``keep`` (one a groups object, in order) set to zero, each counted once."""
-        return self.total - sum(int(kept) for kept in self._kept(keep).values())
+    @property
+    def per_group(self) -> int:
+        """Number of this tensor's weights in one group."""
+        return math.prod(v for v, m in zip(self.view, self.mask_view) if m == 1)
 
-    def reachable(self, min_groups: int) -> int:
-        """The largest number of zeros when every groups object keeps ``min_groups`` of its groups."""
-        return self.zeros([torch.arange(groups.count) < min_groups for groups in self])
+    @property
+    def reduced(self) -> tuple[int, ...]:
+        """The axes of ``view`` over which a group extends."""
+        return tuple(axis for axis, m in enumerate(self.mask_view) if m == 1)
 
-    def _kept(self, keep: Sequence[Tensor]) -> dict[str, int]:
-        if self.kind != "channel":
-            sums = torch.stack([torch.count_nonzero(mask) for mask in keep]).tolist() if keep else []
-            return {groups.name: kept * groups.size for groups, kept in zip(self, sums)}
-        # A weight is cut by rows of one set and columns of others: what is left is a rectangle.
-        sizes = {name: list(param.shape) for name, param in self.weights().items()}
-        for groups, mask in zip(self, keep):
-            gone = groups.count - int(mask.sum())
-            for part in groups.slices:
-                sizes[part.name][part.axis] -= gone * (part.length // groups.count)
-        return {name: math.prod(shape) for name, shape in sizes.items()}
+    def viewed(self, tensor: Tensor) -> Tensor:
+        """``tensor`` (of the parameter's shape), or the window's part of it, in the shape ``view``."""
+        if self.window is not None:
+            tensor = tensor.narrow(self.axis, *self.window)
+        return tensor if tensor.shape == self.view else tensor.reshape(self.view)
+
+    def sums(self, tensor: Tensor, square: bool = False) -> Tensor:
+        """Sum of ``tensor`` (of the parameter's shape), or of its squares, over each group, in the shape ``mask_view``."""
+        values = self.viewed(tensor)
+        values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+        values = values.square() if square else values
+        return values.sum(self.reduced, keepdim=True) if self.reduced else values
+
+    def broadcast(self, mask: Tensor) -> Tensor:
+        """A group mask as a small tensor that broadcasts to the parameter: entries are repeated only where a group occupies
+        a part of an axis (grouped convolutions, flattened maps), and True outside the window.
+        """
+        mask = mask.reshape(self.mask_view)
+        if self.split is not None:
+            at = self.split
+            before, pair, after = self.mask_view[:at], self.view[at : at + 2], self.mask_view[at + 2 :]
+            mask = mask.expand(*before, *pair, *after).reshape(*before, math.prod(pair), *after)
+        if self.window is None:
+            return mask
+        shape = list(mask.shape)
+        shape[self.axis] = int(self.param.shape[self.axis])
+        whole = mask.new_ones(shape)
+        whole.narrow(self.axis, *self.window).copy_(mask)
+        return whole
+
+    def left(self, cut: Cut, count: int) -> Tensor:
+        """Which of ``count`` groups along ``axis`` a cut of the tensor leaves."""
+        index = _places(cut, self.axis)
+        if index is None:
+            return torch.arange(count)
+        start, length = self.window or (0, self.length)
+        own = index[(index >= start) & (index < start + length)] - start
+        return torch.unique(own // (length // count))
+
+    def shrunk(self, param: Tensor, cut: Cut, old: int, new: int) -> Slice:
+        """The slice of what a cut leaves of the tensor, of ``new`` groups instead of ``old``."""
+        start, left = None if self.window is None else self.window[0], _places(cut, self.axis)
+        if start is not None and left is not None:
+            start = int((left < start).sum())
+        return Slice.along(plain_name(self.name), param, self.axis, new, self.length // old, start)
 
 
-def prunable_modules(model: nn.Module, exclude: Exclude = ()) -> tuple[dict[str, nn.Module], list[Exclusion]]:
-    """The modules whose ``weight`` may be pruned: ``nn.Linear`` and ``nn.Conv1d/2d/3d``, each weight once.
+class Groups:
+    """All groups of one kind in one place: one mask, and the tensors that it covers.
+
+    Attributes:
+        name: Name of the (first) weight; the key of these groups' masks everywhere.
+        kind: One of ``KINDS``, or the name of a kind of your own.
+        shape: Shape of the mask, one entry per group.
+        slices: The weights that the groups consist of and that their statistics are computed from.
+        tied: Tensors zeroed with a group without counting in its statistic (biases, normalisation scale and shift).
+        norms: Running means, as slices, with the normalisation modules whose statistics are reset to (0, 1) with a group.
+        size: Number n of weights in one group.
+        trained_size: The n of its statistic: in a compact model, what was removed counts as the zeros it was.
+        count: Number of groups.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        shape: Sequence[int],
+        slices: Sequence[Slice],
+        tied: Sequence[Slice] = (),
+        norms: Sequence[tuple[Slice, nn.Module]] = (),
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.shape = torch.Size(shape)
+        self.slices = tuple(slices)
+        self.tied = tuple(tied)
+        self.norms = tuple(norms)
+        self.count = self.shape.numel()
+        doubled = sum(diagonal.shape[0] for diagonal in self._diagonals())
+        self.size = self.trained_size = sum(part.per_group for part in self.slices) - doubled
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights, and so the masks, live."""
+        return self.slices[0].param.device
+
+    def sum_squares(self) -> Tensor:
+        """Σ w² over each group of the present weights, in the mask's shape; each weight counts once."""
+        parts = [part.sums(part.param.detach(), square=True).reshape(self.shape) for part in self.slices]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        for diagonal in self._diagonals():
+            total = total - diagonal.square().sum(0).reshape(self.shape)
+        return total
+
+    def _diagonals(self) -> Iterable[Tensor]:
+        """Per weight that several slices cover, what they have in common, as ``(entries, groups)``."""
+        return ()
+
+    def mean_square(self) -> Tensor:
+        """Σ w²/n over each group of the present weights, in the mask's shape."""
+        return self.sum_squares() / self.trained_size
+
+    @torch.no_grad()
+    def sums(self, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sum over each group of what a function makes of every weight, in the mask's shape: a criterion's building block.
+
+        Args:
+            value: From a parameter to a tensor of its shape.
+
+        Returns:
+            One value a group; a weight that two tensors' views of a channel share counts in both.
+
+        Example:
+            >>> groups = TensorGroups("fc.weight", torch.tensor([[1.0, -2.0], [3.0, 4.0]]), "output")
+            >>> groups.sums(torch.abs)
+            tensor([[3.],
+                    [7.]])
+        """
+        parts = [part.sums(value(part.param)).reshape(self.shape) for part in self.slices]
+        return torch.stack(parts).sum(0)
+
+    def all_kept(self) -> Tensor:
+        """A fresh mask that keeps every group."""
+        return torch.ones(self.shape, dtype=torch.bool, device=self.device)
+
+    def cut(self, model: nn.Module, cuts: Mapping[str, Cut]) -> tuple[Groups, Cut] | None:
+        """What a compact model leaves of these groups.
+
+        Args:
+            model: The compact model.
+            cuts: What is kept of each of its tensors, by name.
+
+        Returns:
+            The groups on its tensors and what is kept of their mask; None if nothing is left.
+
+        Raises:
+            CompactionError: ``pruner-groups``: the tensors of one group were cut differently.
+        """
+        every = (model.named_parameters, model.named_buffers)
+        tensors = {name: tensor for named in every for name, tensor in named(remove_duplicate=False)}
+        index: Tensor | None = torch.arange(1) if self.count == 1 else None
+        for part in [*self.slices, *self.tied]:
+            name = plain_name(part.name)
+            if name not in tensors or self.count == 1:
+                continue
+            found = part.left(cuts.get(name, []), self.count)
+            if len(self.shape) != 1 or (index is not None and not torch.equal(found, index)):
+                raise CompactionError(
+                    "pruner-groups",
+                    f"the channels of group {self.name!r} were cut differently in {part.name!r}; use coupling='intersection' "
+                    "with groups='channel', or compact without the pruner",
+                )
+            index = found
+        if index is None:
+            return None
+
+        def shrunk(parts: Sequence[Slice]) -> list[Slice]:
+            return [
+                part.shrunk(tensors[name], cuts.get(name, []), self.count, len(index))
+                for part in parts
+                if (name := plain_name(part.name)) in tensors
+            ]
+
+        slices = shrunk(self.slices)
+        if not slices:
+            return None
+        norms = [
+            (part, model.get_submodule(part.name.rpartition(".")[0])) for part in shrunk([p for p, _ in self.norms])
+        ]
+        made = type(self)(plain_name(self.name), self.kind, (len(index),), slices, shrunk(self.tied), norms)
+        made.trained_size = self.trained_size
+        return made, [(0, index)]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.kind!r}, count={self.count}, size={self.size})"
+
+
+class TensorGroups(Groups):
+    """The groups of one prunable weight tensor.
+
+    For a weight of shape ``(O, I, *k)`` the mask has the shape ``(O, I, *k)`` for ``kind="weight"``, ``(O, I, 1, …)``
+    for ``"kernel"``, ``(1, I, 1, …)`` for ``"input"`` and ``(O, 1, 1, …)`` for ``"output"``: it broadcasts to the
+    weight. In a convolution with G > 1 channel groups the weight is ``(O, I/G, *k)`` and an input channel is read by
+    the O/G outputs of its own channel group only, so that the ``"input"`` mask is ``(G, 1, I/G, 1, …)``, over the
+    weight seen as ``(G, O/G, I/G, *k)``; :meth:`broadcast` brings it to ``(O, I/G, 1, …)``.
 
     Args:
-        model: The model.
-        exclude: What to leave dense: patterns on module names (as for file names: ``"layer1.*"``; a name stands for all
-            below it), module types, or modules.
-
-    Returns:
-        The modules by name, and the list of what was left out with the reasons.
+        name: Name of the weight in the model.
+        param: The weight.
+        kind: ``"weight"``, ``"kernel"``, ``"input"`` or ``"output"``.
+        conv_groups: Number G of channel groups of the convolution.
 
     Raises:
-        ValueError: If a pattern matches no module.
-        TypeError: If an entry is neither a pattern nor a type nor a module.
+        ValueError: If the kind is not one of these four.
 
     Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> modules, excluded = prunable_modules(net, exclude=["2"])
-        >>> list(modules), [e.name for e in excluded]
-        (['0'], ['2.weight'])
+        >>> weight = torch.ones(4, 3, 2, 2)
+        >>> groups = TensorGroups("conv.weight", weight, "kernel")
+        >>> tuple(groups.shape), groups.size, groups.count
+        ((4, 3, 1, 1), 4, 12)
+        >>> grouped = TensorGroups("conv.weight", weight, "input", conv_groups=2)
+        >>> tuple(grouped.shape), grouped.size
+        ((2, 1, 3, 1, 1), 8)
+        >>> tuple(grouped.broadcast(grouped.all_kept()).shape)
+        (4, 3, 1, 1)
     """
-    named = dict(model.named_modules())
-    banned: dict[str, str] = {}
-    for entry in [exclude] if isinstance(exclude, (str, type, nn.Module)) else list(exclude):
-        if isinstance(entry, str):
-            hits = [name for name in named if fnmatch.fnmatchcase(name, entry) or f"{name}.weight" == entry]
-            if not hits:
-                raise ValueError(f"exclude={entry!r} matches no module; the names are those of model.named_modules()")
-            reason = f"excluded by {entry!r}"
-        elif isinstance(entry, type):
-            hits = [name for name, module in named.items() if isinstance(module, entry)]
-            reason = f"excluded by type {entry.__name__}"
-        elif isinstance(entry, nn.Module):
-            hits = [name for name, module in named.items() if module is entry]
-            reason = "excluded as a module"
+
+    def __init__(self, name: str, param: Tensor, kind: str, conv_groups: int = 1) -> None:
+        out, per_out, *kernel = param.shape
+        ones = [1] * len(kernel)
+        view: tuple[int, ...] = tuple(param.shape)
+        if kind == "weight":
+            mask: tuple[int, ...] = view
+        elif kind == "kernel":
+            mask = (out, per_out, *ones)
+        elif kind == "output":
+            mask = (out, 1, *ones)
+        elif kind == "input" and conv_groups == 1:
+            mask = (1, per_out, *ones)
+        elif kind == "input":
+            view = (conv_groups, out // conv_groups, per_out, *kernel)
+            mask = (conv_groups, 1, per_out, *ones)
         else:
-            raise TypeError(f"exclude entry {entry!r} must be a pattern on module names, a module type or a module")
-        for hit in hits:
-            for name in named:
-                if name == hit or name.startswith(f"{hit}.") or not hit:
-                    banned.setdefault(name, reason)
+            raise ValueError(f"kind={kind!r} is not a kind of one tensor; use 'weight', 'kernel', 'input' or 'output'")
+        split = None if len(view) == param.dim() else 0
+        super().__init__(name, kind, mask, [Slice(name, param, view, mask, split)])
+        self.param = param
+        self.conv_groups = conv_groups
 
-    modules: dict[str, nn.Module] = {}
-    excluded: list[Exclusion] = []
-    owners: set[int] = set()
-    for name, module in named.items():
-        weight = getattr(module, "weight", None)
-        if not isinstance(module, (*_PRUNABLE, *TRANSPOSED)) or not isinstance(weight, Tensor):
-            continue
-        full = f"{name}.weight" if name else "weight"
-        if isinstance(weight, nn.parameter.UninitializedParameter):
-            raise ValueError(f"{full} is not initialised yet; run the lazy model once before it is cut into groups")
-        if id(weight) in owners:
-            continue  # a tied weight is one tensor
-        owners.add(id(weight))
-        if name in banned:
-            excluded.append(Exclusion(full, weight.numel(), banned[name]))
-        elif isinstance(module, TRANSPOSED):
-            excluded.append(Exclusion(full, weight.numel(), "transposed convolutions are not pruned"))
-        elif weight.numel() == 0:
-            excluded.append(Exclusion(full, 0, "has no weights"))
-        else:
-            modules[name] = module
-    return modules, excluded
+    def broadcast(self, mask: Tensor) -> Tensor:
+        """The mask as a tensor that broadcasts to the weight (only for ``"input"`` of grouped convolutions another)."""
+        return self.slices[0].broadcast(mask)
+
+    def regroup(self, kind: str) -> TensorGroups:
+        """The same weight cut another way."""
+        return TensorGroups(self.name, self.param, kind, self.conv_groups)
+
+    def cut(self, model: nn.Module, cuts: Mapping[str, Cut]) -> tuple[Groups, Cut] | None:
+        """What a compact model leaves of these groups; see :meth:`Groups.cut`."""
+        name = plain_name(self.name)
+        param = dict(model.named_parameters(remove_duplicate=False)).get(name)
+        if param is None:
+            return None
+        cut, conv = cuts.get(name, []), self.conv_groups
+        rows, mask_cut = _places(cut, 0), [(dim, index) for dim, index in cut if self.shape[dim] != 1]
+        if conv > 1 and rows is not None:
+            left = torch.unique(rows // (self.param.shape[0] // conv))
+            conv = len(left)
+        if len(self.shape) != self.param.dim():  # (G, 1, I/G, …) of a grouped convolution: whole channel groups went
+            mask_cut = [] if rows is None else [(0, left)]
+        made = TensorGroups(name, param, self.kind, conv)
+        made.trained_size = self.trained_size
+        return made, mask_cut
 
 
-def partition(
-    model: nn.Module,
-    kind: str = "kernel",
-    *,
-    exclude: Exclude = (),
-    coupling: str | None = None,
-    example_input: Any = None,
-) -> Partition:
-    """Cut the prunable weights of a model into groups.
+class ChannelGroups(Groups):
+    """The groups of one set of coupled channels: channel c of every tensor that it touches is one group.
 
-    Args:
-        model: The model. Prunable are the weights of ``nn.Linear`` and ``nn.Conv1d/2d/3d``.
-        kind: ``"weight"`` (each alone), ``"kernel"`` (one filter slice w[o, i]), ``"input"`` (all weights reading one
-            input unit or channel), ``"output"`` (all weights writing one unit or channel), ``"channel"`` (a channel
-            with every tensor tied to it).
-        exclude: Patterns on module names, module types or modules to leave dense.
-        coupling: For ``"channel"``: ``"group"`` (default) ties all rows, columns and BatchNorm pairs of coupled
-            channels together;
-            ``"none"`` ties each row to its own bias and BatchNorm pair only, and leaves channels of residual streams
-            out.
-        example_input: For ``"channel"``: an input (or tuple of inputs) on which the graph is traced.
-
-    Returns:
-        A list of groups, with the exclusions in ``.excluded``.
-
-    Raises:
-        ValueError: If the kind is unknown, nothing is left to prune, or (``"channel"``) the model cannot be traced.
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
-        >>> [(g.name, g.count, g.size) for g in partition(net, "input")]
-        [('0.weight', 3, 72), ('2.weight', 8, 4)]
-
-    Reference: method, section 5; arXiv 2210.12957, section 4.
+    ``slices`` are the rows that write the channel and (with ``coupling="group"``) the columns that read it; ``tied``
+    the biases and BatchNorm pairs. A statistic is over the slices only: a BatchNorm scale near 1 would drown weights
+    near 0.01.
     """
-    if kind not in KINDS:
-        raise ValueError(f"groups={kind!r} is unknown; choose one of {', '.join(map(repr, KINDS))}")
-    modules, excluded = prunable_modules(model, exclude)
-    if not modules:
-        raise ValueError("nothing to prune: the model has no nn.Linear or nn.Conv weight that is not excluded")
-    if kind == "channel":
-        from bayesprune.sparsity.coupling import channel_partition
 
-        return channel_partition(model, modules, excluded, coupling or "group", example_input)
-    if coupling is not None:
-        raise ValueError(f"coupling={coupling!r} applies to kind='channel' only, not to {kind!r}; leave it out")
-    groups = [
-        TensorGroups(f"{name}.weight" if name else "weight", weight, kind, int(getattr(module, "groups", 1)))
-        for name, module in modules.items()
-        if isinstance(weight := module.weight, Tensor)
-    ]
-    return Partition(groups, kind, excluded)
+    def _diagonals(self) -> Iterator[Tensor]:
+        """Per weight that appears twice (as row and as column), its entries ``w[c, c]`` as ``(entries, C)``."""
+        seen: dict[int, list[Slice]] = {}
+        for part in self.slices:
+            others = seen.setdefault(id(part.param), [])
+            for other in others:
+                if other.axis != part.axis:
+                    yield self._diagonal(other, part)
+            others.append(part)
 
-
-def describe(groups: Partition) -> str:
-    """A table of the groups and of what was excluded, for printing.
-
-    Args:
-        groups: What :func:`partition` returned.
-
-    Returns:
-        One line a groups object, then one line an exclusion with its reason.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> print(describe(partition(net, "input", exclude=["2"])))
-        kind 'input': 4 groups over 12 prunable weights
-          0.weight                                       4 groups x        3 weights
-        left dense:
-          2.weight                                       6 weights: excluded by '2'
-    """
-    lines = [
-        f"kind {groups.kind!r}: {sum(g.count for g in groups):,} groups over {groups.total:,} prunable weights",
-        *(f"  {g.name:<40} {g.count:>7,} groups x {g.size:>8,} weights" for g in groups),
-    ]
-    if groups.excluded:
-        lines.append("left dense:")
-        lines += [f"  {e.name:<40} {e.weights:>7,} weights: {e.reason}" for e in groups.excluded]
-    return "\n".join(lines)
+    def _diagonal(self, other: Slice, part: Slice) -> Tensor:
+        square = part.param.detach()
+        for each in (other, part):
+            square = square if each.window is None else square.narrow(each.axis, *each.window)
+        blocks = square.reshape(self.count, -1, self.count, square.shape[1] // self.count, *square.shape[2:])
+        diagonal = torch.diagonal(blocks, dim1=0, dim2=2)
+        half = diagonal.dtype in (torch.float16, torch.bfloat16)
+        return (diagonal.float() if half else diagonal).reshape(-1, self.count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune.common.modes import evaluating
 from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
-from bayesprune.sparsity.groups import Exclude, Exclusion, prunable_modules
+from bayesprune.sparsity.partition import Exclude, Exclusion, prunable_modules
 
 
 @dataclass(frozen=True)
@@ -132,34 +132,24 @@ def sparsity_report(
         names = {f"{name}.weight" if name else "weight" for name in modules}
     positions = _positions(model, example_input) if example_input is not None else {}
 
-    layers: list[LayerSparsity] = []
-    owners: dict[int, int] = {}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if not isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) or not isinstance(weight, Tensor):
-            continue
-        full = f"{name}.weight" if name else "weight"
-        zeros = int((weight == 0).sum())
-        at = positions.get(name, 0)
-        if id(weight) in owners:  # a tied weight is stored once but works at both places
-            first = layers[owners[id(weight)]]
-            layers[owners[id(weight)]] = LayerSparsity(
-                first.name, first.shape, zeros, first.total, first.madds + weight.numel() * at,
-                first.madds_left + (weight.numel() - zeros) * at, first.prunable,
-            )  # fmt: skip
-            continue
-        owners[id(weight)] = len(layers)
-        total = weight.numel()
-        layers.append(
-            LayerSparsity(full, tuple(weight.shape), zeros, total, total * at, (total - zeros) * at, full in names)
-        )
+    uses: dict[int, tuple[str, Tensor, int]] = {}  # a tied weight is stored once but works at every place
+    for name, module in _layers(model):
+        full, weight, at = uses.get(id(module.weight), (f"{name}.weight" if name else "weight", module.weight, 0))
+        uses[id(weight)] = full, weight, at + positions.get(name, 0)
+    layers = []
+    for full, weight, at in uses.values():
+        zeros, total = int((weight == 0).sum()), weight.numel()
+        shape = tuple(weight.shape)
+        layers.append(LayerSparsity(full, shape, zeros, total, total * at, (total - zeros) * at, full in names))
 
-    prunable_zeros = sum(layer.zeros for layer in layers if layer.prunable)
-    prunable_total = sum(layer.total for layer in layers if layer.prunable)
-    all_zeros = sum(int((p == 0).sum()) for p in model.parameters())
-    all_total = sum(p.numel() for p in model.parameters())
-    dense = sum(layer.madds for layer in layers)
-    left = sum(layer.madds_left for layer in layers)
+    prunable_zeros, prunable_total = (
+        sum(getattr(layer, what) for layer in layers if layer.prunable) for what in ("zeros", "total")
+    )
+    all_zeros, all_total = (
+        sum(int((p == 0).sum()) for p in model.parameters()),
+        sum(p.numel() for p in model.parameters()),
+    )
+    dense, left = sum(layer.madds for layer in layers), sum(layer.madds_left for layer in layers)
     measured = example_input is not None
     return SparsityReport(
         prunable=_share(prunable_zeros, prunable_total),
@@ -180,28 +170,32 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
+def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    for name, module in model.named_modules():
+        kinds = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+        if isinstance(module, kinds) and isinstance(getattr(module, "weight", None), Tensor):
+            yield name, module
+
+
 def _positions(model: nn.Module, example_input: Any) -> dict[str, int]:
     """Per layer, how often each of its weights is used for one example."""
     example: Sequence[Any] = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
     batch = next(int(entry.shape[0]) for entry in example if isinstance(entry, Tensor))
     counts: dict[str, int] = {}
-    hooks = []
 
-    def listen(name: str, module: nn.Module) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def listen(name: str) -> Any:
+        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if isinstance(module, nn.Linear):
                 used = output.numel() // output.shape[-1]
             elif isinstance(module, TRANSPOSED):
                 used = inputs[0].numel() // int(module.in_channels)
             else:
-                used = output.numel() // int(module.out_channels)  # type: ignore[arg-type]
+                used = output.numel() // int(module.out_channels)
             counts[name] = counts.get(name, 0) + used
 
         return hook
 
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)):
-            hooks.append(module.register_forward_hook(listen(name, module)))
+    hooks = [module.register_forward_hook(listen(name)) for name, module in _layers(model)]
     try:
         with evaluating(model), torch.no_grad():
             model(*example)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from bayesprune.samplers import CycleClock
 from bayesprune.sparsity.criteria import cubic_ramp
 
-GroupKind = Literal["weight", "kernel", "input", "output", "channel"]
 Scope = Literal["layer", "global", "chain"]
 CRITERIA = ("magnitude", "concentration")
 
@@ -52,17 +51,6 @@ def ramp_of(
     ramp_end_step: int | None,
 ) -> Ramp:
     """The ramp that a clock's fractions, or steps where they are given, ask for.
-
-    Args:
-        sparsity: The target; None: no ramp, only its beginning.
-        clock: The clock of the run; None: steps say it.
-        prune_from: Share of the clock's steps without pruning.
-        prune_until: Share of them at which the target is reached.
-        warmup_steps: t₀ in steps, before the clock's.
-        ramp_end_step: t₁ in steps, before the clock's.
-
-    Returns:
-        The ramp.
 
     Raises:
         ValueError: If a value is out of range, or a target comes with neither a clock nor steps.
@@ -118,14 +106,7 @@ def criterion_of(criterion: Any, rule: str | None) -> Any:
 
 
 def check_settings(settings: dict[str, Any]) -> None:
-    """Refuse what is out of range or contradicts itself, by name.
-
-    Args:
-        settings: A pruner's arguments by name.
-
-    Raises:
-        ValueError: If one is.
-    """
+    """Refuse those of a pruner's arguments that are out of range or contradict each other, by name."""
     sparsity, hard = settings["sparsity"], settings["hard_threshold"]
     groups, scope, round_to = settings["groups"], settings["scope"], settings["round_to"]
     for name, choices in (
@@ -139,7 +120,7 @@ def check_settings(settings: dict[str, Any]) -> None:
     check(scope != "chain" or groups == "input", f"scope='chain' ranks inputs, not groups={groups!r}; use 'input'")
     check(round_to is None or round_to >= 1, f"round_to={round_to} must be at least 1")
     check(
-        round_to in (None, 1) or (groups in (None, "channel") and scope == "layer"),
+        round_to in (None, 1) or ((groups in (None, "channel") or callable(groups)) and scope == "layer"),
         f"round_to={round_to} needs groups='channel' and scope='layer', which keep whole multiples of channels",
     )
     check(settings["every"] >= 1, f"every={settings['every']} must be at least 1 (optimizer steps between updates)")

@@ -89,18 +89,11 @@ def probability_from_soft_threshold(
 
     Reference: method, section 5.
     """
-    return _sigmoid(_prior_log_odds(soft_threshold, size, spike_decay, slab_decay, num_data))
-
-
-def _prior_log_odds(soft_threshold: float, size: int, spike_decay: float, slab_decay: float, num_data: float) -> float:
     if not slab_decay > 0:
         raise ValueError(f"slab_decay={slab_decay} must be positive: an improper slab implies no prior probability")
     spike, slab = _precisions(spike_decay, slab_decay, num_data)
-    return 0.5 * size * (math.log(spike / slab) - (spike - slab) * soft_threshold)
-
-
-def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+    odds = 0.5 * size * (math.log(spike / slab) - (spike - slab) * soft_threshold)
+    return 1.0 / (1.0 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1.0 + math.exp(odds))
 
 
 def inclusion_probability(
@@ -131,13 +124,7 @@ def inclusion_probability(
 
     Reference: method, section 5; arXiv 2210.12957, section 4 (E-step).
     """
-    threshold = soft_threshold_from_probability(
-        inclusion, size, spike_decay=spike_decay, slab_decay=slab_decay, num_data=num_data
-    )
-    spike, slab = _precisions(spike_decay, slab_decay, num_data)
-    # The three terms share the factor n(δ₀−δ₁)/2: written so, the sign of the log odds is the sign of the E-step's
-    # comparison.
-    return torch.sigmoid(0.5 * size * (spike - slab) * (sum_squares / size - threshold))
+    return SpikeSlabPrior(spike_decay, slab_decay, num_data, inclusion=inclusion).posterior_inclusion(sum_squares, size)
 
 
 def e_step(mean_square: Tensor, threshold: float | Tensor) -> Tensor:
@@ -229,26 +216,21 @@ class SpikeSlabPrior:
         if self.soft_threshold is not None:
             return self.soft_threshold
         assert self.inclusion is not None and self.num_data is not None
-        return soft_threshold_from_probability(
-            self.inclusion, size, spike_decay=self.spike_decay, slab_decay=self.slab_decay, num_data=self.num_data
-        )
+        decays = {"spike_decay": self.spike_decay, "slab_decay": self.slab_decay}
+        return soft_threshold_from_probability(self.inclusion, size, num_data=self.num_data, **decays)
 
     def prior_inclusion(self, size: int) -> float:
         """1 − p for groups of ``size`` weights."""
         if self.inclusion is not None:
             return self.inclusion
         assert self.soft_threshold is not None
-        return probability_from_soft_threshold(
-            self.soft_threshold,
-            size,
-            spike_decay=self.spike_decay,
-            slab_decay=self.slab_decay,
-            num_data=self._require_num_data(),
-        )
+        decays = {"spike_decay": self.spike_decay, "slab_decay": self.slab_decay}
+        return probability_from_soft_threshold(self.soft_threshold, size, num_data=self._require_num_data(), **decays)
 
     def posterior_inclusion(self, sum_squares: Tensor, size: int) -> Tensor:
         """P(γ=1 | w) for groups of ``size`` weights with the given Σw²."""
         spike, slab = _precisions(self.spike_decay, self.slab_decay, self._require_num_data())
+        # The three terms share the factor n(δ₀−δ₁)/2: the sign of the log odds is that of the E-step's comparison.
         return torch.sigmoid(0.5 * size * (spike - slab) * (sum_squares / size - self.threshold(size)))
 
     def e_step(self, mean_square: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesprune.samplers import CVAdam, CycleClock
-from bayesprune.sparsity.base import Pruner
+from bayesprune.sparsity.pruner import Pruner
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.rows import Rows, principal_directions
 

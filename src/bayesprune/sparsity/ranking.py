@@ -9,28 +9,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bayesprune.sparsity.criteria import concentration, keep_largest, threshold_for_sparsity
-from bayesprune.sparsity.group_types import Groups, TensorGroups
-from bayesprune.sparsity.groups import Partition
-from bayesprune.sparsity.shares import even_drops, width_multiple
+from bayesprune.sparsity.criteria import concentration, keep_largest, nearest, threshold_for_sparsity
+from bayesprune.sparsity.groups import Groups, TensorGroups
+from bayesprune.sparsity.partition import Partition
 
 Criterion = str | Callable[[Partition, Optimizer], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class HardRule:
-    """Which groups go: by a threshold λ₂ on the statistic, or by rank up to a target sparsity.
-
-    Args:
-        groups: The partition.
-        criterion: ``"magnitude"`` (mean squared weight), ``"concentration"`` (max − min over a channel), or a callable of the
-            partition and the optimizer that returns one tensor of statistics a groups object.
-        permanent: Whether pruned groups stay pruned.
-        reading: Of the concentration rule.
-        scope: ``"global"``, ``"layer"`` or ``"chain"``, of a target.
-        min_groups: Every tensor keeps at least this many groups.
-        round_to: Every set of channels keeps a multiple of this many; None: of 8, 4 or 2 where it has 8 times as many.
-    """
+    """Which groups go: by a threshold λ₂ on the statistic, or by rank up to a target sparsity; arguments as of the pruner."""
 
     groups: Partition
     criterion: Criterion
@@ -43,17 +31,7 @@ class HardRule:
     def threshold_masks(
         self, means: Sequence[Tensor], old: Sequence[Tensor], threshold: float, optimizer: Optimizer
     ) -> list[Tensor]:
-        """Keep what reaches the threshold (equations 9 and 10).
-
-        Args:
-            means: Σ w²/n per group.
-            old: The present masks.
-            threshold: λ₂.
-            optimizer: What the model is trained with.
-
-        Returns:
-            The new masks, True = keep.
-        """
+        """Keep what reaches the threshold (equations 9 and 10); ``means``: Σ w²/n per group."""
         masks = []
         values = self._own_statistics(optimizer) or means
         for each, mean, before in zip(self.groups, values, old):
@@ -71,32 +49,21 @@ class HardRule:
     def target_masks(
         self, means: Sequence[Tensor], old: Sequence[Tensor], target: float, optimizer: Optimizer
     ) -> list[Tensor]:
-        """Prune the groups of smallest statistic up to the target.
-
-        Args:
-            means: Σ w²/n per group.
-            old: The present masks.
-            target: Share of the prunable weights to be zero.
-            optimizer: What the model is trained with.
-
-        Returns:
-            The new masks, True = keep.
-        """
+        """Prune the groups of smallest statistic until a share ``target`` of the weights is at zero."""
         if self.criterion == "concentration":
             statistics: Sequence[Tensor] = [self._range(each) for each in self.groups]
         else:
             statistics = self._own_statistics(optimizer) or means
-        sizes = [each.size for each in self.groups]
         kept = old if self.permanent else None
         if self.scope == "chain":
             return [
-                self._chain_mask(each, statistic, before if self.permanent else None, target)
-                for each, statistic, before in zip(self.groups, statistics, old)
+                self._chain_mask(each, statistic, None if kept is None else kept[place], target)
+                for place, (each, statistic) in enumerate(zip(self.groups, statistics))
             ]
         if self.scope == "layer":
-            even = self._even_masks if self.groups.kind == "channel" else self._layer_masks
-            return even(statistics, kept, target)
-        if self.groups.kind != "channel":
+            return (self._even_masks if self.groups.coupled else self._layer_masks)(statistics, kept, target)
+        sizes = [each.size for each in self.groups]
+        if not self.groups.coupled:
             return threshold_for_sparsity(statistics, sizes, target, kept=kept, min_groups=self.min_groups).keep
         # Channel groups overlap: zeros are counted, a dozen times, on masks of a few thousand entries, off the device.
         cut = threshold_for_sparsity(
@@ -109,6 +76,18 @@ class HardRule:
             total=self.groups.total,
         )
         return [mask.to(each.device) for mask, each in zip(cut.keep, self.groups)]
+
+    def told(self, aimed: bool) -> str:
+        """What the ``repr`` says: the criterion and, of a target, over what it ranks."""
+        name = getattr(self.criterion, "__name__", type(self.criterion).__name__)
+        text = str(name if callable(self.criterion) else self.criterion)
+        if not aimed:
+            return text
+        scopes = {"global": "all together", "layer": "the same share of every set", "chain": "in every chain alone"}
+        text += f", {scopes[self.scope]}"
+        if self.scope == "layer" and self.groups.coupled and self.round_to != 1:
+            text += ", multiples of " + (f"{self.round_to}" if self.round_to else "8 where widths allow")
+        return text
 
     def _own_statistics(self, optimizer: Optimizer) -> list[Tensor]:
         """What the user's criterion says of every group; nothing where the criterion is one of ours."""
@@ -128,14 +107,9 @@ class HardRule:
     def _layer_masks(self, statistics: Sequence[Tensor], kept: Sequence[Tensor] | None, target: float) -> list[Tensor]:
         """The same share of every tensor's groups; what a tensor at its floor cannot give, the others do."""
         counts, sizes = [each.count for each in self.groups], [each.size for each in self.groups]
-        gone = [0] * len(counts)
-        if kept is not None:
-            gone = [
-                count - left
-                for count, left in zip(counts, torch.stack([torch.count_nonzero(mask) for mask in kept]).tolist())
-            ]
-        wanted = round(target * self.groups.total)
-        drops = even_drops(counts, sizes, wanted, least=gone, floor=self.min_groups)
+        left = counts if kept is None else torch.stack([torch.count_nonzero(mask) for mask in kept]).tolist()
+        gone = [count - n for count, n in zip(counts, left)]
+        drops = even_drops(counts, sizes, round(target * self.groups.total), least=gone, floor=self.min_groups)
         return [
             keep_largest(statistic, count - drop, None if kept is None else kept[place])
             for place, (statistic, count, drop) in enumerate(zip(statistics, counts, drops))
@@ -164,13 +138,8 @@ class HardRule:
             return found if kept is None else [new & old.cpu() for new, old in zip(found, kept)]
 
         wanted = round(target * self.groups.total)
-        low, high = 0, len(steps) - 1
-        while low < high:  # the fewest sets' channels that reach the wanted
-            middle = (low + high) // 2
-            low, high = (low, middle) if self.groups.zeros(masks(middle)) >= wanted else (middle + 1, high)
-        if low and self.groups.zeros(masks(low)) - wanted > wanted - self.groups.zeros(masks(low - 1)):
-            low -= 1
-        return [mask.to(each.device) for mask, each in zip(masks(low), self.groups)]
+        place = nearest(lambda k: self.groups.zeros(masks(k)), len(steps) - 1, wanted)
+        return [mask.to(each.device) for mask, each in zip(masks(place), self.groups)]
 
     def _chain_mask(self, each: Groups, statistic: Tensor, before: Tensor | None, target: float) -> Tensor:
         """Keep the largest of each channel group of a grouped convolution, the same number in each."""
@@ -192,3 +161,51 @@ class HardRule:
     def _range(self, each: Groups) -> Tensor:
         assert isinstance(each, TensorGroups)  # the settings are checked for it
         return concentration(each.param, each.kind, reading=self.reading, groups=each.conv_groups)
+
+
+def even_drops(
+    counts: Sequence[int], sizes: Sequence[int], wanted: int, *, least: Sequence[int], floor: int = 0
+) -> list[int]:
+    """How many groups each layer loses so that all lose the same share and ``wanted`` weights go in all.
+
+    Layer i of Cᵢ groups of nᵢ weights loses round(s·Cᵢ) of them, at least ``least``ᵢ and at most Cᵢ − ``floor``; the share s is
+    such that Σ nᵢ·dropsᵢ is nearest to ``wanted``, and of the layers that change at one s the first do so first.
+
+    Example:
+        >>> even_drops([10, 10], [9, 9], 90, least=[0, 0])
+        [5, 5]
+        >>> even_drops([2, 10, 10], [9, 9, 9], 162, least=[0, 0, 0], floor=1)
+        [1, 9, 8]
+    """
+    most = [max(count - floor, gone) for count, gone in zip(counts, least)]
+
+    def at(share: float) -> list[int]:
+        return [min(max(round(share * c), gone), top) for c, gone, top in zip(counts, least, most)]
+
+    def weigh(drops: Sequence[int]) -> int:
+        return sum(drop * size for drop, size in zip(drops, sizes))
+
+    even = at(wanted / max(1, weigh(counts)))
+    if weigh(even) == wanted:
+        return even
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if weigh(at(middle)) >= wanted else (middle, high)
+    drops, above = at(low), at(high)
+    left = wanted - weigh(drops)
+    for place, size in enumerate(sizes):
+        while drops[place] < above[place] and 2 * left >= size:  # nearer iff at least half of the group is still wanted
+            drops[place] += 1
+            left -= size
+    return drops
+
+
+def width_multiple(channels: int) -> int:
+    """Of how many channels a set of so many keeps a multiple unless it is told: 8, 4 or 2 where that is an eighth at most.
+
+    Example:
+        >>> [width_multiple(channels) for channels in (8, 16, 32, 48, 64, 2048)]
+        [1, 2, 4, 4, 8, 8]
+    """
+    return next((multiple for multiple in (8, 4, 2) if 8 * multiple <= channels), 1)

@@ -1,0 +1,126 @@
+"""What stands between two layers: elementwise functions, embeddings, hooks, optional arguments."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bayesprune.compaction import compact
+from bayesprune.sparsity import partition
+from compact_families import settle_
+from small_networks import IMAGE, TOKENS, Encoder, ResNeXt, halved, off
+
+ELEMENTWISE = [
+    nn.Sigmoid(), nn.Hardsigmoid(), nn.Softplus(), nn.LogSigmoid(), nn.Hardtanh(), nn.Threshold(0.1, 0.3), nn.Tanhshrink(),
+    nn.Softshrink(), nn.PReLU(), nn.PReLU(8), nn.ELU(), nn.Mish(), torch.exp, torch.cos, torch.sin, torch.square, torch.erf,
+    torch.sigmoid, F.hardswish, F.softplus, F.logsigmoid, lambda x: x.abs(), lambda x: x**2, lambda x: x.clamp(min=0.2),
+    lambda x: x.sigmoid() * x, lambda x: torch.pow(x, 3), lambda x: 1 - x, lambda x: x * 2 + 3, lambda x: x.exp().log1p(),
+    lambda x: F.dropout(x, 0.0), lambda x: (x.square() + 1).sqrt(), lambda x: x.softmax(-1),
+]  # fmt: skip
+
+
+class _Between(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.stem, self.norm, self.last, self.head = (
+            nn.Conv2d(3, 8, 1),
+            nn.BatchNorm2d(8),
+            nn.Conv2d(8, 6, 3, padding=1),
+            nn.Linear(6, 5),
+        )
+        self.function = function
+
+    def forward(self, x):
+        return self.head(F.relu(self.last(self.function(self.norm(self.stem(x))))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("function", ELEMENTWISE, ids=range(len(ELEMENTWISE)))
+def test_property_any_elementwise_function_may_stand_between_coupled_layers(function):
+    torch.manual_seed(0)
+    model = _Between(function)
+    settle_(model, torch.randn(8, *IMAGE[1:]))
+    pruner, optimizer = halved(model, torch.randn(IMAGE))
+    result = compact(model, pruner, optimizer, torch.randn(IMAGE))
+    assert (result.model.stem.out_channels, result.model.last.out_channels) == (4, 3)
+    assert off(model, result.model, torch.randn(3, 3, 5, 7)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("function", "removable"), [(F.relu, True), (torch.tanh, True), (torch.sigmoid, False), (torch.cos, False)]
+)
+def test_property_where_a_reader_keeps_its_columns_the_channel_must_be_zero_there(function, removable):
+    model = _Between(function)
+    groups = partition(model, "channel", exclude=["last"], example_input=torch.zeros(IMAGE)) if removable else None
+    if removable:
+        assert [g.name for g in groups] == ["stem.weight"]
+        return
+    with pytest.raises(
+        ValueError, match="read by last, which would see something else than zero and keeps its columns"
+    ):
+        partition(model, "channel", exclude=["last"], example_input=torch.zeros(IMAGE))
+    alone = partition(model, "channel", coupling="none", example_input=torch.zeros(IMAGE))
+    assert [g.name for g in alone] == ["last.weight"]  # ReLU behind it
+    assert "read by last" in {e.name: e.reason for e in alone.excluded}["channels of stem"]
+
+
+def test_property_channels_that_two_groupings_cross_stay_or_go_in_blocks_that_fit_both():
+    torch.manual_seed(0)
+    model = ResNeXt(shuffled=True)
+    settle_(model, torch.randn(8, *IMAGE[1:]))
+    pruner, optimizer = halved(model, torch.randn(IMAGE))
+    result = compact(model, pruner, optimizer, torch.randn(IMAGE))
+    assert off(model, result.model, torch.randn(3, 3, 5, 7)) <= 1e-5
+
+
+class _Positions(nn.Module):
+    """A part of a longer embedding, one that a function bends, and a buffer."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.embed, self.down, self.head, self.way = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(12, 5), way
+        self.long, self.bent = nn.Parameter(torch.randn(1, 20, 16)), nn.Parameter(torch.randn(7, 16))
+        self.register_buffer("fixed", torch.randn(20, 16))
+
+    def forward(self, x):
+        x = self.embed(x)
+        if self.way == "part":
+            x = x + self.long[:, : x.shape[1]]
+        elif self.way == "bent":
+            x = x + torch.sigmoid(self.bent)
+        else:
+            x = x * self.fixed[: x.shape[1]]
+        return self.head(torch.relu(self.down(x)).mean(1))
+
+
+@pytest.mark.parametrize(("way", "removable"), [("part", True), ("bent", False), ("buffer", True)])
+def test_property_embeddings_that_are_added_or_multiplied(way, removable):
+    torch.manual_seed(0)
+    model, example = _Positions(way), torch.randn(TOKENS)
+    pruner, optimizer = halved(model, example)
+    assert ("embed.weight" in {g.name for g in pruner.groups}) == removable
+    for constants in ("keep", "fold"):
+        small = compact(model, pruner, optimizer, example, constants=constants).model
+        assert small.embed.out_features == (8 if removable else 16) and small.down.out_features == 6
+        assert off(model, small, example, torch.randn(3, 7, 6)) <= 1e-5
+        if way == "part":
+            assert small.long.shape == (1, 20, 8) and off(model, small, torch.randn(2, 9, 6)) <= 1e-5
+
+
+def test_property_a_hook_that_mixes_channels_pins_them():
+    model = _Between(F.relu)
+    free = {g.name for g in partition(model, "channel", example_input=torch.zeros(IMAGE))}
+    model.norm.register_forward_hook(lambda module, args, out: out.flip(1))
+    held = partition(model, "channel", example_input=torch.zeros(IMAGE))
+    assert free - {g.name for g in held} == {"stem.weight"}
+    assert "flip is not known" in {e.name: e.reason for e in held.excluded}["channels of stem"]
+
+
+def test_property_optional_arguments_and_dicts_are_traced():
+    groups = partition(Encoder(), "channel", example_input={"x": torch.zeros(TOKENS)})
+    assert {"encoder.layers.0.linear1.weight", "encoder.layers.1.linear1.weight"} == {g.name for g in groups}
+    reasons = {e.name: e.reason for e in groups.excluded}
+    assert any("LayerNorm" in reason for reason in reasons.values()) and math.isfinite(groups.total)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PACKED = (nn.MultiheadAttention, nn.RNNBase)
+"""Layers of several weights, which have inner channels: heads, hidden units."""
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 Side = tuple[str, int, Tensor]

@@ -17,9 +17,9 @@ from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import changing_hooks, silent_copy
 from bayesprune.graph.inputs import Inputs, small_batch
-from bayesprune.graph.layers import BATCH_NORMS
+from bayesprune.graph.layers import BATCH_NORMS, PACKED
 from bayesprune.graph.rules import analyse
-from bayesprune.graph.trace import trace
+from bayesprune.graph.trace import trace, with_training
 from bayesprune.graph.zeros import Zeros
 from bayesprune.sparsity.groups import COMPILED, ChannelGroups, Slice
 
@@ -163,7 +163,7 @@ def channel_groups(
     for space in trace_channels(model, example_input):
         if not space.writers:
             continue
-        reason = _reason(space, modules, dense, coupling)
+        reason = _reason(space, model, modules, dense, coupling)
         groups = None if reason else _groups_of(space, model, modules, dense, coupling)
         if groups is None:
             reasons[f"channels of {', '.join(space.writers)}"] = reason or "no prunable weight"
@@ -177,7 +177,9 @@ def channel_groups(
     return found, reasons
 
 
-def _reason(space: ChannelSpace, modules: dict[str, nn.Module], dense: set[str], coupling: str) -> str | None:
+def _reason(
+    space: ChannelSpace, model: nn.Module, modules: dict[str, nn.Module], dense: set[str], coupling: str
+) -> str | None:
     """Why the channels of a set cannot be removed; None if they can."""
     outside = [name for name in [*space.writers, *space.depthwise] if name not in modules and name not in dense]
     stay = [name for name in space.loud if coupling != "group" or (name not in modules and name not in dense)]
@@ -190,7 +192,8 @@ def _reason(space: ChannelSpace, modules: dict[str, nn.Module], dense: set[str],
     if space.channels // space.block < 2:
         if space.block == 1:
             return "a single channel"
-        return "a single group of a GroupNorm" if space.norms else "a single block"
+        grouped = any(isinstance(model.get_submodule(name), nn.GroupNorm) for name in space.norms)
+        return "a single group of a GroupNorm" if grouped else "a single block"
     if stay:
         return f"read by {stay[0]}, which would see something else than zero and keeps its columns"
     return None
@@ -223,7 +226,7 @@ def _zeroed_analysis(model: nn.Module, example: Inputs) -> Analysis:
     few = small_batch(example)
     try:
         bare = silent_copy(model, changing_hooks(model, few))
-        graph = trace(bare, few)
+        graph = with_training(bare, trace(bare, few), few)
     except CompactionError as error:
         if error.reason == "not-traceable":
             raise ValueError(
@@ -271,12 +274,15 @@ def _places(a: Analysis, first: dict[int, str]) -> Iterator[tuple[Part, Tensor]]
         norm = isinstance(module, (*BATCH_NORMS, nn.GroupNorm))
         if norm:
             yield Part(name, "running_mean", 0, "norm"), call.target
+        inner = isinstance(module, PACKED)  # it reads channels of its own too
         for tensor, axis, atoms in sorted(call.sides(), key=lambda side: side[2] is not call.source):
-            if atoms is call.source:
-                yield Part(name, tensor, axis, "column"), atoms
-            elif atoms is call.target and not tensor.startswith("running"):  # an attention's own channels stay whole
-                tied, grouped = norm or tensor.endswith("bias"), int(getattr(module, "groups", 1)) > 1
-                yield Part(name, tensor, axis, "tied" if tied else "grouped" if grouped else "row"), atoms
+            if tensor.startswith("running"):
+                continue
+            tied, grouped = norm or "bias" in tensor, int(getattr(module, "groups", 1)) > 1
+            reads = atoms is call.source or (inner and axis == 1)
+            role = "column" if reads else "tied" if tied else "grouped" if grouped else "row"
+            path, _, which = tensor.rpartition(".")
+            yield Part(f"{name}.{path}".strip("."), which, axis, role), atoms
     for name, (axis, atoms, _) in a.tensors.items():
         path, _, which = name.rpartition(".")
         if isinstance(getattr(a.modules[path], which), nn.Parameter):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
+from bayesprune.graph.layers import CONVOLUTIONS, PACKED, TRANSPOSED
 from bayesprune.sparsity.channels import channel_groups
 from bayesprune.sparsity.groups import ChannelGroups, Groups, TensorGroups
 
@@ -20,6 +20,7 @@ GroupKind = Literal["weight", "kernel", "input", "output", "channel"]
 Grouper = Callable[[nn.Module, dict[str, nn.Module]], Iterable[Groups]]
 Exclude = Iterable[Any]
 TRANSPOSED_REASON = "transposed convolutions are not pruned"
+PACKED_REASON = "only groups='channel' prunes it"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ class Partition(list[Groups]):
 def prunable_modules(model: nn.Module, exclude: Exclude = ()) -> tuple[dict[str, nn.Module], list[Exclusion]]:
     """The modules whose ``weight`` may be pruned: ``nn.Linear`` and ``nn.Conv1d/2d/3d``, each weight once.
 
+    ``nn.MultiheadAttention`` and recurrent layers, whose heads and hidden units only channel groups prune, stand among what
+    was left out.
+
     Args:
         model: The model.
         exclude: What to leave dense: patterns on module names (as for file names: ``"layer1.*"``; a name stands for all
@@ -123,6 +127,9 @@ def prunable_modules(model: nn.Module, exclude: Exclude = ()) -> tuple[dict[str,
     owners: set[int] = set()
     for name, module in named.items():
         weight = getattr(module, "weight", None)
+        if isinstance(module, PACKED):
+            count = sum(param.numel() for param in module.parameters(recurse=False) if param.dim() > 1)
+            excluded.append(Exclusion(name, count, banned.get(name, PACKED_REASON)))
         if not isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) or not isinstance(weight, Tensor):
             continue
         full = f"{name}.weight" if name else "weight"
@@ -153,7 +160,8 @@ def partition(
     """Cut the prunable weights of a model into groups.
 
     Args:
-        model: The model. Prunable are the weights of ``nn.Linear`` and ``nn.Conv1d/2d/3d``.
+        model: The model. Prunable are the weights of ``nn.Linear`` and ``nn.Conv1d/2d/3d``; for ``"channel"`` also the heads
+            of ``nn.MultiheadAttention`` and the hidden units of ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``.
         kind: ``"weight"`` (each alone), ``"kernel"`` (one filter slice w[o, i]), ``"input"`` (all weights reading one
             input unit or channel), ``"output"`` (all weights writing one unit or channel), ``"channel"`` (a channel
             with every tensor tied to it); or a grouper of your own, a callable of the model and its prunable modules by
@@ -181,7 +189,7 @@ def partition(
     if not callable(kind) and kind not in KINDS:
         raise ValueError(f"groups={kind!r} is unknown; choose one of {', '.join(map(repr, KINDS))}")
     modules, excluded = prunable_modules(model, exclude)
-    if not modules:
+    if not modules and not any(each.reason == PACKED_REASON for each in excluded):
         raise ValueError("nothing to prune: the model has no nn.Linear or nn.Conv weight that is not excluded")
     if coupling is not None and kind != "channel":
         raise ValueError(f"coupling={coupling!r} applies to kind='channel' only, not to {kind!r}; leave it out")
@@ -194,7 +202,10 @@ def partition(
             raise ValueError(f"groups={label!r} returned {found!r}; it must return sparsity.Groups, at least one")
     elif kind == "channel":
         dense = {each.name.removesuffix(".weight") for each in excluded if each.reason == TRANSPOSED_REASON}
-        channels, reasons = channel_groups(model, modules, dense, coupling or "group", example_input)
+        packed = {each.name: model.get_submodule(each.name) for each in excluded if each.reason == PACKED_REASON}
+        channels, reasons = channel_groups(model, {**modules, **packed}, dense, coupling or "group", example_input)
+        cut = {part.name.rpartition(".")[0] for groups in channels for part in groups.slices}
+        excluded = [each for each in excluded if each.name not in packed or each.name not in cut]
         found.extend(channels)
         pinned = [Exclusion(label, 0, reason) for label, reason in reasons.items()]
     else:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.common.modes import evaluating
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import called_with_hooks, detached_copy, hooked
 from bayesprune.graph.inputs import Inputs, holds_tensors
@@ -283,32 +284,24 @@ def trace(model: nn.Module, example: Any) -> fx.Graph:
         [('_0', (4, 2)), ('_1', (4, 2))]
     """
     inputs = Inputs.of(model, example)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            try:
-                inputs.map(torch.clone).run(model)
-            except Exception as error:
-                raise CompactionError(
-                    "example-input", f"example_input does not run through the model: {type(error).__name__}: {error}"
-                ) from error
-            try:
-                return Tracer(inputs).trace(model)
-            except Exception as error:  # torch.fx raises many types
-                hooks = (
-                    f" (hooks on {', '.join(found)} change values and are part of it)"
-                    if (found := hooked(model))
-                    else ""
-                )
-                raise CompactionError(
-                    "not-traceable",
-                    f"torch.fx cannot follow the model's forward{hooks} ({type(error).__name__}: {error}); rewrite it "
-                    "without control flow on tensors",
-                ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model), torch.no_grad():
+        try:
+            inputs.map(torch.clone).run(model)
+        except Exception as error:
+            raise CompactionError(
+                "example-input", f"example_input does not run through the model: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            return Tracer(inputs).trace(model)
+        except Exception as error:  # torch.fx raises many types
+            hooks = (
+                f" (hooks on {', '.join(found)} change values and are part of it)" if (found := hooked(model)) else ""
+            )
+            raise CompactionError(
+                "not-traceable",
+                f"torch.fx cannot follow the model's forward{hooks} ({type(error).__name__}: {error}); rewrite it "
+                "without control flow on tensors",
+            ) from error
 
 
 def depends_on_mode(model: nn.Module, example: Any) -> bool:

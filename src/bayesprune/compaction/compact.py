@@ -28,7 +28,7 @@ from bayesprune.graph.rules import analyse
 from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
 from bayesprune.sparsity.groups import plain_name
-from bayesprune.sparsity.pruner import Pruner
+from bayesprune.sparsity.masks import MaskHolder
 
 COUPLINGS = ("group", "intersection", "indexed")
 
@@ -48,7 +48,7 @@ class Compaction:
     model: nn.Module
     report: CompactionReport
     optimizer: Optimizer | None
-    pruner: Pruner | None
+    pruner: MaskHolder | None
     slices: dict[str, Cut]
     _plan: _Plan = field(repr=False)
 
@@ -134,7 +134,7 @@ class _Plan:
 
 def compact(
     model: nn.Module,
-    pruner: Pruner | None = None,
+    pruner: MaskHolder | None = None,
     optimizer: Optimizer | None = None,
     example_input: Any = None,
     *,
@@ -258,7 +258,7 @@ def compact(
     if reasons and any(set(getattr(m, kind)) - changing[kind] for m in _containers(masked) for kind in FORWARD):
         notes.append("hooks that only look on, on modules that are not layers, are not part of the new graph")
     new_optimizer: Optimizer | None = None
-    new_pruner: Pruner | None = None
+    new_pruner: MaskHolder | None = None
     if optimizer is not None:
         new_optimizer, said = transfer_optimizer(optimizer, model, small, cuts)
         notes += said
@@ -312,7 +312,7 @@ def _check_settings(
         )
 
 
-def _check_owners(model: nn.Module, pruner: Pruner | None, optimizer: Optimizer | None) -> Optimizer | None:
+def _check_owners(model: nn.Module, pruner: MaskHolder | None, optimizer: Optimizer | None) -> Optimizer | None:
     if pruner is None:
         return optimizer
     if getattr(pruner.model, "_orig_mod", pruner.model) is not model:

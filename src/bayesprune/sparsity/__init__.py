@@ -15,6 +15,7 @@ from bayesprune.sparsity.criteria import (
 )
 from bayesprune.sparsity.feedback import FeedbackPruning
 from bayesprune.sparsity.groups import ChannelGroups, Groups, Slice, TensorGroups
+from bayesprune.sparsity.masks import MaskHolder
 from bayesprune.sparsity.packing import common_mask, pack_mask, pack_masks, pack_state, unpack_mask, unpack_state
 from bayesprune.sparsity.partition import Exclusion, Partition, describe, partition, prunable_modules
 from bayesprune.sparsity.pruner import ForwardPruning, Pruner
@@ -31,6 +32,7 @@ from bayesprune.sparsity.spike_slab import (
 __all__ = [
     "ForwardPruning",
     "Pruner",
+    "MaskHolder",
     "FeedbackPruning",
     "partition",
     "describe",

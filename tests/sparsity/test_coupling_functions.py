@@ -126,3 +126,31 @@ def test_property_optional_arguments_and_dicts_are_traced():
     }
     reasons = {e.name: e.reason for e in groups.excluded}
     assert any("LayerNorm" in reason for reason in reasons.values()) and math.isfinite(groups.total)
+
+
+class _Normalised(nn.Module):
+    """A hidden width that a norm takes its mean over, called as a layer or as a function."""
+
+    def __init__(self, norm: str) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(4, 16), nn.Linear(16, 24), nn.Linear(24, 3)
+        self.name = norm
+        self.norm = nn.RMSNorm(16) if "RMS" in norm else nn.LayerNorm(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        if self.name == "layer_norm":
+            hidden = F.layer_norm(hidden, (16,), self.norm.weight, self.norm.bias)
+        elif self.name == "rms_norm":
+            hidden = F.rms_norm(hidden, normalized_shape=(16,))
+        else:
+            hidden = self.norm(hidden)
+        return self.last(self.inner(hidden).relu())
+
+
+@pytest.mark.parametrize("norm", ["LayerNorm", "RMSNorm", "layer_norm", "rms_norm"])
+def test_property_a_norm_over_the_channels_keeps_them_by_name(norm):
+    groups = partition(_Normalised(norm), "channel", example_input=torch.zeros(2, 4))
+    assert [each.name for each in groups] == ["inner.weight"]
+    reason = {each.name: each.reason for each in groups.excluded}["channels of first"]
+    assert norm in reason and "normalises over it" in reason

@@ -378,3 +378,8 @@ def label(node: fx.Node) -> str:
     if node.op == "placeholder":
         return node.name
     return str(getattr(node.target, "__name__", node.target))
+
+
+def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, by its place or by its name."""
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)

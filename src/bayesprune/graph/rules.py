@@ -53,6 +53,7 @@ _POOLS: tuple[type[nn.Module], ...] = (
 _MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: layers.linear,
     nn.LayerNorm: layers.layer_norm,
+    nn.RMSNorm: layers.layer_norm,
     nn.GroupNorm: layers.group_norm,
     nn.PReLU: layers.prelu,
     nn.Embedding: layers.embedding,
@@ -78,6 +79,7 @@ _FUNCTIONS: dict[Any, Rule] = {
     F.linear: functional.linear,
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), functional.convolution),
     F.batch_norm: functional.batch_norm,
+    **dict.fromkeys((F.layer_norm, F.rms_norm, torch.layer_norm, torch.rms_norm), layers.layer_norm),
     F.glu: mixing.gated_halves,
     **dict.fromkeys((F.softmax, torch.softmax), mixing.softmax),
     **dict.fromkeys((F.pixel_shuffle, torch.pixel_shuffle), mixing.pixel_shuffle),

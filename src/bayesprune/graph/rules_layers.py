@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.graph.analysis import Analysis, Mixer
+from bayesprune.graph.analysis import Analysis, Mixer, argument, label
 from bayesprune.graph.computed import computed_weights
 from bayesprune.graph.values import NAN, Value, unknown_like
 
@@ -190,13 +190,15 @@ def group_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
 
 
 def layer_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
-    """LayerNorm over the channels needs all of them."""
-    source = a.read(node, node.args[0]) if len(node.args) == 1 else None
-    if not isinstance(source, Value):
-        return a.unknown(node, f"normalisation {node.meta['name']}")
-    first = len(source.shape) - len(module.normalized_shape)
-    if any(axis >= first for axis in source.axes):
-        a.pin(node, source, f"LayerNorm {node.meta['name']} normalises over it")
+    """LayerNorm and RMSNorm over the channels need all of them: their number is in the mean."""
+    source = a.read(node, node.args[0]) if node.args else None
+    name = f"{type(module).__name__} {node.meta['name']}" if module is not None else label(node)
+    shape = module.normalized_shape if module is not None else argument(node, 1, "normalized_shape")
+    if not isinstance(source, Value) or not isinstance(shape, (tuple, list)):
+        return a.unknown(node, f"normalisation {name}")
+    if any(axis >= len(source.shape) - len(shape) for axis in source.axes):
+        for value in (source, *(a.values.get(arg) for arg in node.all_input_nodes[1:])):
+            a.pin(node, value, f"{name} normalises over it")
     return source.with_const(unknown_like(source.const))
 
 

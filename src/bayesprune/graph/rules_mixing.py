@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from bayesprune.graph.analysis import Analysis, Grid, Mixer, label
+from bayesprune.graph.analysis import Analysis, Grid, Mixer, argument, label
 from bayesprune.graph.rules_layers import mixed_const, unusual
 from bayesprune.graph.values import NAN, Value, unknown_like
 
@@ -15,7 +15,7 @@ from bayesprune.graph.values import NAN, Value, unknown_like
 def _setting(node: fx.Node, module: Any, place: int, name: str, default: Any) -> Any:
     if module is not None:
         return getattr(module, name)
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+    return argument(node, place, name, default)
 
 
 def gated_halves(a: Analysis, node: fx.Node, module: Any) -> Any:

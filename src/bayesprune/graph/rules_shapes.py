@@ -8,12 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.graph.analysis import Analysis, Grid, Sizes, label
+from bayesprune.graph.analysis import Analysis, Grid, Sizes, argument, label
 from bayesprune.graph.values import NAN, Value, unknown_like
-
-
-def _argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
 def elementwise(a: Analysis, node: fx.Node, module: Any) -> Any:
@@ -59,7 +55,7 @@ def pool(a: Analysis, node: fx.Node, module: Any) -> Any:
 def reduce(a: Analysis, node: fx.Node, module: Any) -> Any:
     """Mean, sum or maximum over dimensions other than the channels'."""
     source = a.read(node, node.args[0])
-    dims = _argument(node, 1, "dim")
+    dims = argument(node, 1, "dim")
     dims = [dims] if isinstance(dims, int) else dims
     shape = node.meta.get("shape")
     if not isinstance(source, Value) or not isinstance(shape, torch.Size) or not isinstance(dims, (list, tuple)):
@@ -173,7 +169,7 @@ def _literal_sizes(a: Analysis, node: fx.Node, value: Value) -> None:
     """
     name = label(node) if node.op != "call_module" else ""
     if name == "unflatten":
-        dim, sizes = _argument(node, 1, "dim"), _argument(node, 2, "sizes")
+        dim, sizes = argument(node, 1, "dim"), argument(node, 2, "sizes")
         start = dim % len(a.values[node.args[0]].shape) if isinstance(dim, int) else 0  # type: ignore[index]
         packed = True
     elif name in ("view", "reshape"):
@@ -208,7 +204,7 @@ def chunk(a: Analysis, node: fx.Node, module: Any) -> Any:
     """``chunk`` and ``split``: parts of the channels, or of another dimension."""
     source = a.read(node, node.args[0])
     shapes = node.meta.get("shape")
-    dim = _argument(node, 2, "dim", 0)
+    dim = argument(node, 2, "dim", 0)
     if not isinstance(source, Value) or not isinstance(shapes, tuple) or not isinstance(dim, int):
         return a.unknown(node, f"operation {label(node)}")
     dim %= len(source.shape)
@@ -240,7 +236,7 @@ def unbind(a: Analysis, node: fx.Node, module: Any) -> Any:
     """``unbind``: one tensor an entry of a dimension."""
     source = a.read(node, node.args[0])
     shapes = node.meta.get("shape")
-    dim = _argument(node, 1, "dim", 0)
+    dim = argument(node, 1, "dim", 0)
     if not isinstance(source, Value) or not isinstance(shapes, tuple) or not isinstance(dim, int):
         return a.unknown(node, f"operation {label(node)}")
     return tuple(_selected(a, node, source, dim % len(source.shape), n, shape) for n, shape in enumerate(shapes))
@@ -308,13 +304,13 @@ def assigned(a: Analysis, node: fx.Node, module: Any) -> None:
 def padding(a: Analysis, node: fx.Node, module: Any) -> Any:
     """``F.pad``: around the image, or new constant channels in front and behind."""
     source = a.read(node, node.args[0])
-    pad = _argument(node, 1, "pad")
+    pad = argument(node, 1, "pad")
     shape = node.meta.get("shape")
     ok = isinstance(pad, (list, tuple)) and all(isinstance(p, int) for p in pad)
     if not isinstance(source, Value) or not isinstance(shape, torch.Size) or not ok:
         return a.unknown(node, "operation pad")
     filled = (
-        float(_argument(node, 3, "value", None) or 0.0) if _argument(node, 2, "mode", "constant") == "constant" else NAN
+        float(argument(node, 3, "value", None) or 0.0) if argument(node, 2, "mode", "constant") == "constant" else NAN
     )
     rank = len(source.shape)
     sides = {rank - 1 - n // 2: (pad[n], pad[n + 1]) for n in range(0, len(pad), 2) if pad[n] or pad[n + 1]}

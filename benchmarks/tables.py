@@ -203,6 +203,11 @@ def uncertainty() -> str:
     return "\n\n".join([*parts, where(result["environment"]) + "."])
 
 
+def zoo() -> str:
+    result = load("zoo")
+    return f"{importlib.import_module('benchmarks.zoo').table(result['rows'])}\n\n{where(result['environment'])}."
+
+
 def written(name: str) -> str:
     """Return the table that a benchmark's own `table` writes of its results."""
     result = load(name)
@@ -229,6 +234,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "compact_resnet18": compact_resnet18,
     "sparse_ensemble": sparse_ensemble,
     "compare_torch_pruning": compare_torch_pruning,
+    "zoo": zoo,
+    "tracers": lambda: written("tracers"),
+    "latency": lambda: importlib.import_module("benchmarks.latency").table(load("latency")),
 }
 
 

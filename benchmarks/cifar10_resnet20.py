@@ -15,8 +15,8 @@ from typing import Any
 
 from bayesprune.report import Run, load_run, results_table
 from bayesprune.train import recipe, train
-from bayesprune.train.config import as_dict
 from bayesprune.train.folder import write_json
+from bayesprune.train.settings import as_dict
 
 RECIPES = ("cifar10-resnet20-sgd", "cifar10-resnet20", "cifar10-resnet20-emmcmc")
 RESULTS = Path(__file__).parent / "results" / "cifar10_resnet20.json"

@@ -12,7 +12,7 @@ import torch
 
 from bayesprune.posterior import SampleStore
 from bayesprune.train import loop
-from bayesprune.train.config import from_dict
+from bayesprune.train.settings import from_dict
 
 PLACES = ("before the step", "after the step", "inside the checkpoint", "inside the sample", "before the result")
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image  # noqa: F401
 
 from bayesprune.train import Interrupted, loop
-from bayesprune.train.config import from_dict
+from bayesprune.train.settings import from_dict
 from bayesprune.train.tree import save_tree
 
 STOPPED = 3

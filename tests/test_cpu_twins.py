@@ -23,7 +23,7 @@ def test_property_every_twin_is_the_same_network_data_and_epochs():
 @pytest.mark.parametrize("name", ["channel-gmp-70", "dfp-channel-70", "dpf-channel-70", "dfp-kernel-90", "dpf-90"])
 def test_property_pruned_twins_reach_their_target(name):
     config = recipe(
-        f"twin-{name}", ["dataset=digits", "network=digits_resnet", "stem_stride=0", "train_size=64", "every=1"]
+        f"twin-{name}", ["dataset=digits", "network=digits_resnet", "stem_stride=none", "train_size=64", "every=1"]
     )
     data = build_data(config)
     model = build_network(config, data)

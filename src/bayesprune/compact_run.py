@@ -21,7 +21,8 @@ from bayesprune.deploy.folder import EXPORTED, ONNX
 from bayesprune.posterior import Samples, SampleStore, preserved
 from bayesprune.train import folder as names
 from bayesprune.train.build import build_data, build_network
-from bayesprune.train.config import RunConfig, as_dict, from_dict
+from bayesprune.train.config import RunConfig
+from bayesprune.train.settings import as_dict, from_dict
 
 # Channels, side, scale, mean and standard deviation of the images that need no folder to be known.
 _CIFAR = {
@@ -167,7 +168,7 @@ def _load(
         mean, std = _CIFAR[dataset]
         shape, normalisation = (3, 32, 32), {"scale": 255.0, "mean": list(mean), "std": list(std)}
     else:
-        data = vision.load_digits() if dataset == "digits" else build_data(config, data_dir)
+        data = vision.load_digits(fold=config.data.fold) if dataset == "digits" else build_data(config, data_dir)
         shape = data.image_shape
         normalisation = {"scale": data.scale, "mean": list(data.mean), "std": list(data.std)}
     known: Any = SimpleNamespace(num_classes=len(classes), in_channels=shape[0])

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from bayesprune import cli
 from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, load_tree, recipe, train
-from bayesprune.train.config import as_dict
 from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.parallel import Ranks
+from bayesprune.train.settings import as_dict
 from parallel_run import STOPPED, run
 from pictures import write_pictures
 

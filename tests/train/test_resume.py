@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayesprune.train import recipe
-from bayesprune.train.config import as_dict
+from bayesprune.train.settings import as_dict
 from killed_run import PLACES, run
 
 SMALL = [

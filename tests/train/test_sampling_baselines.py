@@ -10,10 +10,10 @@ from bayesprune.baselines import DeepEnsemble
 from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, recipe, train
 from bayesprune.train.build import build_data, build_network, build_optimizer
-from bayesprune.train.config import override
 from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.recipes import names, sampling_baseline
+from bayesprune.train.settings import override
 
 SMALL = ["train_size=160", "epochs=8", "batch_size=16", "width=6", "threads=1", "device=cpu", "checkpoint_minutes=0"]
 METHODS = ("csgld", "csghmc", "rank1", "rank1-cauchy", "swag", "ensemble")
@@ -69,7 +69,7 @@ def test_property_the_method_learns(name, tmp_path):
         "rank1": ["random_sign=1"],
         "rank1-cauchy": ["random_sign=1"],
     }
-    base = recipe("digits-sgd", ["epochs=10", "width=8", "threads=1", "device=cpu", "evaluate_every=0"])
+    base = recipe("digits-sgd", ["epochs=10", "width=8", "threads=1", "device=cpu", "evaluate_every=none"])
     result = train(override(sampling_baseline(base, name), own.get(name, [])), tmp_path / "run", quiet=True)
     assert result["accuracy_mean"] > 0.9 and result["accuracy_single"] > 0.85
 

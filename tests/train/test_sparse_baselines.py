@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 
 from bayesprune.train import recipe, train
 from bayesprune.train.build import build_data, build_network, build_optimizer, build_pruner
-from bayesprune.train.config import BASELINES, override
+from bayesprune.train.config import BASELINES
 from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.recipes import names, sparse_baseline
+from bayesprune.train.settings import override
 
 SMALL = ["train_size=160", "epochs=5", "batch_size=16", "width=6", "threads=1", "device=cpu", "checkpoint_minutes=0"]
 

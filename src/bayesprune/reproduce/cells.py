@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.reproduce.processes import Job, Outcome, run_jobs
-from bayesprune.train.config import locate
 from bayesprune.train.folder import CHECKPOINT, CONFIG, HISTORY, RESULT, write_json
+from bayesprune.train.settings import locate
 
 KEPT = (
     *("recipe", "method", "dataset", "network", "epochs", "seed", "num_samples", "accuracy_single", "accuracy_mean"),

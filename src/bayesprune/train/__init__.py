@@ -1,9 +1,10 @@
 """Training: configuration, recipes, the one loop, checkpoints."""
 
-from bayesprune.train.config import RunConfig, override
+from bayesprune.train.config import RunConfig
 from bayesprune.train.evaluate import evaluate, load_trained
 from bayesprune.train.loop import Interrupted, NonFiniteLoss, Trainer, train
 from bayesprune.train.recipes import recipe
+from bayesprune.train.settings import override
 from bayesprune.train.tree import load_tree, save_tree
 
 __all__ = [

@@ -33,7 +33,7 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
     wanted = config.data
     data: Dataset
     if wanted.dataset == "digits":
-        data = vision.load_digits()
+        data = vision.load_digits(fold=wanted.fold)
     else:
         data_dir = data_dir or os.environ.get("BAYESPRUNE_DATA")
         if not data_dir:
@@ -48,10 +48,10 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
             data = vision.load_cifar(wanted.dataset, Path(data_dir))
     if isinstance(data, vision.ImageDataset):
         data = data.hold_out(wanted.validation_size) if wanted.validation_size else data
-        return data.subset(wanted.train_size) if wanted.train_size else data
+        return data if wanted.train_size is None else data.subset(wanted.train_size)
     if wanted.validation_size:
         data = vision.split_validation(data, wanted.validation_size, seed=0)
-    if wanted.train_size:
+    if wanted.train_size is not None:
         data = vision.subset(data, wanted.train_size, seed=0)
     return data
 
@@ -73,9 +73,9 @@ def build_network(config: RunConfig, data: Dataset) -> nn.Module:
         raise ValueError(
             "network='mlp' is built by its layer sizes; use it from Python, or choose a convolutional network."
         )
-    if config.network.width:
+    if config.network.width is not None:
         arguments["width"] = config.network.width
-    if config.network.stem_stride:
+    if config.network.stem_stride is not None:
         arguments["stem_stride"] = config.network.stem_stride
     if data.in_channels != 3 or config.network.network == "digits_resnet":
         arguments["in_channels"] = data.in_channels
@@ -161,7 +161,7 @@ def build_pruner(
     if config.sampler.method == "channel_gmp":
         return baselines.gradual_channel_pruning(
             model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
-            every=pruning.every or 100, exclude=pruning.exclude, example_input=example, scope=pruning.scope,  # type: ignore[arg-type]
+            every=100 if pruning.every is None else pruning.every, exclude=pruning.exclude, example_input=example, scope=pruning.scope,  # type: ignore[arg-type]
             min_groups=pruning.min_groups,
         )  # fmt: skip
     if config.sampler.method != "emmcmc":
@@ -170,8 +170,8 @@ def build_pruner(
         "groups": pruning.groups,
         "scope": pruning.scope,
         "min_groups": pruning.min_groups,
-        "round_to": 1,
-        "keep_ends": False,
+        "round_to": pruning.round_to,
+        "keep_ends": pruning.keep_ends,
         "criterion": "magnitude" if pruning.rule == "l2" else pruning.rule,
         "spike_decay": pruning.spike_decay,
         "soft_threshold": pruning.soft_threshold,
@@ -180,15 +180,15 @@ def build_pruner(
         "example_input": example,
         "warmup_steps": begin,
     }
-    if pruning.hard_threshold:
+    if pruning.hard_threshold is not None:
         settings["hard_threshold"] = pruning.hard_threshold
     else:
         settings |= {"sparsity": pruning.target_sparsity, "ramp_end_step": end}
-    if pruning.feedback == "none":
-        return ForwardPruning(model, optimizer, every=pruning.every or 1, **settings)
     own = 16 if pruning.feedback == "dense_copy" else 1
-    settings["form"] = pruning.feedback
-    return FeedbackPruning(model, optimizer, every=pruning.every or own, **settings)
+    settings["every"] = own if pruning.every is None else pruning.every
+    if pruning.feedback == "none":
+        return ForwardPruning(model, optimizer, **settings)
+    return FeedbackPruning(model, optimizer, form=pruning.feedback, **settings)  # type: ignore[arg-type]
 
 
 def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:
@@ -206,11 +206,12 @@ def build_baseline(config: RunConfig, model: nn.Module, optimizer: torch.optim.O
     begin, end = ramp_steps(pruning, total_steps)
     end = max(1, end)
     epoch = total_steps // config.schedule.epochs
+    own = {"sparse_momentum": epoch, "set": epoch, "dpf": 16}.get(method, 100)
     settings: dict[str, Any] = {
         "target_sparsity": pruning.target_sparsity,
         "exclude": dense_layers(config, model),
         "end_step": total_steps if method == "sparse_momentum" else end,
-        "every": pruning.every or {"sparse_momentum": epoch, "set": epoch, "dpf": 16}.get(method, 100),
+        "every": own if pruning.every is None else pruning.every,
     }
     if method in ("gmp", "dpf"):
         settings["start_step"] = begin
@@ -218,7 +219,7 @@ def build_baseline(config: RunConfig, model: nn.Module, optimizer: torch.optim.O
         return baselines.dynamic_pruning_with_feedback(model, optimizer, **settings)
     if pruning.distribution != "own":
         settings["distribution"] = pruning.distribution
-    if pruning.drop_fraction and method in ("sparse_momentum", "set", "rigl"):
+    if pruning.drop_fraction is not None and method in ("sparse_momentum", "set", "rigl"):
         settings["drop_fraction"] = pruning.drop_fraction
     kinds: dict[str, Callable[..., Pruner]] = {
         "sparse_momentum": baselines.SparseMomentum,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bayesprune.train import folder as names
-from bayesprune.train.config import RunConfig, as_dict, from_dict
+from bayesprune.train.config import RunConfig
+from bayesprune.train.settings import as_dict, from_dict
 
 
 def check_folder(out: Path, config: RunConfig, resume: bool) -> None:

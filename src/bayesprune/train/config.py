@@ -1,13 +1,8 @@
-"""What a run is made of: frozen dataclasses, one a concern, and setting them by key."""
+"""What a run is made of: frozen dataclasses, one a concern. None means "not set"; 0 is a number."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields
 
 from bayesprune.train.values import convert, nearest
 
@@ -21,8 +16,10 @@ class DataConfig:
     worker processes)."""
     image_size: int = 224
     """Side to which the images of folder and images are cut; other data sets have their own."""
-    train_size: int = 0
-    """Training images used, a stratified choice; 0 is all."""
+    fold: int | None = None
+    """Of digits: the fifth that is tested, 0 to 4, the rest trained on; None: the usual 500 are tested."""
+    train_size: int | None = None
+    """Training images used, a stratified choice; None: all."""
     validation_size: int = 0
     """Images held out of training; every choice is made on them, never on the test set."""
     batch_size: int = 64
@@ -43,10 +40,10 @@ class NetworkConfig:
 
     network: str = "digits_resnet"
     """A name of `bayesprune.vision.names()`."""
-    width: int = 0
-    """Channels of the first stage; 0 is the network's own."""
-    stem_stride: int = 0
-    """Stride of resnet20's first convolution; 0 is the network's own."""
+    width: int | None = None
+    """Channels of the first stage; None: the network's own."""
+    stem_stride: int | None = None
+    """Stride of resnet20's first convolution; None: the network's own."""
     label_smoothing: float = 0.0
     """Share of each label spread over all classes, in training only."""
 
@@ -123,10 +120,15 @@ class PruningConfig:
     """On a group's mean squared weight: below it, the group is on the spike."""
     expectation: str = "current"
     """E-step over the current sample or a running mean."""
-    hard_threshold: float = 0.0
-    """Prune groups whose statistic is below it, instead of to a target sparsity; 0 is the target."""
-    every: int = 0
-    """Steps between two pruning steps; 0 is the method's own: 1 for emmcmc, 16 for dense_copy and dpf, 100 for dsr, rigl and
+    round_to: int | None = 1
+    """Of emmcmc by channels with scope layer: every coupled set keeps a multiple of this many; None: of 8, 4 or 2, where it has
+    8 times as many."""
+    keep_ends: bool = False
+    """Of emmcmc: the first convolution stays dense, and so do the network's outputs."""
+    hard_threshold: float | None = None
+    """Of emmcmc: prune groups whose statistic is below it; None: prune to the target sparsity."""
+    every: int | None = None
+    """Steps between two pruning steps; None: the method's own: 1 for emmcmc, 16 for dense_copy and dpf, 100 for dsr, rigl and
     gmp, an epoch for sparse_momentum and set."""
     prune_from: float = 0.1
     """Share of the run at which the ramp begins."""
@@ -139,8 +141,8 @@ class PruningConfig:
     """published: what the baseline's authors left dense stays dense too, besides `exclude`; none."""
     distribution: str = "own"
     """Layer-wise sparsity of a baseline: uniform, erk, for gmp also global; own is the method's: erk for set and rigl, else uniform."""
-    drop_fraction: float = 0.0
-    """Share of the kept weights that sparse_momentum, set or rigl moves at first; 0 is the method's own: 0.5, 0.3 and 0.3."""
+    drop_fraction: float | None = None
+    """Share of the kept weights that sparse_momentum, set or rigl moves at first; None: the method's own: 0.5, 0.3 and 0.3."""
 
 
 @dataclass(frozen=True)
@@ -179,16 +181,16 @@ class RuntimeConfig:
     """torch.compile the network."""
     channels_last: bool = True
     """Memory format of images and convolutions."""
-    threads: int = 0
-    """CPU threads; 0 is torch's choice."""
+    threads: int | None = None
+    """CPU threads; None: torch's choice."""
     workers: int = 4
     """Processes that decode images, for each process that trains; 0 is none beside it. The images are the same."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 is every step."""
-    evaluate_every: int = 1
-    """Epochs between evaluations on the validation images (the test images where none are held out); 0 is never."""
-    trace_every: int = 0
-    """Steps between two points of the sample paths; 0 takes about 200 over the run."""
+    evaluate_every: int | None = 1
+    """Epochs between evaluations on the validation images (the test images where none are held out); None: never."""
+    trace_every: int | None = None
+    """Steps between two points of the sample paths; None: about 200 over the run."""
     trace_channels: int = 2
     """Channels whose weights are traced, on the input and on the output side of one convolution; 0 is none."""
     tensorboard: bool = False
@@ -216,14 +218,17 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range, by name."""
+        sections = [getattr(self, section) for section in SECTIONS]
+        held = {"seed": self.seed} | {name: value for part in sections for name, value in vars(part).items()}
         for key, choices in _CHOICES.items():
-            value = get(self, key)
-            if value not in choices:
-                raise ValueError(f"{key}={value!r}: {nearest(str(value), choices)}")
+            if held[key] not in choices:
+                raise ValueError(f"{key}={held[key]!r}: {nearest(str(held[key]), choices)}")
         for key, (low, high) in _RANGES.items():
-            value = get(self, key)
-            if not low <= value <= high:
-                raise ValueError(f"{key}={value!r} is out of range; it must lie in [{low:g}, {high:g}].")
+            if held[key] is None and key in OPTIONAL:
+                continue
+            if held[key] is None or not low <= held[key] <= high:
+                unset = f", or be none: not set ({key}=none)" if key in OPTIONAL else ""
+                raise ValueError(f"{key}={held[key]!r} is out of range; it must lie in [{low:g}, {high:g}]{unset}.")
         if self.pruning.prune_from >= self.pruning.prune_until:
             raise ValueError(
                 f"prune_from={self.pruning.prune_from} must be below prune_until={self.pruning.prune_until}: "
@@ -279,119 +284,29 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
-    "image_size": (8, 4096), "train_size": (0, _INF), "validation_size": (0, _INF), "batch_size": (1, _INF),
-    "padding": (0, 64), "width": (0, 4096), "stem_stride": (0, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
+    "image_size": (8, 4096), "fold": (0, 4), "train_size": (1, _INF), "validation_size": (0, _INF), "batch_size": (1, _INF),
+    "padding": (0, 64), "width": (1, 4096), "stem_stride": (1, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
     "beta2": (1e-12, 1e6), "scale_decay": (0, 0.999999), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
-    "min_groups": (0, 1e6), "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9), "drop_fraction": (0, 0.999),
-    "every": (0, 1e9), "prune_from": (0, 1), "prune_until": (0, 1), "threads": (0, 1024), "workers": (0, 1024), "crop_scale": (1e-3, 1),
+    "min_groups": (0, 1e6), "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9), "drop_fraction": (1e-6, 0.999),
+    "round_to": (1, 4096), "every": (1, 1e9), "prune_from": (0, 1), "prune_until": (0, 1),
+    "threads": (1, 1024), "workers": (0, 1024), "crop_scale": (1e-3, 1),
     "noise_epochs": (0, 1e6), "members": (1, 1024), "prior_std": (1e-9, 1e6), "annealing": (0, 1), "draws": (1, 1e5),
     "rank": (0, 1e4), "collect_from": (0, 1), "random_sign": (0, 1),
-    "checkpoint_minutes": (0, 1e6), "evaluate_every": (0, 1e6), "trace_every": (0, 1e9), "trace_channels": (0, 64),
+    "checkpoint_minutes": (0, 1e6), "evaluate_every": (1, 1e6), "trace_every": (1, 1e9), "trace_channels": (0, 64),
     "seed": (0, 2**31 - 1),
 }  # fmt: skip
 
-_SECTIONS = ("data", "network", "sampler", "schedule", "pruning", "baseline", "runtime")
-
-
-def keys() -> dict[str, str]:
-    """Return every settable key and the section that holds it ("" for `seed`).
-
-    Example:
-        >>> keys()["lr"]
-        'sampler'
-    """
-    found = {"seed": ""}
-    for section, kind in zip(_SECTIONS, _section_types()):
-        for item in fields(kind):
-            found[item.name] = section
-    return found
-
-
-def _section_types() -> list[Any]:
-    hints = typing.get_type_hints(RunConfig)
-    return [hints[section] for section in _SECTIONS]
-
-
-def get(config: RunConfig, key: str) -> Any:
-    """Return the value of a key, `lr` or `sampler.lr`."""
-    section, name = locate(key)
-    return getattr(getattr(config, section) if section else config, name)
-
-
-def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> RunConfig:
-    """Return `config` with keys set.
-
-    Args:
-        config: A run's configuration.
-        settings: "key=value" strings, or a mapping; a key may carry its section ("sampler.lr").
-
-    Returns:
-        A new configuration, checked.
-
-    Raises:
-        ValueError: An unknown key or a bad value; the message names the nearest valid one.
-
-    Example:
-        >>> override(RunConfig(), ["lr=0.5", "schedule.epochs=3"]).sampler.lr
-        0.5
-    """
-    if not isinstance(settings, Mapping):
-        pairs = []
-        for setting in settings:
-            key, separator, value = setting.partition("=")
-            if not separator:
-                raise ValueError(f"--set {setting!r} has no '='; write key=value, for example lr=0.5.")
-            pairs.append((key.strip(), value.strip()))
-        settings = dict(pairs)
-    changes: dict[str, dict[str, Any]] = {}
-    for key, value in settings.items():
-        section, name = locate(key)
-        holder = dict(zip(_SECTIONS, _section_types()))[section] if section else RunConfig
-        changes.setdefault(section, {})[name] = convert(name, value, typing.get_type_hints(holder)[name])
-    top = changes.pop("", {})
-    sections = {section: replace(getattr(config, section), **values) for section, values in changes.items()}
-    return replace(config, **top, **sections)
-
-
-def as_dict(config: RunConfig) -> dict[str, Any]:
-    """Return the configuration as nested dicts, ready for JSON.
-
-    Example:
-        >>> from_dict(as_dict(RunConfig(seed=3))) == RunConfig(seed=3)
-        True
-    """
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    return {"method": config.sampler.method, **plain}
-
-
-def from_dict(values: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration that `as_dict` wrote.
-
-    Raises:
-        ValueError: A key that this version does not know.
-    """
-    unknown = sorted(set(values) - {"recipe", "method", "seed", *_SECTIONS})
-    if unknown:
-        raise ValueError(f"unknown section {unknown[0]!r}: {nearest(unknown[0], _SECTIONS)}")
-    config = RunConfig(recipe=str(values.get("recipe", "custom")))
-    flat: dict[str, Any] = {"seed": values.get("seed", 0)}
-    for section in _SECTIONS:
-        flat.update({f"{section}.{name}": value for name, value in values.get(section, {}).items()})
-    return override(config, flat)
-
-
+SECTIONS = ("data", "network", "sampler", "schedule", "pruning", "baseline", "runtime")
 BASELINES = ("sparse_momentum", "dsr", "set", "rigl", "gmp", "dpf")
 ON_SGD = ("sgd", "rank1", "swag", "ensemble", "channel_gmp", *BASELINES)
 RAMPED = ("emmcmc", "gmp", "dpf", "channel_gmp")  # dense at first: samples wait for the target
 
-
-def locate(key: str) -> tuple[str, str]:
-    """Return (section, name) of a key."""
-    known = keys()
-    section, _, name = key.rpartition(".")
-    if name in known and section in ("", known[name]):
-        return known[name], name
-    spelled = [f"{known[n]}.{n}" for n in known] if section else list(known)
-    raise ValueError(f"unknown key {key!r}: {nearest(key, spelled)}")
+OPTIONAL = frozenset(
+    item.name
+    for kind in (DataConfig, NetworkConfig, SamplerConfig, ScheduleConfig, PruningConfig, BaselineConfig, RuntimeConfig)
+    for item in fields(kind)
+    if "None" in str(item.type)
+)
+"""Keys that may be None, that is not set."""

@@ -12,7 +12,8 @@ from torch import nn
 from bayesprune.posterior import SampleStore, classification_metrics, predict
 from bayesprune.train import folder as names
 from bayesprune.train.build import Dataset, build_data, build_network
-from bayesprune.train.config import RunConfig, from_dict
+from bayesprune.train.config import RunConfig
+from bayesprune.train.settings import from_dict
 
 
 def load_trained(

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from bayesprune.train.config import ON_SGD, PruningConfig, RunConfig, locate
+from bayesprune.train.config import ON_SGD, PruningConfig, RunConfig
+from bayesprune.train.settings import get, locate
 
 _CV_ADAM = ("beta2", "preconditioner", "scale_decay", "dual_lr", "noise", "global_scale")
 _IDLE_IN_SGD = ("temperature", *_CV_ADAM)
-_PRECONDITIONER = {"scale_decay": "rms", "dual_lr": "paper", "global_scale": "paper"}
+_NEEDS = {
+    "scale_decay": ("preconditioner", "rms"),
+    "dual_lr": ("preconditioner", "paper"),
+    "global_scale": ("preconditioner", "paper"),
+    "round_to": ("scope", "layer"),
+    "target_sparsity": ("hard_threshold", None),
+    "crop_scale": ("augment", True),
+    "padding": ("augment", True),
+    "flip": ("augment", True),
+}
 _IDLE: dict[str, tuple[str, ...]] = {
     "csgld": ("beta1", *_CV_ADAM),
     "csghmc": _CV_ADAM,
@@ -23,6 +33,7 @@ _BASELINE_KEYS: dict[str, set[str]] = {
     "swag": {"rank", "collect_from", "draws"},
 }
 _DATA_KEYS: dict[str, set[str]] = {
+    "fold": {"digits"},
     "image_size": {"folder", "images"},
     "crop_scale": {"images"},
     "workers": {"images"},
@@ -60,8 +71,6 @@ def refuse_idle(config: RunConfig, key: str) -> None:
     idle = idle or (section == "baseline" and name not in _BASELINE_KEYS.get(method, set()))
     if idle or name in _IDLE.get(method, ()) or (name in _IDLE_IN_SGD and method in ON_SGD):
         raise ValueError(f"{key} changes nothing with method={method}; take a recipe that uses it, or set method too.")
-    wanted = _PRECONDITIONER.get(name, config.sampler.preconditioner)
-    if config.sampler.preconditioner != wanted:
-        raise ValueError(
-            f"{key} changes nothing with preconditioner={config.sampler.preconditioner}; set preconditioner={wanted}."
-        )
+    other, wanted = _NEEDS.get(name, ("", None))
+    if other and (found := get(config, other)) != wanted:
+        raise ValueError(f"{key} changes nothing with {other}={found}; set {other}={str(wanted).lower()}.")

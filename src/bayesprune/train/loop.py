@@ -28,13 +28,14 @@ from bayesprune.train.build import (
     ramp_steps,
 )
 from bayesprune.train.claim import check_folder
-from bayesprune.train.config import RAMPED, RunConfig, as_dict
+from bayesprune.train.config import RAMPED, RunConfig
 from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.memory import keep_freed_memory
 from bayesprune.train.methods import build_method
 from bayesprune.train.parallel import Ranks
-from bayesprune.train.result import run_result
+from bayesprune.train.result import Trained, run_result
+from bayesprune.train.settings import as_dict
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tensors, save_tree
 
@@ -115,7 +116,7 @@ class Trainer:
         stop: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
         runtime = config.runtime
-        if runtime.threads:
+        if runtime.threads is not None:
             torch.set_num_threads(runtime.threads)
         self.config, self.out = config, out
         self.stop = self._asked = stop or (lambda: False)
@@ -158,7 +159,7 @@ class Trainer:
         self.example = test.first(1)
         self.pruner = build_pruner(config, self.model, self.optimizer, self.clock.total_steps, self.example)
         self.samples = SampleStore(out / names.SAMPLES)
-        every = runtime.trace_every or max(1, self.clock.total_steps // 200)
+        every = max(1, self.clock.total_steps // 200) if runtime.trace_every is None else runtime.trace_every
         self.traces = ChannelTraces(self.model, runtime.trace_channels, every)
 
         self.step = 0
@@ -297,7 +298,7 @@ class Trainer:
             "split": None, "accuracy": None, "nll": None, "soft_sparsity": None, "hard_sparsity": None,
             "target_sparsity": None, "seconds": round(self.seconds, 2),
         }  # fmt: skip
-        if every and (epoch % every == 0 or self.step == self.clock.total_steps):
+        if every is not None and (epoch % every == 0 or self.step == self.clock.total_steps):
             try:
                 with self._sparse():
                     prediction = predict(self.model, None, self.watch_loader)
@@ -333,7 +334,11 @@ class Trainer:
         save_tensors(
             self.out / names.MODEL, {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         )
-        result = run_result(self, record)
+        trained = Trained(
+            self.config, self.model, self.samples, self.optimizer, self.test_loader, self.example, self.classes,
+            self.history, self.seconds,
+        )  # fmt: skip
+        result = run_result(trained, record)
         names.write_json(self.out / names.RESULT, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)

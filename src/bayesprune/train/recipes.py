@@ -20,8 +20,8 @@ from bayesprune.train.config import (
     RunConfig,
     SamplerConfig,
     ScheduleConfig,
-    override,
 )
+from bayesprune.train.settings import override
 from bayesprune.train.twin_recipes import twins
 
 _RECIPES: dict[str, Callable[[], RunConfig]] = {}
@@ -71,7 +71,7 @@ def recipe(name: str, settings: Iterable[str] = ()) -> RunConfig:
     return override(replace(_RECIPES[name](), recipe=name), settings)
 
 
-# ---- handwritten digits: the demo ----------------------------------------------------------------------------------------
+# ---- handwritten digits ----------------------------------------------------------------------------------------
 
 
 @_register
@@ -103,6 +103,31 @@ def digits_emmcmc() -> RunConfig:
         sampler=SamplerConfig("emmcmc", lr=1.0, beta1=0.1, temperature=1e-3, preconditioner="paper"),
         schedule=ScheduleConfig(epochs=45, cycles=3, samples_per_cycle=12, sample_every=0.25),
         pruning=PruningConfig(0.9, feedback="masked", groups="weight", prune_from=0.1, prune_until=0.67),
+    )
+
+
+# ---- handwritten digits, a wide network: the demo ---------------------------------------------------------------------------
+
+
+@_register
+def digits_cnn_sgd() -> RunConfig:
+    """Wide CNN on scikit-learn's digits, Nesterov SGD."""
+    return RunConfig(
+        data=DataConfig("digits", batch_size=64, padding=1, flip=False),
+        network=NetworkConfig("small_cnn", width=96),
+        sampler=SamplerConfig("sgd", lr=0.1, beta1=0.9),
+        schedule=ScheduleConfig(epochs=20),
+    )
+
+
+@_register
+def digits_cnn_emmcmc() -> RunConfig:
+    """Wide CNN on scikit-learn's digits, CV-Adam + EM-MCMC by whole channels to 97 % of the prunable weights."""
+    return replace(  # chosen on 300 held-out training images each of the first two folds
+        digits_cnn_sgd(),
+        sampler=SamplerConfig("emmcmc", lr=3e-3, temperature=0.01),
+        schedule=ScheduleConfig(epochs=20, warmup_epochs=1, samples_per_cycle=4, sample_every=0.5, lr_floor=0.2),
+        pruning=PruningConfig(0.97, groups="channel", scope="layer", round_to=None, every=16),
     )
 
 

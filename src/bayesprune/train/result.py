@@ -3,33 +3,59 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from bayesprune.posterior import Fit, Prediction, classification_metrics, health_report, predict, reliability_curve
+import torch
+from torch import Tensor, nn
+
+from bayesprune.posterior import (
+    Fit,
+    Prediction,
+    SampleStore,
+    classification_metrics,
+    health_report,
+    predict,
+    reliability_curve,
+)
 from bayesprune.sparsity import sparsity_report
 from bayesprune.train.build import dense_layers
-from bayesprune.train.config import ON_SGD, as_dict
-
-if TYPE_CHECKING:
-    from bayesprune.train.loop import Trainer
+from bayesprune.train.config import ON_SGD, RunConfig
+from bayesprune.train.settings import as_dict
 
 
-def run_result(trainer: Trainer, environment: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Trained:
+    """What a run has come to: the network at its last iterate, its samples, and the images to test them on."""
+
+    config: RunConfig
+    model: nn.Module
+    samples: SampleStore
+    optimizer: torch.optim.Optimizer
+    test: Iterable[Any]
+    example: Tensor
+    classes: list[str]
+    history: list[dict[str, Any]]
+    seconds: float
+
+
+def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
     """Evaluate a trained run on the test images and return the content of result.json.
 
     The single model is the last iterate; the average is over all samples (the last iterate alone where there are none).
     """
-    config, store = trainer.config, trainer.samples
-    single = predict(trainer.model, None, trainer.test_loader)
-    average = predict(trainer.model, store, trainer.test_loader) if len(store) else single
-    dense = dense_layers(config, trainer.model)
-    sparsity = sparsity_report(trainer.model, exclude=dense, example_input=trainer.example)
+    config, store = trained.config, trained.samples
+    single = predict(trained.model, None, trained.test)
+    average = predict(trained.model, store, trained.test) if len(store) else single
+    dense = dense_layers(config, trained.model)
+    sparsity = sparsity_report(trained.model, exclude=dense, example_input=trained.example)
     report = sparsity.as_dict()
     health = health_report(
-        optimizer=None if config.sampler.method in ON_SGD else trainer.optimizer,
+        optimizer=None if config.sampler.method in ON_SGD else trained.optimizer,
         samples=store if len(store) else None,
         prediction=average if len(store) else None,
-        fit=_fit(trainer) if len(store) else None,
+        fit=_fit(trained) if len(store) else None,
     )
     alone, mean = _scores(single), _scores(average)
     return {
@@ -52,9 +78,9 @@ def run_result(trainer: Trainer, environment: dict[str, Any]) -> dict[str, Any]:
         "sparsity_madds": report["madds"],
         "madds": report["madds_left"],
         "madds_dense": report["madds_dense"],
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "seconds": round(trainer.seconds, 2),
-        "members": _members(trainer, average),
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "seconds": round(trained.seconds, 2),
+        "members": _members(trained, average),
         "disagreement": float(average.disagreement.mean()),
         "total_entropy": float(average.total.mean()),
         "aleatoric": float(average.aleatoric.mean()),
@@ -63,17 +89,17 @@ def run_result(trainer: Trainer, environment: dict[str, Any]) -> dict[str, Any]:
         "reliability_single": _reliability(single),
         "sparsity": report,
         "health": health.as_dict(),
-        "classes": trainer.classes,
+        "classes": trained.classes,
         "environment": environment,
         "config": as_dict(config),
     }
 
 
-def _fit(trainer: Trainer) -> Fit | None:
+def _fit(trained: Trained) -> Fit | None:
     """Return the last epoch's training loss beside that of a uniform prediction."""
-    if not trainer.history:
+    if not trained.history:
         return None
-    return Fit(members=trainer.history[-1]["train_loss"], constant=math.log(len(trainer.classes)))
+    return Fit(members=trained.history[-1]["train_loss"], constant=math.log(len(trained.classes)))
 
 
 def _scores(prediction: Prediction) -> dict[str, float]:
@@ -81,15 +107,15 @@ def _scores(prediction: Prediction) -> dict[str, float]:
     return classification_metrics(prediction.probabilities, prediction.labels)
 
 
-def _members(trainer: Trainer, average: Prediction) -> list[dict[str, Any]]:
+def _members(trained: Trained, average: Prediction) -> list[dict[str, Any]]:
     """Return step, cycle and accuracy of each sample."""
-    if not len(trainer.samples):
+    if not len(trained.samples):
         return []
     assert average.labels is not None
     correct = (average.member_classes == average.labels).double().mean(1).tolist()
     return [
         {"step": info["step"], "cycle": info["cycle"], "accuracy": accuracy}
-        for info, accuracy in zip(trainer.samples.infos, correct)
+        for info, accuracy in zip(trained.samples.infos, correct)
     ]
 
 

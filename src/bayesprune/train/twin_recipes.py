@@ -27,7 +27,7 @@ def twin_sgd() -> RunConfig:
         network=NetworkConfig("resnet20", width=8, stem_stride=2),
         sampler=SamplerConfig("sgd", lr=0.1, beta1=0.9),
         schedule=ScheduleConfig(epochs=10),
-        runtime=RuntimeConfig(evaluate_every=0, trace_channels=0),
+        runtime=RuntimeConfig(evaluate_every=None, trace_channels=0),
     )
 
 
@@ -40,7 +40,7 @@ def twin_cvadam() -> RunConfig:
     )
 
 
-def _emmcmc(groups: str, feedback: str, every: int) -> Callable[[], RunConfig]:
+def _emmcmc(groups: str, feedback: str, every: int | None = None) -> Callable[[], RunConfig]:
     def make() -> RunConfig:
         base = twin_cvadam()  # all chosen on 5,000 held-out training images
         pruning = PruningConfig(_TARGET, feedback, groups, every=every, prune_from=0.1, prune_until=0.6)
@@ -92,10 +92,10 @@ def twins(
         sparse.__doc__ = f"{_DESCRIBED}, {method} to {_TARGET:.0%} of the prunable weights."
         found["twin-dpf-sgd" if method == "dpf" else f"twin-{method.replace('_', '-')}"] = sparse
     return found | {
-        "twin-dfp": _emmcmc("weight", "none", 0),
-        "twin-dpf": _emmcmc("weight", "dense_copy", 0),
-        "twin-dfp-kernel": _emmcmc("kernel", "none", 0),
-        "twin-dpf-kernel": _emmcmc("kernel", "dense_copy", 0),
+        "twin-dfp": _emmcmc("weight", "none"),
+        "twin-dpf": _emmcmc("weight", "dense_copy"),
+        "twin-dfp-kernel": _emmcmc("kernel", "none"),
+        "twin-dpf-kernel": _emmcmc("kernel", "dense_copy"),
         "twin-dfp-channel": _emmcmc("channel", "none", 10),
         "twin-dpf-channel": _emmcmc("channel", "masked", 10),
         "twin-channel-gmp": _channel_gmp,

@@ -18,7 +18,11 @@ def nearest(value: str, choices: Iterable[str]) -> str:
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """Return a text or JSON value as the field's type."""
+    """Return a text or JSON value as the field's type; none or null is None where the type has it."""
+    if type(None) in typing.get_args(kind):
+        if value is None or str(value).lower() in ("none", "null"):
+            return None
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is tuple:
         parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
         return tuple(str(part) for part in parts)

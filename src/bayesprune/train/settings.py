@@ -1,0 +1,127 @@
+"""Setting a run's configuration by key, and writing and reading it as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from bayesprune.train.config import SECTIONS, RunConfig
+from bayesprune.train.values import convert, nearest
+
+VERSION = 2
+"""Of the JSON. Version 1, which names none, wrote 0 for what was not set."""
+_ZERO_WAS_UNSET = (
+    "train_size", "width", "stem_stride", "hard_threshold", "every", "drop_fraction", "threads", "trace_every",
+    "evaluate_every",
+)  # fmt: skip
+
+
+def keys() -> dict[str, str]:
+    """Return every settable key and the section that holds it ("" for `seed`).
+
+    Example:
+        >>> keys()["lr"]
+        'sampler'
+    """
+    found = {"seed": ""}
+    for section, kind in zip(SECTIONS, _section_types()):
+        for item in fields(kind):
+            found[item.name] = section
+    return found
+
+
+def _section_types() -> list[Any]:
+    hints = typing.get_type_hints(RunConfig)
+    return [hints[section] for section in SECTIONS]
+
+
+def get(config: RunConfig, key: str) -> Any:
+    """Return the value of a key, `lr` or `sampler.lr`."""
+    section, name = locate(key)
+    return getattr(getattr(config, section) if section else config, name)
+
+
+def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> RunConfig:
+    """Return `config` with keys set.
+
+    Args:
+        config: A run's configuration.
+        settings: "key=value" strings, or a mapping; a key may carry its section ("sampler.lr"). "key=none" is None, not
+            set, for the keys that may be so.
+
+    Returns:
+        A new configuration, checked.
+
+    Raises:
+        ValueError: An unknown key or a bad value; the message names the nearest valid one.
+
+    Example:
+        >>> override(RunConfig(), ["lr=0.5", "schedule.epochs=3"]).sampler.lr
+        0.5
+    """
+    if not isinstance(settings, Mapping):
+        pairs = []
+        for setting in settings:
+            key, separator, value = setting.partition("=")
+            if not separator:
+                raise ValueError(f"--set {setting!r} has no '='; write key=value, for example lr=0.5.")
+            pairs.append((key.strip(), value.strip()))
+        settings = dict(pairs)
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, name = locate(key)
+        holder = dict(zip(SECTIONS, _section_types()))[section] if section else RunConfig
+        changes.setdefault(section, {})[name] = convert(name, value, typing.get_type_hints(holder)[name])
+    top = changes.pop("", {})
+    sections = {section: replace(getattr(config, section), **values) for section, values in changes.items()}
+    return replace(config, **top, **sections)
+
+
+def as_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration as nested dicts, ready for JSON.
+
+    Example:
+        >>> from_dict(as_dict(RunConfig(seed=3))) == RunConfig(seed=3)
+        True
+    """
+    plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    return {"version": VERSION, "method": config.sampler.method, **plain}
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that `as_dict` wrote, in this version or in the first, whose 0 for "not set" becomes None.
+
+    Raises:
+        ValueError: A key, or a version of the format, that this version does not know.
+
+    Example:
+        >>> from_dict({"network": {"width": 0}}).network.width is None
+        True
+    """
+    version = values.get("version", 1)
+    if version not in (1, VERSION):
+        raise ValueError(f"version={version!r} of the configuration is not known; read it with a newer bayesprune.")
+    unknown = sorted(set(values) - {"version", "recipe", "method", "seed", *SECTIONS})
+    if unknown:
+        raise ValueError(f"unknown section {unknown[0]!r}: {nearest(unknown[0], SECTIONS)}")
+    config = RunConfig(recipe=str(values.get("recipe", "custom")))
+    flat: dict[str, Any] = {"seed": values.get("seed", 0)}
+    for section in SECTIONS:
+        for name, value in values.get(section, {}).items():
+            unset = version == 1 and name in _ZERO_WAS_UNSET and value == 0
+            flat[f"{section}.{name}"] = None if unset else value
+    return override(config, flat)
+
+
+def locate(key: str) -> tuple[str, str]:
+    """Return (section, name) of a key."""
+    known = keys()
+    section, _, name = key.rpartition(".")
+    if name in known and section in ("", known[name]):
+        return known[name], name
+    spelled = [f"{known[n]}.{n}" for n in known] if section else list(known)
+    raise ValueError(f"unknown key {key!r}: {nearest(key, spelled)}")

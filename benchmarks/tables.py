@@ -73,12 +73,9 @@ def classification_rows(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def demo() -> str:
-    results = dict(load("demo"))
-    environment = results.pop("environment")
-    return (
-        f"{classification_rows({method: [run] for method, run in results.items()})}\n\n"
-        f"{results['sgd']['epochs']} epochs each. {where(environment)}."
-    )
+    from bayesprune.demo.summary import markdown
+
+    return markdown(load("demo"))
 
 
 def cifar10_resnet20() -> str:

@@ -5,29 +5,8 @@ import json
 import pytest
 
 from bayesprune.cli import main
-from bayesprune.demo import KEYS, METHODS
 
 TINY = ["train_size=96", "epochs=2", "batch_size=16", "width=4", "cycles=1", "samples_per_cycle=2", "sample_every=0.25"]
-DEMO = [*TINY, "prune_from=0.1", "prune_until=0.5", "device=cpu"]
-
-
-def test_property_demo_writes_metrics_report_and_table(tmp_path, capsys):
-    out = tmp_path / "demo"
-    assert main(["demo", "--out", str(out), "--set", *DEMO]) == 0
-    metrics = json.loads((out / "metrics.json").read_text())
-    for method in METHODS:
-        assert set(KEYS) <= set(metrics[method])
-    assert metrics["emmcmc"]["sparsity_prunable"] == pytest.approx(0.9, abs=0.005)
-    assert metrics["emmcmc"]["madds"] < metrics["sgd"]["madds"] == metrics["sgd"]["madds_dense"]
-    assert (out / "report.html").read_text().lstrip().lower().startswith("<!doctype html")
-    printed = capsys.readouterr().out
-    assert all(method in printed for method in METHODS)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]  # nothing half-written beside it
-    assert main(["demo", "--out", str(out), "--set", *DEMO]) == 0  # an earlier demo is replaced
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    assert main(["demo", "--out", str(tmp_path / "mine")]) == 1
-    assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
 def test_property_train_evaluate_report(tmp_path, capsys):

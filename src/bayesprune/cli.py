@@ -18,10 +18,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="train three ways on real handwritten digits and print one table")
+    demo = commands.add_parser("demo", help="train, prune and compact on real handwritten digits, print one table")
     demo.add_argument("--out", default="demo", help="folder to write (default: demo)")
     demo.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of all three"
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of both trainings"
+    )
+    demo.add_argument(
+        "--processes", type=int, help="trainings at once, one thread each (default: one a core, at most 5)"
     )
 
     recipes = commands.add_parser("recipes", help="list the recipes, or show one")
@@ -89,13 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from bayesprune.demo import run_demo
 
-    run_demo(arguments.out, arguments.set)
+    run_demo(arguments.out, arguments.set, processes=arguments.processes)
     return 0
 
 
 def _recipes(arguments: argparse.Namespace) -> int:
     from bayesprune.train import recipes
-    from bayesprune.train.config import as_dict
+    from bayesprune.train.settings import as_dict
 
     if arguments.recipe:
         print(json.dumps(as_dict(recipes.recipe(arguments.recipe)), indent=1))

@@ -110,9 +110,9 @@ def network_of(place: Path) -> Ensemble:
 
 def _prediction(name: str, place: Path, fold: int, data: Dataset) -> FoldPrediction:
     network = network_of(place)
-    images, labels = data.split("test")  # type: ignore[union-attr]
-    said = network.predict(_normalised(images, data))
-    letters = network.predict(_normalised(letter_images(), data))
+    images, labels = data.split("test")  # type: ignore[union-attr, misc]
+    said: Any = network.predict(_normalised(images, data))
+    letters: Any = network.predict(_normalised(letter_images(), data))
     return FoldPrediction(
         name, fold, labels.numpy(), said.probabilities.numpy(), _strange(said), _strange(letters), len(network),
         (place / "weights.safetensors").stat().st_size, sum(p.numel() for p in network.member(0).parameters()),

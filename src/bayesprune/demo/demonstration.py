@@ -132,7 +132,7 @@ def _latencies(first: Path) -> dict[str, Any]:
         for batch in (1, 64):
             images = torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(0))
             calls = {name: [lambda n=network, x=images: n(x)] for name, network in networks.items()}  # type: ignore[misc]
-            calls["dense"].append(lambda x=images: plain(x))  # type: ignore[misc]
+            calls["dense"].append(lambda x=images: plain(x))  # type: ignore[misc, arg-type]
             found[str(batch)] = best_times(calls, "dense")  # type: ignore[arg-type]
     return found
 

@@ -79,9 +79,9 @@ def _bitmap(letter: str, font: Any, angle: float, slant: float) -> Any:
     cut = moved.crop(moved.getbbox())
     side = SIDE * BLOCK
     scale = side / max(cut.size)
-    size = tuple(max(1, round(scale * extent)) for extent in cut.size)
+    width, height = (max(1, round(scale * extent)) for extent in cut.size)
     whole = Image.new("L", (side, side))
-    whole.paste(cut.resize(size, Image.Resampling.BILINEAR), ((side - size[0]) // 2, (side - size[1]) // 2))
+    whole.paste(cut.resize((width, height), Image.Resampling.BILINEAR), ((side - width) // 2, (side - height) // 2))
     return whole
 
 

@@ -13,7 +13,7 @@ from benchmarks import zoo, zoo_models, zoo_row
 from benchmarks.zoo_models import Network, UNet, call, randomise_
 from torch import nn
 
-from bayesprune.sparsity.groups import Exclusion
+from bayesprune.sparsity import Exclusion
 
 
 class Opaque(nn.Module):

@@ -29,6 +29,15 @@ class Opaque(nn.Module):
         return self.out(y if y.sum() > 0 else -y)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As a row's own process has it: sums depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def _network(make: type[nn.Module]) -> Network:
     return Network(make, zoo_models.images(16), 5)
 

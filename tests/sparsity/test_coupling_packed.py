@@ -103,3 +103,31 @@ def test_property_an_excluded_layer_keeps_its_units():
     assert {groups.name for groups in partition(Encoder(), "channel", exclude=["*.self_attn"], example_input=FLOATS)} == {
         "layers.layers.0.linear1.weight", "layers.layers.1.linear1.weight"
     }  # fmt: skip
+
+
+def test_property_three_heads_do_not_keep_the_default_from_its_target():
+    class Vision(Encoder):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(48, 3, 192, batch_first=True)
+            self.into, self.out = nn.Linear(5, 48), nn.Linear(48, 3)
+            self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    model = Vision()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    settings = {"example_input": FLOATS, "warmup_steps": 1, "ramp_end_step": 2, "every": 1}
+    pruner = ForwardPruning(model, optimizer, sparsity=0.9, **settings)
+    reasons = {each.name: each.reason for each in pruner.groups.excluded}
+    assert reasons["layers.layers.0.self_attn"] == "too few channels for sparsity=0.9"
+    assert all("linear1" in groups.name for groups in pruner.groups)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(FLOATS).square().mean().backward()
+        optimizer.step()
+    assert pruner.hard_sparsity == pytest.approx(0.9, abs=0.01)
+    pruner.detach()
+    half = ForwardPruning(model, optimizer, sparsity=0.5, **settings)  # within reach: heads too
+    assert any("self_attn" in groups.name for groups in half.groups)
+    half.detach()
+    with pytest.raises(ValueError, match="out of reach"):  # asked for by name, nothing is left out
+        ForwardPruning(model, optimizer, sparsity=0.9, groups="channel", **settings)

@@ -27,8 +27,12 @@ def default_partition(
     coupling: str | None = None,
     example_input: Any = None,
     keep_ends: bool = True,
+    sparsity: float | None = None,
+    min_groups: int = 1,
 ) -> Partition:
     """The groups that are asked for; unasked, channels, and where there are none to cut kernels or weights, by name.
+
+    Unasked, sets of so few channels (the three heads of a narrow attention) that they keep the target out of reach stay dense.
 
     Raises:
         ValueError: As :func:`~bayesprune.sparsity.partition`.
@@ -39,7 +43,14 @@ def default_partition(
     why = "the first layer does not say what its input looks like"
     for example in [example_input] if example_input is not None else _guesses(model):
         try:
-            return _with_ends(model, "channel", given, coupling, example, keep_ends)
+            found = _with_ends(model, "channel", given, coupling, example, keep_ends)
+            few = _too_few(found, sparsity, min_groups)
+            if few:
+                found = _with_ends(model, "channel", [*given, *few], coupling, example, keep_ends)
+                named = {f"{name}{end}" for name in few for end in ("", ".weight")}
+                why = f"too few channels for sparsity={sparsity}"
+                found.excluded = [replace(e, reason=why) if e.name in named else e for e in found.excluded]
+            return found
         except ValueError as error:
             why = str(error)
     kind = "kernel" if any(isinstance(module, _CONVOLUTIONS) for module in model.modules()) else "weight"
@@ -51,6 +62,14 @@ def default_partition(
         stacklevel=outside(),
     )
     return found
+
+
+def _too_few(found: Partition, sparsity: float | None, min_groups: int) -> list[str]:
+    """The layers that write sets of which the target's share would leave less than may be left, where it is out of reach."""
+    if sparsity is None or round(sparsity * found.total) <= found.reachable(min_groups):
+        return []
+    narrow = [groups.slices[0].name for groups in found if groups.count * (1 - sparsity) < min_groups]
+    return [name.rpartition(".")[0] for name in narrow] if len(narrow) < len(found) else []
 
 
 def _with_ends(

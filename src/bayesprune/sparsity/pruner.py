@@ -77,8 +77,9 @@ class Pruner(MaskHolder):
         self.num_data = optimizer.param_groups[0].get("num_data") if num_data is None else num_data
         self._decays = spike_decay, slab_decay
         cut = default_partition(
-            model, groups, exclude=exclude, coupling=coupling, example_input=example_input, keep_ends=keep_ends
-        )
+            model, groups, exclude=exclude, coupling=coupling, example_input=example_input, keep_ends=keep_ends,
+            sparsity=sparsity, min_groups=min_groups,
+        )  # fmt: skip
         self._rule = HardRule(cut, criterion, self.permanent, reading, scope, min_groups, round_to)
         super().__init__(model, optimizer, cut)
         if inclusion_probability is None and soft_threshold is None:

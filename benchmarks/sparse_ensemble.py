@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.compaction import compact
-from bayesprune.deploy import Ensemble, compare_times
+from bayesprune.deploy import Ensemble, compare_times, save
 from bayesprune.deploy.ensemble import STRATEGIES
 from bayesprune.deploy.folder import WEIGHTS
 from bayesprune.deploy.profile import multiply_adds
@@ -115,7 +115,7 @@ def measured(
 
 def bytes_of(ensemble: Ensemble) -> int:
     with tempfile.TemporaryDirectory() as place:
-        return (ensemble.save(Path(place) / "ensemble", example_input=EXAMPLE) / WEIGHTS).stat().st_size
+        return (save(ensemble, Path(place) / "ensemble", example_input=EXAMPLE) / WEIGHTS).stat().st_size
 
 
 def averaged(ensemble: Ensemble, data: ArrayDataset) -> float:

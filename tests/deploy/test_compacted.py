@@ -63,7 +63,7 @@ def test_parity_ensemble_of_converted_samples(make, images, tmp_path, name, coup
     # "keep": a constant that one member's activation sets to zero need not be zero in another's.
     result = compact(nets[0], example_input=images, coupling=coupling, constants="keep")
     ensemble = Ensemble(result.model, [result.convert(net.state_dict()) for net in nets])
-    again = load(ensemble.save(tmp_path / "ensemble", example_input=images))
+    again = load(save(ensemble, tmp_path / "ensemble", example_input=images))
     with torch.no_grad():
         expected = torch.stack([net(images) for net in nets])
         assert torch.allclose(again(images), expected, atol=1e-5)

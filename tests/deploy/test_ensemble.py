@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesprune.deploy import Ensemble, load
+from bayesprune.deploy import Ensemble, load, save
 from bayesprune.deploy.folding import fold
 from bayesprune.deploy.threads import side_by_side
 from bayesprune.posterior import MemorySamples, predict
@@ -91,7 +91,7 @@ def test_roundtrip_bit_for_bit(make, images, tmp_path):
     for name in ("resnet20", "vit", "mlp"):
         nets = members(make, name)
         ensemble = Ensemble(nets[0], states(nets))
-        path = ensemble.save(tmp_path / name, example_input=images, metadata={"classes": list("abcde")})
+        path = save(ensemble, tmp_path / name, example_input=images, metadata={"classes": list("abcde")})
         again = load(path)
         assert isinstance(again, Ensemble) and len(again) == 4 and again.strategy == "auto"
         with torch.no_grad():
@@ -110,7 +110,7 @@ def test_property_shared_tensors_are_held_once(make, images, tmp_path):
     ensemble = Ensemble(nets[0], states(nets))
     assert set(dict(ensemble.shared.named_buffers())) == {"1/weight", "1/bias"}
     assert ensemble.stacked.get_buffer("3/weight").shape[0] == 5
-    path = ensemble.save(tmp_path / "ensemble", example_input=images)
+    path = save(ensemble, tmp_path / "ensemble", example_input=images)
     size = (path / "weights.safetensors").stat().st_size
     parameters = {name: p.numel() for name, p in nets[0].named_parameters()}
     shared = parameters["1.weight"] + parameters["1.bias"]
@@ -253,7 +253,7 @@ def test_error_predict(make, images):
 )
 def test_error_forged_ensemble(make, images, tmp_path, key, value, message):
     nets = members(make, "mlp", 2)
-    path = Ensemble(nets[0], states(nets)).save(tmp_path / "ensemble", example_input=images)
+    path = save(Ensemble(nets[0], states(nets)), tmp_path / "ensemble", example_input=images)
     content = json.loads((path / "architecture.json").read_text())
     content["architecture"][key] = value
     (path / "architecture.json").write_text(json.dumps(content))

@@ -126,7 +126,7 @@ def places(value, path=()):
 def test_property_any_damage_is_a_clear_error_or_harmless(kind):
     model = net().eval()
     spec, tensors = (
-        describe(model) if kind == "model" else Ensemble(model, [model.state_dict(), net().state_dict()])._parts()
+        describe(model) if kind == "model" else Ensemble(model, [model.state_dict(), net().state_dict()]).parts()
     )
     spec, generator = json.loads(json.dumps(spec)), random.Random(0)
     everywhere = [path for path in places(spec) if path]

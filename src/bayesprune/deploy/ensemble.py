@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -86,8 +84,8 @@ class Ensemble(nn.Module):
         self.eval()
 
     @classmethod
-    def _rebuild(cls, spec: Spec, tensors: dict[str, Tensor]) -> Ensemble:
-        """From what `_parts` gives, read back from a folder."""
+    def rebuild(cls, spec: Spec, tensors: dict[str, Tensor]) -> Ensemble:
+        """From what `parts` gives, read back from a folder."""
         spec = dict(spec)
         count, names = spec.pop("members"), spec.pop("stacked", None)
         strategy = spec.pop("strategy", "auto")
@@ -102,7 +100,7 @@ class Ensemble(nn.Module):
         self._begin(spec, stacked, {k: v for k, v in tensors.items() if k not in stacked}, count, strategy)
         return self
 
-    def _parts(self) -> tuple[Spec, dict[str, Tensor]]:
+    def parts(self) -> tuple[Spec, dict[str, Tensor]]:
         """The architecture with the names of its stacked tensors, and all tensors by name."""
         stacked, shared = self._tensors()
         spec = {**self._spec, "members": self.count, "stacked": list(stacked), "strategy": self.strategy}
@@ -298,12 +296,6 @@ class Ensemble(nn.Module):
             own: Any = output[index] if isinstance(output, Tensor) else tuple(part[index] for part in output)
             found.append(tuple(part.cpu() for part in mixture.outputs(own, variance)))
         return found
-
-    def save(self, folder: str | os.PathLike[str], **arguments: Any) -> Path:
-        """Write the ensemble for `bayesprune.deploy.load`; arguments as `bayesprune.deploy.save`."""
-        from bayesprune.deploy.folder import save
-
-        return save(self, folder, **arguments)
 
 
 def _averaged(members: Sequence[fx.GraphModule]) -> fx.GraphModule:

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from bayesprune._version import __version__
 from bayesprune.deploy.architecture import Spec, describe, rebuild
 from bayesprune.deploy.arguments import dtype_name
+from bayesprune.deploy.ensemble import Ensemble
 from bayesprune.deploy.verify import ALIGNMENT, as_inputs, check_same
 from bayesprune.graph.inputs import Inputs
 
@@ -70,8 +71,8 @@ def save(
         True
     """
     inputs = as_inputs(model, example_input)
-    parts = getattr(model, "_parts", None)  # an ensemble brings its own stacked tensors
-    spec, tensors = describe(model, inputs) if parts is None else parts()
+    whole = isinstance(model, Ensemble)  # it brings its own stacked tensors
+    spec, tensors = model.parts() if isinstance(model, Ensemble) else describe(model, inputs)
     content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -80,7 +81,7 @@ def save(
         "architecture": spec,
         "metadata": dict(metadata or {}),
     }
-    if "evaluation_only" in spec and parts is None:
+    if "evaluation_only" in spec and not whole:
         warnings.warn(f"saved for evaluation only: {spec['evaluation_only']}", stacklevel=2)
     if dense is not None:
         content["dense"] = _dense(dense, inputs)
@@ -153,9 +154,7 @@ def build(spec: Any, tensors: dict[str, Tensor]) -> nn.Module:
     """
     try:
         if isinstance(spec, dict) and "members" in spec:
-            from bayesprune.deploy.ensemble import Ensemble
-
-            return Ensemble._rebuild(spec, tensors)
+            return Ensemble.rebuild(spec, tensors)
         return rebuild(spec, tensors)
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError, SyntaxError) as error:
         raise ValueError(f"the architecture is damaged ({type(error).__name__}: {error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def reading(path: str | os.PathLike[str], expected: str = "", mend: str = "") ->
     except ArtefactError:
         raise
     except Exception as error:  # a damaged file raises nearly anything, from many libraries
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a place before the file's start
             raise
         said = f"there is no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise ArtefactError(path, f"cannot be read ({said[:300]})", expected, mend) from error

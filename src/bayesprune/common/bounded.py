@@ -104,7 +104,8 @@ class _Bounded(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        found = self.file.read(min(len(buffer), max(self.left, 0) + 1))
+        with reading(self.path, "a whole file", "fetch it again"):
+            found = self.file.read(min(len(buffer), max(self.left, 0) + 1))
         self.left -= len(found)
         if self.left < 0:
             raise ArtefactError(self.path, "is larger than allowed once unpacked", mend="raise limit if you trust it")
@@ -114,34 +115,33 @@ class _Bounded(io.RawIOBase):
 
 @contextmanager
 def opened_bytes(path: Path, *, limit: int = DATA_LIMIT) -> Iterator[BinaryIO]:
-    """A file, unpacked if it is gzip, that refuses to give more than ``limit`` bytes.
-
-    Leaving the block reads the rest of a gzip file, so that its checksum is always compared.
+    """A file, unpacked if it is gzip by name or first bytes, of at most ``limit`` bytes; its end compares the checksum.
 
     Raises:
         ArtefactError: if there is more, or the file is damaged.
     """
-    with reading(path, "a whole file", "fetch it again"), open(path, "rb") as plain:
-        packed = plain.read(2) == b"\x1f\x8b"
+    with open(path, "rb") as plain:
+        packed = path.suffix.lower() in (".gz", ".tgz") or plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
         source: IO[bytes] = gzip.GzipFile(fileobj=plain) if packed else plain  # type: ignore[assignment]
-        stream = io.BufferedReader(_Bounded(source, path, limit), 1 << 16)
-        yield stream  # type: ignore[misc]
-        while packed and stream.read(1 << 16):
-            pass
+        yield io.BufferedReader(_Bounded(source, path, limit), 1 << 16)  # type: ignore[misc]
 
 
 @contextmanager
-def opened_text(path: Path, *, limit: int = DATA_LIMIT, encoding: str = "utf-8-sig") -> Iterator[Iterator[str]]:
-    """The lines of a text file, unpacked if it is gzip, line ends kept; errors as `opened_bytes`."""
+def opened_text(path: Path, *, limit: int = DATA_LIMIT) -> Iterator[Iterator[str]]:
+    """The lines of a UTF-8 text file, unpacked if it is gzip, line ends kept; errors as `opened_bytes`."""
     with opened_bytes(path, limit=limit) as raw:
-        text = io.TextIOWrapper(raw, encoding=encoding, newline="")
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
 
         def lines() -> Iterator[str]:
-            while line := text.readline(_LINE):
-                if len(line) == _LINE:
-                    raise ArtefactError(path, f"has a line of {_LINE} characters or more", "a table with line ends")
-                yield line
+            try:
+                while line := text.readline(_LINE):
+                    if len(line) == _LINE:
+                        raise ArtefactError(path, f"has a line of {_LINE} characters or more", "a table with line ends")
+                    yield line
+            except UnicodeDecodeError as error:
+                where = f"{error.reason} at byte {error.start}"
+                raise ArtefactError(path, f"is not UTF-8 text ({where})", mend="save it as UTF-8") from error
 
         yield lines()
 
@@ -154,9 +154,27 @@ def zip_members(path: Path, names: tuple[str, ...], *, limit: int = DATA_LIMIT) 
     """
     with reading(path, "a whole zip file", "fetch it again"), zipfile.ZipFile(path) as file:
         members = {info.filename: info for info in file.infolist()}
+        if not _whole(file):
+            raise ArtefactError(path, "its directory does not list all that it holds", mend="fetch it again")
         if sum(members[name].file_size for name in names if name in members) > limit:
             raise ArtefactError(path, f"unpacks to more than {limit} bytes", mend="raise limit if you trust it")
         return {name: file.read(members[name]) for name in names if name in members}, list(members)
+
+
+def _whole(file: zipfile.ZipFile) -> bool:
+    """Whether the members that a zip file lists lie one behind the other, from its start to its directory."""
+    raw, at = file.fp, 0
+    assert raw is not None
+    for info in sorted(file.infolist(), key=lambda each: each.header_offset):
+        if not 0 <= info.header_offset - at <= _DESCRIPTOR:
+            return False
+        raw.seek(info.header_offset + 26)
+        name, extra = int.from_bytes(raw.read(2), "little"), int.from_bytes(raw.read(2), "little")
+        at = info.header_offset + 30 + name + extra + info.compress_size
+    return 0 <= file.start_dir - at <= _DESCRIPTOR
+
+
+_DESCRIPTOR = 24  # bytes that may follow a member's data
 
 
 def tar_members(path: Path, wanted: Callable[[str], bool], *, limit: int = DATA_LIMIT) -> dict[str, bytes]:
@@ -166,16 +184,19 @@ def tar_members(path: Path, wanted: Callable[[str], bool], *, limit: int = DATA_
         ArtefactError: if it is damaged, comes to more than ``limit`` bytes, or holds one name twice.
     """
     found: dict[str, bytes] = {}
-    with opened_bytes(path, limit=limit) as raw, tarfile.open(fileobj=raw, mode="r|") as archive:
-        for member in archive:
-            name = member.name.rpartition("/")[2]
-            if not member.isfile() or not wanted(name):
-                continue
-            if name in found:
-                raise ArtefactError(path, f"holds {name!r} twice", "the official archive")
-            stream = archive.extractfile(member)
-            content = stream.read() if stream is not None and 0 <= member.size <= limit else b""
-            if len(content) != member.size:
-                raise ArtefactError(path, f"{name!r} is cut off", mend="fetch it again")
-            found[name] = content
+    with reading(path, "a whole tar archive", "fetch it again"), opened_bytes(path, limit=limit) as raw:
+        with tarfile.open(fileobj=raw, mode="r|") as archive:
+            for member in archive:
+                name = member.name.rpartition("/")[2]
+                if not member.isfile() or not wanted(name):
+                    continue
+                if name in found:
+                    raise ArtefactError(path, f"holds {name!r} twice", "the official archive")
+                stream = archive.extractfile(member)
+                content = stream.read() if stream is not None and 0 <= member.size <= limit else b""
+                if len(content) != member.size:
+                    raise ArtefactError(path, f"{name!r} is cut off", mend="fetch it again")
+                found[name] = content
+        while raw.read(1 << 16):  # to the end, where the checksum lies
+            pass
     return found

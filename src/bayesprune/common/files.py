@@ -133,12 +133,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write JSON, as `write_bytes` does; numbers that are not finite become null."""
-    return write_text(path, json_text(value))
-
-
-def json_text(value: Any) -> str:
-    """The text that `write_json` writes."""
-    return json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n"
+    return write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def sweep(folder: str | os.PathLike[str], *, of: str | None = None) -> list[str]:

@@ -77,21 +77,12 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(folder: Path, names: Iterable[str], coming: Mapping[str, bytes] | None = None) -> None:
-    """List files of a folder with their sizes and SHA-256 in manifest.json.
-
-    Args:
-        folder: the folder.
-        names: of files in it, those that are there.
-        coming: contents of files that will be written after the manifest.
-    """
+def write_manifest(folder: Path, names: Iterable[str]) -> None:
+    """List files of a folder, those of the names that are there, with their sizes and SHA-256 in manifest.json."""
     files = {
         name: {"bytes": (folder / name).stat().st_size, SEAL: file_digest(folder / name)}
         for name in names
         if (folder / name).is_file()
-    }
-    files |= {
-        name: {"bytes": len(held), SEAL: hashlib.sha256(held).hexdigest()} for name, held in (coming or {}).items()
     }
     content = sealed({"format": _FORMAT, "version": 1, "files": files})
     write_text(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
@@ -116,9 +107,10 @@ def check_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
         raise ArtefactError(path, f"is {content.get('format')!r}, version {content.get('version')!r}", _FORMAT + " 1")
     wanted = files if names is None else [name for name in names if name in files]
     for name in wanted:
-        if not plain_name(name):
-            raise ArtefactError(path, f"lists {name!r}", "names in its own folder")
-        file, listed = folder / name, files[name]
+        listed = files[name]
+        if not plain_name(name) or not isinstance(listed, dict) or {"bytes", SEAL} - listed.keys():
+            raise ArtefactError(path, f"lists {name!r}: {listed!r:.80}", "names in its own folder, sizes and digests")
+        file = folder / name
         if not file.is_file():
             raise MissingArtefactError(file, f"is missing: {MANIFEST} lists it", mend="restore it from a copy")
         if file.stat().st_size != listed["bytes"] or file_digest(file) != listed[SEAL]:

@@ -4,6 +4,7 @@ import json
 import math
 import numbers
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -11,18 +12,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprune.posterior.architecture import Layout, TensorSpec, check_layout, fingerprint, model_tensors
+from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
+from bayesprune.common.bounded import read_json
+from bayesprune.common.files import sweep, write_text
+from bayesprune.common.lock import locked
+from bayesprune.common.manifest import sealed, unsealed
+from bayesprune.common.tensors import LIMIT, read_tensors, write_tensors
+from bayesprune.posterior.architecture import Layout, TensorSpec, check_layout, fingerprint, layout_of, model_tensors
 from bayesprune.samplers import Sampler
-from bayesprune.sparsity.packing import VALUES, pack_masks, pack_state, unpack_state
+from bayesprune.sparsity.packing import pack_masks, pack_state, unpack_state
 
 FORMAT = "bayesprune-samples"
-VERSION = 2  # 2 added samples stored under masks; a store without any is written as version 1
+VERSION = 3  # 2 added samples stored under masks, 3 the SHA-256 of everything
 INDEX = "store.json"
-TEMPORARY = ".tmp"
+_TENSORS = f"{FORMAT}-{VERSION}"
+_PATIENCE = 60.0  # seconds to wait for another writer
 
 
 class Samples(ABC):
@@ -112,7 +119,7 @@ class Samples(ABC):
         position = self._position(index)
         targets, layout = model_tensors(model)
         check_layout(self.layout or {}, layout)
-        sample = self._read(position)
+        sample = self._read(position)  # of the very shapes and dtypes of the layout
         for name, target in targets.items():
             target.copy_(sample[name])
         return model
@@ -172,18 +179,20 @@ class MemorySamples(Samples):
 class SampleStore(Samples):
     """Samples in a folder: one safetensors file each, and ``store.json``, which alone says which of them count.
 
-    Both are written under a temporary name and renamed, the sample first. A process killed at any point leaves a store
-    with all earlier samples; a sample file that ``store.json`` does not list is ignored by readers, and removed by the
-    next `collect` or `truncate`.
+    Both are written whole or not at all, the sample first, and ``store.json`` holds the SHA-256 of every sample. A process
+    killed at any point leaves a store with all earlier samples; a sample file that ``store.json`` does not list is ignored
+    by readers, and removed by the next `collect` or `truncate`. Writers take turns: the folder is locked meanwhile.
 
     Args:
         directory: the folder; made by the first `collect`.
         storage: how new samples are written. "dense": whole tensors. "sparse": of each tensor that is smaller so, the
             values that are not zero, under a mask of one bit a weight that is written once for all samples it fits;
             read back bit for bit. It saves disk, not time or memory. Samples of both kinds may lie in one store.
+        limit: the most bytes that a sample may have, on disk and in memory.
 
     Raises:
-        ValueError: if ``store.json`` is not an index this version can read, or ``storage`` is neither.
+        ArtefactError: if ``store.json`` is damaged, or not an index this version can read.
+        ValueError: if ``storage`` is neither.
         NotADirectoryError: if ``directory`` is a file.
 
     Example:
@@ -195,11 +204,14 @@ class SampleStore(Samples):
         1 [{'step': 10, 'cycle': 0}] ['bias', 'weight']
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, storage: Literal["dense", "sparse"] = "dense") -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, storage: Literal["dense", "sparse"] = "dense", limit: int = LIMIT
+    ) -> None:
         if storage not in ("dense", "sparse"):
             raise ValueError(f"storage={storage!r}: choose 'dense' or 'sparse'")
         self.directory = Path(directory)
         self.storage = storage
+        self.limit = limit
         self.layout: Layout | None = None
         self._entries: list[dict[str, Any]] = []
         self._mask_cache: tuple[dict[str, Any], dict[str, Tensor]] | None = None
@@ -219,24 +231,31 @@ class SampleStore(Samples):
         return [dict(entry["info"]) for entry in self._entries]
 
     def collect(self, model: nn.Module, sampler: Optimizer | None = None, *, midpoint: bool = True, **info: Any) -> int:
-        """Append the model's present weights and buffers as a sample; arguments and errors as `Samples.collect`."""
-        self._read_index()  # another object may have written to the folder meanwhile
-        return super().collect(model, sampler, midpoint=midpoint, **info)
+        """Append the model's present weights and buffers as a sample; arguments and errors as `Samples.collect`.
+
+        Raises:
+            FolderInUseError: if another process writes to the folder for a minute.
+        """
+        with locked(self.directory, wait=_PATIENCE):
+            self._read_index()  # another object may have written to the folder meanwhile
+            return super().collect(model, sampler, midpoint=midpoint, **info)
 
     def truncate(self, n: int) -> None:
         """Drop every sample after the first ``n``; the index is rewritten before any file goes."""
-        self._read_index()
-        self._check_truncation(n)
-        self._write_index(self._entries[:n], self.layout if n else None)
-        self._remove_strays()
+        with locked(self.directory, wait=_PATIENCE):
+            self._read_index()
+            self._check_truncation(n)
+            self._write_index(self._entries[:n], self.layout if n else None)
+            self._remove_strays()
 
     def _write(self, tensors: dict[str, Tensor], layout: Layout, info: dict[str, Any]) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        if not (self.directory / INDEX).exists():
+            self._write_index([], None)  # so that samples without an index are never a beginning
         self._remove_strays()
-        entry: dict[str, Any] = {"file": f"sample-{len(self):04d}.safetensors", "info": info}
+        entry: dict[str, Any] = {"info": info}
         if self.storage == "sparse":
             tensors, entry["masks"] = self._packed(tensors)
-        entry["bytes"] = self._write_file(entry["file"], tensors, fingerprint(layout))
+        entry |= self._write_file(f"sample-{len(self):04d}.safetensors", tensors, fingerprint(layout))
         self._write_index([*self._entries, entry], layout)
 
     def _packed(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -251,26 +270,27 @@ class SampleStore(Samples):
                 shared = None
             if shared is not None and _bytes(shared) <= _bytes(best) + _bytes(own):
                 return shared, last
-        name = f"masks-{len(self):04d}.safetensors"
-        return best, {"file": name, "bytes": self._write_file(name, own, "")}
+        return best, self._write_file(f"masks-{len(self):04d}.safetensors", own, "")
 
-    def _write_file(self, name: str, tensors: dict[str, Tensor], mark: str) -> int:
-        path = self.directory / name
-        temporary = path.with_name(name + TEMPORARY)
-        save_file(tensors, temporary, metadata={"format": FORMAT, "fingerprint": mark})
-        _sync(temporary)
-        size = temporary.stat().st_size
-        os.replace(temporary, path)
-        return size
+    def _write_file(self, name: str, tensors: dict[str, Tensor], mark: str) -> dict[str, Any]:
+        """Write a file, and say how the index lists it."""
+        seal = write_tensors(self.directory / name, tensors, _TENSORS, {"fingerprint": mark})
+        return {"file": name, "bytes": (self.directory / name).stat().st_size, "sha256": seal}
 
     def _read(self, index: int) -> dict[str, Tensor]:
-        entry = self._entries[index]
-        stored = self._load(entry, index)
-        if not entry["masks"]:
-            return stored
-        names = {name.removesuffix(f".{VALUES}") if name not in (self.layout or {}) else name for name in stored}
-        shapes = {name: spec.shape for name, spec in (self.layout or {}).items() if name in names}
-        return unpack_state(stored, self._masks(entry["masks"], index), shapes)
+        entry, layout = self._entries[index], self.layout or {}
+        wanted = {name: spec for name, spec in layout.items() if spec.tied_to is None}
+        path = self.directory / entry["file"]
+        found = self._load(entry, index)
+        with reading(path, "a sample of this store", f"restore it from a copy, or drop it with truncate({index})"):
+            if sum(spec.bytes for spec in wanted.values()) > self.limit:
+                raise ValueError(f"it takes more than limit={self.limit} bytes")
+            if entry["masks"]:
+                found = unpack_state(
+                    found, self._masks(entry["masks"], index), {name: spec.shape for name, spec in wanted.items()}
+                )
+            check_layout(wanted, layout_of(found, wanted), "the sample")
+        return found
 
     def _masks(self, entry: dict[str, Any], index: int) -> dict[str, Tensor]:
         """The packed masks of a file; the last one read is kept."""
@@ -279,63 +299,74 @@ class SampleStore(Samples):
         return self._mask_cache[1]
 
     def _load(self, entry: dict[str, Any], index: int) -> dict[str, Tensor]:
-        path = self.directory / entry["file"]
+        path, mend = self.directory / entry["file"], f"restore it from a copy, or drop it with truncate({index})"
         size = path.stat().st_size if path.exists() else None
+        if size is None:
+            raise MissingArtefactError(path, f"sample {index}: it is missing", mend=mend)
         if size != entry["bytes"]:
-            found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-            raise ValueError(f"sample {index}: {path} {found}; restore the file, or drop it with truncate({index})")
-        return load_file(path)
+            raise ArtefactError(path, f"sample {index}: it has {size} bytes instead of {entry['bytes']}", mend=mend)
+        found = read_tensors(path, [_TENSORS], older=[FORMAT], limit=self.limit)
+        if found.seal != entry.get("sha256"):
+            raise ArtefactError(path, f"sample {index}: it is another file than {INDEX} lists", mend=mend)
+        return found.tensors
 
     def _read_index(self) -> None:
         path = self.directory / INDEX
         if not path.exists():
+            if found := [file for file in self.directory.glob("*.safetensors") if _FILE.fullmatch(file.name)]:
+                fault = f"is missing, and {len(found)} files of samples are there"
+                raise MissingArtefactError(path, fault, mend="restore it from a copy, or remove them to begin again")
             self.layout, self._entries = None, []
             return
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
+        with reading(path, "an index of samples", "restore it from a copy, or collect the samples again"):
             kind, version = index["format"], index["version"]
-            if kind != FORMAT or version not in range(1, VERSION + 1):
+            if kind != FORMAT or version not in range(1, VERSION + 1) or isinstance(version, bool):
                 raise ValueError(f"format {kind!r}, version {version!r}; expected {FORMAT!r}, version 1 to {VERSION}")
-            tensors = index["tensors"]
-            layout = {name: TensorSpec(dtype, tuple(shape), *rest) for name, dtype, shape, *rest in tensors}
+            index = unsealed(path, index, needed=version >= 3)
+            layout = {name: TensorSpec.of(*rest) for name, *rest in index["tensors"]}
             if layout and fingerprint(layout) != index["fingerprint"]:
                 raise ValueError("the fingerprint does not match the tensors listed")
-            entries = [
-                {**{key: entry[key] for key in ("file", "bytes", "info")}, "masks": entry.get("masks")}
-                for entry in index["samples"]
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"directory={str(self.directory)!r}: cannot read {INDEX}: {error}") from error
+            entries = [_entry(entry) for entry in index["samples"]]
         self.layout, self._entries = layout or None, entries
 
     def _write_index(self, entries: list[dict[str, Any]], layout: Layout | None) -> None:
         entries = [{"masks": None, **entry} for entry in entries]
-        sparse = any(entry["masks"] for entry in entries)
-        listed = [{k: v for k, v in entry.items() if k != "masks" or v} for entry in entries]
         index = {
             "format": FORMAT,
-            "version": VERSION if sparse else 1,
+            "version": VERSION,
             "fingerprint": fingerprint(layout or {}),
             "tensors": [[name, *spec] for name, spec in (layout or {}).items()],
-            "samples": listed,
+            "samples": [{k: v for k, v in entry.items() if k != "masks" or v} for entry in entries],
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / INDEX
-        temporary = path.with_name(INDEX + TEMPORARY)
-        temporary.write_text(json.dumps(index, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        _sync(temporary)
-        os.replace(temporary, path)
+        write_text(self.directory / INDEX, json.dumps(sealed(index), indent=1, allow_nan=False) + "\n")
         # Only now is it true on disk, so only now in memory: a failed write leaves the object as the folder is.
         self.layout, self._entries = layout, entries
 
     def _remove_strays(self) -> None:
         listed = {entry["file"] for entry in self._entries}
         listed |= {entry["masks"]["file"] for entry in self._entries if entry["masks"]}
-        ours = [f"{kind}-*.safetensors{end}" for kind in ("sample", "masks") for end in ("", TEMPORARY)]
-        for pattern in (*ours, INDEX + TEMPORARY):
-            for path in self.directory.glob(pattern):
-                if path.name not in listed:
-                    path.unlink()
+        sweep(self.directory)
+        for path in self.directory.iterdir():
+            if path.name not in listed and _STRAY.fullmatch(path.name):
+                path.unlink()
+
+
+_FILE = re.compile(r"(sample|masks)-\d{4,}\.safetensors")
+_STRAY = re.compile(rf"{_FILE.pattern}(\.tmp)?|store\.json\.tmp")  # the temporary names of earlier versions too
+
+
+def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    """A sample as the index lists it, its files' names checked."""
+    masks = entry.get("masks")
+    for each in (entry, masks) if masks else (entry,):
+        if not isinstance(each["file"], str) or not _FILE.fullmatch(each["file"]):
+            raise ValueError(f"it lists the file {each['file']!r}")
+    if not isinstance(entry["info"], dict):
+        raise ValueError(f"the info of {entry['file']} is no object")
+    return {key: entry[key] for key in ("file", "bytes", "info", "sha256") if key in entry or key != "sha256"} | {
+        "masks": masks
+    }
 
 
 def _temperatures(sampler: Sampler) -> dict[str, Any]:
@@ -345,12 +376,6 @@ def _temperatures(sampler: Sampler) -> dict[str, Any]:
     wanted = sum(size * float(group["temperature"]) for size, group in zip(sizes, sampler.param_groups)) / total
     measured = sum(size * found["mean"] for size, found in zip(sizes, sampler.kinetic_temperature())) / total
     return {"temperature": wanted, "kinetic_temperature": measured}
-
-
-def _sync(path: Path) -> None:
-    """Have the file on the disk before it is renamed, so that a power cut cannot leave a listed but empty file."""
-    with open(path, "r+b") as file:
-        os.fsync(file.fileno())
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

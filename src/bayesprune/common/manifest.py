@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bayesprune.common.artefact import ArtefactError, MissingArtefactError
+from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
 from bayesprune.common.bounded import read_json
 from bayesprune.common.files import plain_name, write_text
 
@@ -48,8 +48,9 @@ def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any], *, needed
         ArtefactError: if the seal is missing, or is not the content's.
     """
     rest = {key: value for key, value in content.items() if key != SEAL}
-    if needed != (SEAL in content) or (needed and _digest_of(rest) != content[SEAL]):
-        raise ArtefactError(path, "its content is not what was written (the SHA-256 differs)", mend=_MEND)
+    with reading(path, mend=_MEND):  # what JSON's standard cannot hold has no digest
+        if needed != (SEAL in content) or (needed and _digest_of(rest) != content[SEAL]):
+            raise ArtefactError(path, "its content is not what was written (the SHA-256 differs)", mend=_MEND)
     return rest
 
 

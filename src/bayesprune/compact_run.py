@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune import deploy, vision
+from bayesprune.common.artefact import MissingArtefactError
 from bayesprune.common.modes import evaluating
 from bayesprune.deploy.folder import EXPORTED, ONNX
 from bayesprune.posterior import Samples, SampleStore, preserved
@@ -160,7 +161,9 @@ def _load(
     """A run's network at its last iterate, its samples, its configuration, and what its inputs and outputs mean."""
     config = read_config(run)
     if not (run / names.MODEL).exists() or not (run / names.RESULT).exists():
-        raise ValueError(f"{run} holds no finished run ({names.MODEL} or {names.RESULT} is missing); finish it first")
+        raise MissingArtefactError(
+            run, f"holds no finished run ({names.MODEL} or {names.RESULT} is missing)", mend="finish it first"
+        )
     classes = list(names.read_json(run / names.RESULT)["classes"])
     dataset = config.data.dataset
     if dataset in _CIFAR:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from bayesprune.common.artefact import MissingArtefactError
 from bayesprune.posterior import SampleStore, classification_metrics, predict
 from bayesprune.train import folder as names
 from bayesprune.train.build import Dataset, build_data, build_network
@@ -25,13 +26,14 @@ def load_trained(
         data_dir: Folder of the data set, where it needs one.
 
     Raises:
-        ArtefactError: A file is damaged or was exchanged.
-        ValueError: The folder holds no finished run.
+        ArtefactError: A file is damaged or was exchanged, or the folder holds no finished run.
     """
     run = Path(run)
     config = read_config(run)
     if not (run / names.MODEL).exists():
-        raise ValueError(f"{run} holds no finished run ({names.MODEL} is missing); finish it with --resume.")
+        raise MissingArtefactError(
+            run, f"holds no finished run ({names.MODEL} is missing)", mend="finish it with --resume"
+        )
     data = build_data(config, data_dir)
     model = build_network(config, data)
     return names.load_model_(model, run), SampleStore(run / names.SAMPLES), data, config

@@ -18,6 +18,9 @@ _NEEDS = {
     "crop_scale": ("augment", True),
     "padding": ("augment", True),
     "flip": ("augment", True),
+    "alternate": ("augment", True),
+    "padding_mode": ("augment", True),
+    "cutout": ("augment", True),
 }
 _IDLE: dict[str, tuple[str, ...]] = {
     "csgld": ("beta1", *_CV_ADAM),
@@ -37,7 +40,7 @@ _DATA_KEYS: dict[str, set[str]] = {
     "image_size": {"folder", "images"},
     "crop_scale": {"images"},
     "workers": {"images"},
-    "padding": {"digits", "cifar10", "cifar100", "folder"},
+    **dict.fromkeys(("padding", "padding_mode", "alternate", "cutout"), {"digits", "cifar10", "cifar100", "folder"}),
 }
 _COMMON = {"target_sparsity", "every", "exclude", "dense_layers", "distribution"}
 _PRUNING_KEYS: dict[str, set[str]] = {

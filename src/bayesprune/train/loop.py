@@ -222,7 +222,7 @@ class Trainer:
         lr = self.method.lr(self.step)
         self.method.begin_(self.step, self.optimizer)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         set_adapt(self.optimizer, self.clock.adapting(self.step))
         self.stepper.zero_grad()
         logits, labels = self.forward(images), self.method.labels(labels)
@@ -300,7 +300,7 @@ class Trainer:
         }  # fmt: skip
         if every is not None and (epoch % every == 0 or self.step == self.clock.total_steps):
             try:
-                with self._sparse():
+                with self._sparse(), self.fabric.autocast():
                     prediction = predict(self.model, None, self.watch_loader)
             except Interrupted:
                 if self.step < self.clock.total_steps:
@@ -338,7 +338,8 @@ class Trainer:
             self.config, self.model, self.samples, self.optimizer, self.test_loader, self.example, self.classes,
             self.history, self.seconds,
         )  # fmt: skip
-        result = run_result(trained, record)
+        with self.fabric.autocast():  # at the precision it was trained in
+            result = run_result(trained, record)
         names.write_json(self.out / names.RESULT, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)

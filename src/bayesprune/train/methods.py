@@ -36,8 +36,9 @@ class Method:
         self.model = model
 
     def parameters(self) -> Iterable[Any]:
-        """Return what the optimizer is built over."""
-        return self.model.parameters()
+        """Return what the optimizer is built over: the network's own groups where it has such, `lr_scale` times the step size each."""
+        groups = getattr(self.model, "parameter_groups", None)
+        return self.model.parameters() if groups is None else groups(self.config.sampler.weight_decay)
 
     def lr(self, step: int) -> float:
         """Return the step size at a step."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from bayesprune.baselines import published
-from bayesprune.train import imagenet_recipes
+from bayesprune.train import cifar_recipes, imagenet_recipes
 from bayesprune.train.best_recipes import best
 from bayesprune.train.config import (
     BASELINES,
@@ -312,6 +312,7 @@ def _register_paper() -> None:
 
 
 _register_paper()
+_RECIPES.update(cifar_recipes.RECIPES)
 _RECIPES.update(imagenet_recipes.RECIPES)
 _IMAGENET = ("imagenet-resnet50", "resnet50 on ImageNet at the paper's setting", imagenet_recipes.imagenet_resnet50_sgd)
 _register_baselines(*_IMAGENET, 0.8)

@@ -23,6 +23,7 @@ from bayesprune.sparsity import sparsity_report
 from bayesprune.train.build import dense_layers
 from bayesprune.train.config import ON_SGD, RunConfig
 from bayesprune.train.settings import as_dict
+from bayesprune.vision import views
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "brier": mean["brier"],
         "ece": mean["ece"],
         "ece_single": alone["ece"],
+        "views": _viewed(trained),
         "sparsity_prunable": report["prunable"],
         "sparsity_all": report["all"],
         "sparsity_madds": report["madds"],
@@ -100,6 +102,21 @@ def _fit(trained: Trained) -> Fit | None:
     if not trained.history:
         return None
     return Fit(members=trained.history[-1]["train_loss"], constant=math.log(len(trained.classes)))
+
+
+def _viewed(trained: Trained) -> dict[str, Any] | None:
+    """Return the scores of outputs averaged over the views asked for, apart from the plain ones; None where none are."""
+    kind = trained.config.data.test_views
+    if kind == "none":
+        return None
+    store, seen = trained.samples, views(kind)
+    single = predict(trained.model, None, trained.test, views=seen)
+    average = predict(trained.model, store, trained.test, views=seen) if len(store) else single
+    alone, mean = _scores(single), _scores(average)
+    return {
+        "kind": kind, "accuracy_single": alone["accuracy"], "accuracy_mean": mean["accuracy"],
+        "nll_single": alone["nll"], "nll": mean["nll"], "ece_single": alone["ece"], "ece": mean["ece"],
+    }  # fmt: skip
 
 
 def _scores(prediction: Prediction) -> dict[str, float]:

@@ -158,6 +158,4 @@ def whitened96(*, num_classes: int, in_channels: int = 3, width: int = 128) -> W
         >>> sum(p.numel() for p in whitened96(num_classes=10).parameters()) // 10_000
         991
     """
-    return WhitenedCNN(
-        (width, 3 * width, 4 * width), num_classes=num_classes, in_channels=in_channels, convolutions=3
-    )
+    return WhitenedCNN((width, 3 * width, 4 * width), num_classes=num_classes, in_channels=in_channels, convolutions=3)

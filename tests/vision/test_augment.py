@@ -134,5 +134,5 @@ def test_property_a_loader_cuts_out_to_the_mean():
 def test_error_augmentation_names_the_argument():
     with pytest.raises(ValueError, match="cutout=-1"):
         Augmentation(cutout=-1)
-    with pytest.raises(ValueError, match="alternate=True .* set flip=True"):
+    with pytest.raises(ValueError, match=r"alternate=True .* set flip=True"):
         Augmentation(flip=False, alternate=True)

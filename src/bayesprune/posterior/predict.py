@@ -192,7 +192,7 @@ def _forward(
         return mixture.outputs(model(batch), variance)
     found = [model(view(batch)) for view in views]
     pairs = isinstance(found[0], (tuple, list))
-    mean = tuple(sum(part) / len(views) for part in zip(*found)) if pairs else sum(found) / len(views)
+    mean: Any = tuple(sum(part) / len(views) for part in zip(*found)) if pairs else sum(found) / len(views)
     return mixture.outputs(mean, variance)
 
 

@@ -40,7 +40,7 @@ _DATA_KEYS: dict[str, set[str]] = {
     "image_size": {"folder", "images"},
     "crop_scale": {"images"},
     "workers": {"images"},
-    **dict.fromkeys(("padding", "padding_mode", "alternate", "cutout"), {"digits", "cifar10", "cifar100", "folder"}),
+    **{key: {"digits", "cifar10", "cifar100", "folder"} for key in ("padding", "padding_mode", "alternate", "cutout")},
 }
 _COMMON = {"target_sparsity", "every", "exclude", "dense_layers", "distribution"}
 _PRUNING_KEYS: dict[str, set[str]] = {

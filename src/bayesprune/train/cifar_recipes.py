@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from bayesprune.train.config import DataConfig, NetworkConfig, RunConfig, RuntimeConfig, SamplerConfig, ScheduleConfig
+from bayesprune.train.recipes import register_recipe
 
 _EPOCHS = {"94": 12, "95": 18, "96": 40}
 
@@ -29,12 +28,9 @@ def cifar10_sgd(size: str) -> RunConfig:
     )
 
 
-def _named(size: str) -> Callable[[], RunConfig]:
-    def make() -> RunConfig:
-        return cifar10_sgd(size)
-
-    make.__doc__ = f"Whitened network for {size} % of CIFAR-10, Nesterov SGD with 8 late snapshots."
-    return make
-
-
-RECIPES: dict[str, Callable[[], RunConfig]] = {f"cifar10-{size}-sgd": _named(size) for size in _EPOCHS}
+for _size in _EPOCHS:
+    register_recipe(
+        f"cifar10-{_size}-sgd",
+        lambda size=_size: cifar10_sgd(size),  # type: ignore[misc]
+        f"Whitened network for {_size} % of CIFAR-10, Nesterov SGD with 8 late snapshots.",
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
+from bayesprune.train.registry import method
 from bayesprune.train.values import convert, nearest
 
 
@@ -59,13 +61,12 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How weights move. For `cvadam` and `emmcmc`, CV-Adam; for `csgld` and `csghmc`, those samplers (friction 1 − beta1); for
-    all others, SGD with Nesterov momentum at beta1.
-    """
+    """How weights move: the method's optimizer and its settings (`bayesprune.train.methods`)."""
 
     method: str = "cvadam"
-    """sgd, cvadam, emmcmc (CV-Adam with spike-and-slab pruning); csgld or csghmc; rank1, swag or ensemble on SGD; or a
-    sparse-training baseline on SGD: sparse_momentum, dsr, set, rigl, gmp, dpf, channel_gmp."""
+    """A registered method: sgd, cvadam, emmcmc (CV-Adam with spike-and-slab pruning); csgld or csghmc (friction 1 − beta1);
+    rank1, swag or ensemble on SGD; or a sparse-training baseline on SGD: sparse_momentum, dsr, set, rigl, gmp, dpf,
+    channel_gmp; or one of your own."""
     lr: float = 1e-3
     """Peak step size: in Adam's units with preconditioner rms, else in SGD's."""
     beta1: float = 0.9
@@ -224,9 +225,14 @@ class RunConfig:
     pruning: PruningConfig = field(default_factory=PruningConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    options: Any = None
+    """The method's own keys, where it registers some (see `Method.options`)."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, by name."""
+        """Refuse values out of range, by name; a method's own keys are at their defaults where they are not given."""
+        row = method(self.sampler.method)
+        if not (row.options is not None and isinstance(self.options, row.options)):  # none, or those of another method
+            object.__setattr__(self, "options", None if row.options is None else row.options())
         sections = [getattr(self, section) for section in SECTIONS]
         held = {"seed": self.seed} | {name: value for part in sections for name, value in vars(part).items()}
         for key, choices in _CHOICES.items():
@@ -243,42 +249,17 @@ class RunConfig:
                 f"prune_from={self.pruning.prune_from} must be below prune_until={self.pruning.prune_until}: "
                 "both are shares of the run."
             )
-        if self.sampler.method == "ensemble" and (self.schedule.samples_per_cycle != 1 or self.schedule.warmup_epochs):
-            raise ValueError(
-                f"samples_per_cycle={self.schedule.samples_per_cycle}, warmup_epochs={self.schedule.warmup_epochs}: an "
-                "ensemble's cycles are its members; set samples_per_cycle=1 and warmup_epochs=0."
-            )
         if self.baseline.rank == 1:
             raise ValueError("rank=1: swag's low-rank part divides by rank − 1; set rank=0 (diagonal) or at least 2.")
-        if self.sampler.method == "swag" and round(self.schedule.epochs * (1 - self.baseline.collect_from)) < 2:
-            raise ValueError(
-                f"collect_from={self.baseline.collect_from} leaves swag less than two of {self.schedule.epochs} epochs to "
-                "collect in; lower it."
-            )
         if self.sampler.global_scale != "paper":
             convert("global_scale", self.sampler.global_scale, float)
+        if row.check is not None:
+            row.check(self)
 
 
 _INF = float("inf")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "dataset": ("digits", "cifar10", "cifar100", "folder", "images"),
-    "method": (
-        "sgd",
-        "cvadam",
-        "emmcmc",
-        "csgld",
-        "csghmc",
-        "rank1",
-        "swag",
-        "ensemble",
-        "sparse_momentum",
-        "dsr",
-        "set",
-        "rigl",
-        "gmp",
-        "dpf",
-        "channel_gmp",
-    ),
     "padding_mode": ("zero", "reflect"),
     "test_views": ("none", "mirror", "crops"),
     "noise": ("exact", "paper"),
@@ -311,9 +292,6 @@ _RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 
 SECTIONS = ("data", "network", "sampler", "schedule", "pruning", "baseline", "runtime")
-BASELINES = ("sparse_momentum", "dsr", "set", "rigl", "gmp", "dpf")
-ON_SGD = ("sgd", "rank1", "swag", "ensemble", "channel_gmp", *BASELINES)
-RAMPED = ("emmcmc", "gmp", "dpf", "channel_gmp")  # dense at first: samples wait for the target
 
 OPTIONAL = frozenset(
     item.name

@@ -19,9 +19,10 @@ from bayesprune.posterior import (
     predict,
     reliability_curve,
 )
+from bayesprune.samplers import Sampler
 from bayesprune.sparsity import sparsity_report
-from bayesprune.train.build import dense_layers
-from bayesprune.train.config import ON_SGD, RunConfig
+from bayesprune.train.config import RunConfig
+from bayesprune.train.methods import dense_layers
 from bayesprune.train.settings import as_dict
 from bayesprune.vision import views
 
@@ -53,7 +54,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
     sparsity = sparsity_report(trained.model, exclude=dense, example_input=trained.example)
     report = sparsity.as_dict()
     health = health_report(
-        optimizer=None if config.sampler.method in ON_SGD else trained.optimizer,
+        optimizer=trained.optimizer if isinstance(trained.optimizer, Sampler) else None,
         samples=store if len(store) else None,
         prediction=average if len(store) else None,
         fit=_fit(trained) if len(store) else None,

@@ -30,6 +30,17 @@ def run_example(name, monkeypatch, *arguments):
     return module.main()
 
 
+def test_roundtrip_own_model_is_killed_resumed_compacted_and_exported(monkeypatch, tmp_path):
+    found = run_example("own_model", monkeypatch, "--out", str(tmp_path))
+    result, whole = found["result"], found["whole"]
+    assert (
+        result["nll"] == whole["nll"] and result["exact"] and result["num_samples"] == len(bp.load(tmp_path / "model"))
+    )
+    assert result["sparsity_prunable"] > 0.5 and result["accuracy_mean"] > 0.8
+    dense, small = (sum(p.numel() for p in net.parameters()) for net in (found["network"], found["small"].model))
+    assert small < 0.6 * dense and found["difference"] < 1e-4 and (tmp_path / "model" / "model.onnx").exists()
+
+
 def blocks(name):
     return re.findall(r"```python\n(.*?)```", TEXTS[name], re.DOTALL)
 

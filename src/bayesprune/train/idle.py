@@ -22,6 +22,8 @@ _DATA_KEYS: dict[str, set[str]] = {
     "crop_scale": {"images"},
     "workers": {"images"},
     "padding": {"digits", "cifar10", "cifar100", "folder"},
+    "augment": {"digits", "cifar10", "cifar100", "folder", "images"},
+    "flip": {"digits", "cifar10", "cifar100", "folder", "images"},
 }
 
 

@@ -96,6 +96,13 @@ def test_property_compaction_snippets_run(page, place, tmp_path, monkeypatch, ca
     torch.testing.assert_close(bp.load("model")(x), model(x))
 
 
+def test_property_training_snippet_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {"torch": torch}
+    exec(blocks("training.md")[0], scope)
+    assert len(scope["samples"]) == 2 and scope["result"]["exact"] and scope["config"].data.dataset == "own"
+
+
 def test_property_tests_that_are_named_exist():
     files = {}
     for path in (ROOT / "tests").rglob("test_*.py"):

@@ -86,7 +86,10 @@ def build_augmentation(config: RunConfig, data: AnyData) -> vision.Augmentation 
         return None
     if isinstance(data, vision.ImageDataset):
         return vision.RandomResizedCrop(scale=(wanted.crop_scale, 1.0), flip=wanted.flip)
-    return vision.Augmentation(padding=wanted.padding, mode="zero", flip=wanted.flip)
+    return vision.Augmentation(
+        padding=wanted.padding, mode=wanted.padding_mode, flip=wanted.flip, alternate=wanted.alternate,
+        cutout=wanted.cutout,
+    )  # fmt: skip
 
 
 def build_network(config: RunConfig, data: AnyData) -> nn.Module:
@@ -111,11 +114,14 @@ def build_network(config: RunConfig, data: AnyData) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            return vision.build(config.network.network, **arguments)
+            model = vision.build(config.network.network, **arguments)
         except TypeError as error:
             raise ValueError(
                 f"network={config.network.network!r} does not take what was set (width, stem_stride?): {error}"
             ) from None
+    if isinstance(model, vision.WhitenedCNN) and isinstance(data, vision.ArrayDataset):
+        model.whiten_(data.loader("train", batch_size=256, shuffle=False).first(5000))
+    return model
 
 
 def own_network(model: nn.Module | Callable[[], nn.Module], seed: int, anew: bool = False) -> nn.Module:

@@ -32,8 +32,17 @@ class DataConfig:
     """Pixels added on each side before the crop."""
     flip: bool = True
     """Mirror half of the images."""
+    alternate: bool = False
+    """Mirror each image in every second epoch, in place of by chance."""
+    padding_mode: str = "zero"
+    """What the padding holds: zero or reflect (the image's own pixels)."""
+    cutout: int = 0
+    """Side of a square at a random place that is set to the mean; 0 is none."""
     crop_scale: float = 0.08
     """Smallest share of an image's area that a random window of images holds."""
+    test_views: str = "none"
+    """Views of a test image whose outputs are averaged for a second set of scores, beside the plain ones: none, mirror (the
+    image and its mirror image) or crops (both, and both shifted by a pixel up left and down right)."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +260,8 @@ class RunConfig:
 _INF = float("inf")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "dataset": ("digits", "cifar10", "cifar100", "folder", "images", "own"),
+    "padding_mode": ("zero", "reflect"),
+    "test_views": ("none", "mirror", "crops"),
     "noise": ("exact", "paper"),
     "preconditioner": ("rms", "paper", "none"),
     "prior": ("gaussian", "cauchy"),
@@ -266,7 +277,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (8, 4096), "fold": (0, 4), "train_size": (1, _INF), "validation_size": (0, _INF), "batch_size": (1, _INF),
-    "padding": (0, 64), "width": (1, 4096), "stem_stride": (1, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
+    "padding": (0, 64), "cutout": (0, 4096),
+    "width": (1, 4096), "stem_stride": (1, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
     "beta2": (1e-12, 1e6), "scale_decay": (0, 0.999999), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),

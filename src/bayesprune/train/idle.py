@@ -15,13 +15,16 @@ _NEEDS = {
     "crop_scale": ("augment", True),
     "padding": ("augment", True),
     "flip": ("augment", True),
+    "alternate": ("augment", True),
+    "padding_mode": ("augment", True),
+    "cutout": ("augment", True),
 }
 _DATA_KEYS: dict[str, set[str]] = {
     "fold": {"digits"},
     "image_size": {"folder", "images"},
     "crop_scale": {"images"},
     "workers": {"images"},
-    "padding": {"digits", "cifar10", "cifar100", "folder"},
+    **{key: {"digits", "cifar10", "cifar100", "folder"} for key in ("padding", "padding_mode", "alternate", "cutout")},
     "augment": {"digits", "cifar10", "cifar100", "folder", "images"},
     "flip": {"digits", "cifar10", "cifar100", "folder", "images"},
 }

@@ -191,7 +191,7 @@ class Trainer:
         lr = self.procedure.lr(self.step)
         self.procedure.begin_(self.step, self.optimizer)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         set_adapt(self.optimizer, self.clock.adapting(self.step))
         self.stepper.zero_grad()
         output, targets = self.task.output(self.forward, inputs), self.procedure.targets(targets)
@@ -241,7 +241,7 @@ class Trainer:
         }  # fmt: skip
         if every is not None and (epoch % every == 0 or self.step == self.clock.total_steps):
             try:
-                with held_sparse(self.model, self.pruner):
+                with held_sparse(self.model, self.pruner), self.fabric.autocast():
                     found = self.task.evaluate(self.model, None, self.watch_loader)
             except Interrupted:
                 if self.step < self.clock.total_steps:
@@ -277,7 +277,8 @@ class Trainer:
             self.config, self.model, self.samples, self.optimizer, self.task, self.test_loader, self.test_split,
             self.example, self.classes, self.history, self.seconds, self.exact,
         )  # fmt: skip
-        result = run_result(trained, record)
+        with self.fabric.autocast():  # at the precision it was trained in
+            result = run_result(trained, record)
         names.write_json(self.out / names.RESULT, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)

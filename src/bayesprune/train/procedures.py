@@ -38,8 +38,9 @@ class Procedure:
         self.model, self.task = model, task
 
     def parameters(self) -> Iterable[Any]:
-        """Return what the optimizer is built over."""
-        return self.model.parameters()
+        """Return what the optimizer is built over: the network's own groups, each `lr_scale` times the step size, or all."""
+        groups = getattr(self.model, "parameter_groups", None)
+        return self.model.parameters() if groups is None else groups(self.config.sampler.weight_decay)
 
     def lr(self, step: int) -> float:
         """Return the step size at a step."""

@@ -16,6 +16,7 @@ from bayesprune.train.config import RunConfig
 from bayesprune.train.methods import dense_layers
 from bayesprune.train.settings import as_dict
 from bayesprune.train.task import Evaluation, Task
+from bayesprune.vision import views
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,6 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         prediction=average.prediction if len(store) else None,
         fit=_fit(trained, average.classes) if len(store) else None,
     )
-    scores = {("accuracy_mean" if name == "accuracy" else name): value for name, value in average.scores.items()}
-    scores |= {f"{name}_single": value for name, value in single.scores.items()}
     return {
         "recipe": config.recipe,
         "method": config.sampler.method,
@@ -68,7 +67,8 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "split": trained.split,
         "exact": trained.exact,
         "num_samples": len(store),
-        **scores,
+        **_named(single, average),
+        "views": _viewed(trained),
         "sparsity_prunable": report["prunable"],
         "sparsity_all": report["all"],
         "sparsity_madds": report["madds"],
@@ -93,6 +93,23 @@ def _fit(trained: Trained, classes: int | None) -> Fit | None:
     if not trained.history:
         return None
     return Fit(members=trained.history[-1]["train_loss"], constant=trained.task.constant(classes))
+
+
+def _viewed(trained: Trained) -> dict[str, Any] | None:
+    """Return the scores of outputs averaged over the views asked for, apart from the plain ones; None where none are."""
+    kind = trained.config.data.test_views
+    if kind == "none":
+        return None
+    store, seen = trained.samples, views(kind)
+    single = trained.task.evaluate(trained.model, None, trained.test, views=seen)
+    average = trained.task.evaluate(trained.model, store, trained.test, views=seen) if len(store) else single
+    return {"kind": kind, **_named(single, average)}
+
+
+def _named(single: Evaluation, average: Evaluation) -> dict[str, float]:
+    """Return the scores of the average and of the last iterate by the names of result.json."""
+    scores = {("accuracy_mean" if name == "accuracy" else name): value for name, value in average.scores.items()}
+    return scores | {f"{name}_single": value for name, value in single.scores.items()}
 
 
 def _members(trained: Trained, average: Evaluation) -> list[dict[str, Any]]:

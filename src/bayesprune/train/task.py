@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from bayesprune.posterior.metrics import SMALLEST, ReliabilityCurve, curve_of
 from bayesprune.posterior.predict import call, split_batch
 from bayesprune.train.values import nearest
 
+Views = Sequence[Callable[[Tensor], Tensor]]
 _CHUNK = 1 << 24  # log-probabilities of a token model held at once, 128 MiB
 
 
@@ -83,8 +84,10 @@ class Task:
         """Return the sum over a batch of the first score that is shown, and the number of examples it is over."""
         raise NotImplementedError
 
-    def evaluate(self, model: nn.Module, samples: Samples | None, batches: Iterable[Any]) -> Evaluation:
-        """Return the scores of the average over samples (of the model itself with None) on batches."""
+    def evaluate(
+        self, model: nn.Module, samples: Samples | None, batches: Iterable[Any], views: Views = ()
+    ) -> Evaluation:
+        """Return the scores of the average over samples (of the model itself with None) on batches, outputs averaged over views."""
         raise NotImplementedError
 
     def constant(self, classes: int | None) -> float | None:
@@ -116,9 +119,11 @@ class Classification(Task):
         """Return how many are right."""
         return (output.argmax(1) == targets).sum(), len(targets)
 
-    def evaluate(self, model: nn.Module, samples: Samples | None, batches: Iterable[Any]) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, samples: Samples | None, batches: Iterable[Any], views: Views = ()
+    ) -> Evaluation:
         """Return accuracy, NLL, Brier score, calibration error and the uncertainties."""
-        prediction = predict(model, samples, _Pairs(self, batches), forward=self.output)
+        prediction = predict(model, samples, _Pairs(self, batches), forward=self.output, views=views)
         assert prediction.labels is not None
         return Evaluation(
             len(prediction),
@@ -163,11 +168,13 @@ class Regression(Task):
         mean, _ = self._moments(output)
         return (mean.detach() - targets).square().sum(), targets.numel()
 
-    def evaluate(self, model: nn.Module, samples: Samples | None, batches: Iterable[Any]) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, samples: Samples | None, batches: Iterable[Any], views: Views = ()
+    ) -> Evaluation:
         """Return MSE, RMSE, NLL, and the share of targets inside the central 90 % interval."""
         prediction = predict(
             model, samples, _Pairs(self, batches), task="regression", forward=self.output, keep_members=True,
-            noise_variance=self.noise_variance,
+            noise_variance=self.noise_variance, views=views,
         )  # fmt: skip
         assert prediction.labels is not None and prediction.members is not None
         _same_shape(prediction.mean, prediction.labels)
@@ -237,7 +244,9 @@ class Tokens(Task):
         counted = labels != self.ignore
         return ((logits.argmax(1) == labels) & counted).sum(), counted.sum()
 
-    def evaluate(self, model: nn.Module, samples: Samples | None, batches: Iterable[Any]) -> Evaluation:
+    def evaluate(
+        self, model: nn.Module, samples: Samples | None, batches: Iterable[Any], views: Views = ()
+    ) -> Evaluation:
         """Return accuracy, NLL, perplexity, Brier score and calibration error over tokens, a part of the batches at a time."""
         parts: list[dict[str, Any]] = []
         held: list[Any] = []
@@ -246,10 +255,10 @@ class Tokens(Task):
             held.append(self.split(batch))
             tokens += held[-1][1].numel()
             if tokens >= limit:
-                parts.append(self._part(model, samples, held))
+                parts.append(self._part(model, samples, held, views))
                 held, tokens, limit = [], 0, _CHUNK // int(parts[0]["classes"][0])
         if held:
-            parts.append(self._part(model, samples, held))
+            parts.append(self._part(model, samples, held, views))
         if not parts:
             raise ValueError("the data to evaluate on hold no batch; give a test set with at least one sequence")
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "hits"}
@@ -275,7 +284,7 @@ class Tokens(Task):
             output, labels = output[:, :-1], labels[:, 1:]
         return output.flatten(0, -2), labels.flatten()
 
-    def _part(self, model: nn.Module, samples: Samples | None, pairs: list[Any]) -> dict[str, Any]:
+    def _part(self, model: nn.Module, samples: Samples | None, pairs: list[Any], views: Views) -> dict[str, Any]:
         """Return what the scores need of each token of some batches."""
         shift = 1 if self.next_token else 0
         labels = torch.cat([label[:, shift:].flatten().cpu() for _, label in pairs])
@@ -285,7 +294,7 @@ class Tokens(Task):
             logits = self.output(model, inputs)
             return logits[:, : logits.shape[1] - shift].flatten(0, -2)
 
-        found = predict(model, samples, [(inputs, None) for inputs, _ in pairs], forward=forward)
+        found = predict(model, samples, [(inputs, None) for inputs, _ in pairs], forward=forward, views=views)
         labels, probabilities = labels[counted], found.probabilities[counted]
         hits = (found.member_classes[:, counted] == labels).sum(1)
         values = {

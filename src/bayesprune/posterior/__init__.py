@@ -27,6 +27,7 @@ from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.predict import predict, use_sample
 from bayesprune.posterior.samples import MemorySamples, Samples, SampleStore
 from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
+from bayesprune.posterior.selective import RiskCoverage, risk_coverage
 
 __all__ = [
     "Samples",
@@ -51,6 +52,8 @@ __all__ = [
     "auroc",
     "average_precision",
     "ood_metrics",
+    "risk_coverage",
+    "RiskCoverage",
     "false_selection_rate",
     "miss_rate",
     "exact_recoveries",

@@ -1,11 +1,25 @@
 """Training: configuration, recipes, the one loop, checkpoints."""
 
-from bayesprune.train.config import RunConfig
-from bayesprune.train.evaluate import evaluate, load_trained
-from bayesprune.train.loop import Interrupted, NonFiniteLoss, Trainer, train
-from bayesprune.train.recipes import recipe
-from bayesprune.train.settings import override
-from bayesprune.train.tree import load_tree, save_tree
+from typing import TYPE_CHECKING
+
+from bayesprune.common.lazy import lazy
+
+if TYPE_CHECKING:
+    from bayesprune.train.config import RunConfig
+    from bayesprune.train.evaluation import evaluate, load_trained
+    from bayesprune.train.loop import Interrupted, NonFiniteLoss, Trainer, train
+    from bayesprune.train.recipes import recipe
+    from bayesprune.train.settings import override
+    from bayesprune.train.tree import load_tree, save_tree
+
+_PLACES = {
+    "bayesprune.train.config": "RunConfig",
+    "bayesprune.train.evaluation": "evaluate load_trained",
+    "bayesprune.train.loop": "Interrupted NonFiniteLoss Trainer train",
+    "bayesprune.train.recipes": "recipe",
+    "bayesprune.train.settings": "override",
+    "bayesprune.train.tree": "load_tree save_tree",
+}
 
 __all__ = [
     "train",
@@ -20,3 +34,5 @@ __all__ = [
     "save_tree",
     "load_tree",
 ]
+
+__getattr__ = lazy(__name__, _PLACES)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from bayesprune.baselines import published
+from bayesprune.baselines.presets import published
 from bayesprune.train import imagenet_recipes
 from bayesprune.train.best_recipes import best
 from bayesprune.train.config import (

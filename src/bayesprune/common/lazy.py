@@ -68,3 +68,21 @@ def lazy(
         return value
 
     return find
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """A function that calls a module's function or class, importing the module then.
+
+    Args:
+        module: its full name.
+        name: of what is called.
+
+    Example:
+        >>> later("math", "sqrt")(9.0)
+        3.0
+    """
+
+    def call(*words: Any, **settings: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*words, **settings)
+
+    return call

@@ -1,4 +1,4 @@
-"""Training: configuration, recipes, the one loop, checkpoints."""
+"""Training: configuration, recipes, the registry of methods, the one loop, checkpoints."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from bayesprune.train.config import RunConfig
     from bayesprune.train.evaluation import evaluate, load_trained
     from bayesprune.train.loop import Interrupted, NonFiniteLoss, Trainer, train
+    from bayesprune.train.procedures import Procedure
     from bayesprune.train.recipes import recipe
+    from bayesprune.train.registry import Method, register_method
     from bayesprune.train.settings import override
     from bayesprune.train.tree import load_tree, save_tree
 
@@ -16,7 +18,9 @@ _PLACES = {
     "bayesprune.train.config": "RunConfig",
     "bayesprune.train.evaluation": "evaluate load_trained",
     "bayesprune.train.loop": "Interrupted NonFiniteLoss Trainer train",
+    "bayesprune.train.procedures": "Procedure",
     "bayesprune.train.recipes": "recipe",
+    "bayesprune.train.registry": "Method register_method",
     "bayesprune.train.settings": "override",
     "bayesprune.train.tree": "load_tree save_tree",
 }
@@ -29,6 +33,9 @@ __all__ = [
     "RunConfig",
     "override",
     "recipe",
+    "Method",
+    "register_method",
+    "Procedure",
     "evaluate",
     "load_trained",
     "save_tree",

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from bayesprune.cli.parsing import add
 
 
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
+def add_command(commands: Any, whole: argparse.ArgumentParser) -> None:
+    """Add the command to the subcommands of the parser that it completes."""
     parser = add(
-        commands, "completion", "print a script that completes commands and options in a shell", _completion,
+        commands, "completion", "print a script that completes commands and options in a shell", partial(_complete, whole),
         "bayesprune completion bash > ~/.local/share/bash-completion/completions/bayesprune",
         "bayesprune completion zsh > ~/.zfunc/_bayesprune",
     )  # fmt: skip
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
 
 
-def _completion(arguments: argparse.Namespace) -> int:
+def _complete(whole: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     import shtab
 
-    from bayesprune.cli.main import build_parser
-
-    print(shtab.complete(build_parser(), arguments.shell))
+    print(shtab.complete(whole, arguments.shell))
     return 0

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_commands(commands)
     models.add_commands(commands)
     paper.add_commands(commands)
-    completion.add_command(commands)
+    completion.add_command(commands, parser)
     return parser
 
 

@@ -9,6 +9,7 @@ from bayesprune.posterior.health import (
     temperature_of,
     weight_spread,
 )
+from bayesprune.posterior.inference_data import from_bayesprune
 from bayesprune.posterior.metrics import (
     ReliabilityCurve,
     accuracy,
@@ -37,6 +38,7 @@ __all__ = [
     "Prediction",
     "RegressionPrediction",
     "use_sample",
+    "from_bayesprune",
     "preserved",
     "accuracy",
     "nll",

@@ -9,7 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """Posterior predictive distribution of a classifier for n inputs, all on the CPU in float64; entropies in nats."""
+    """Posterior predictive distribution of a classifier for n inputs, all on the CPU in float64; entropies in nats.
+
+    Example:
+        >>> from bayesprune.posterior import predict
+        >>> prediction = predict(torch.nn.Linear(3, 2), None, torch.zeros(4, 3))
+        >>> prediction.probabilities.shape, prediction.classes.shape, prediction.epistemic.tolist()
+        (torch.Size([4, 2]), torch.Size([4]), [0.0, 0.0, 0.0, 0.0])
+    """
 
     probabilities: Tensor  # (n, C): mean of the members' probabilities
     total: Tensor  # (n,): entropy of that mean
@@ -61,7 +68,15 @@ class Prediction:
 
 @dataclass(frozen=True, repr=False)
 class RegressionPrediction:
-    """Mean and variance of the posterior predictive for n inputs, shaped like the model's output, in float64."""
+    """Mean and variance of the posterior predictive for n inputs, shaped like the model's output, in float64.
+
+    Example:
+        >>> from bayesprune.posterior import predict
+        >>> model = torch.nn.Linear(3, 1)
+        >>> prediction = predict(model, None, torch.zeros(4, 3), task="regression", noise_variance=0.25)
+        >>> prediction.variance.flatten().tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
 
     mean: Tensor  # mean of the members' means
     variance: Tensor  # aleatoric + epistemic

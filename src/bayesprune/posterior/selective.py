@@ -20,6 +20,11 @@ class RiskCoverage:
         risk: (k,) mean loss of the inputs kept.
         area: mean over the inputs of the risk at which each is reached: the area under the curve (AURC).
         least_area: that area if the uncertainties were in the order of the losses; no order does better.
+
+    Example:
+        >>> curve = risk_coverage([0.1, 0.9], [False, True])
+        >>> curve.coverage.tolist(), curve.risk_at(0.5), curve.risk_at(1.0)
+        ([0.5, 1.0], 0.0, 0.5)
     """
 
     coverage: Array

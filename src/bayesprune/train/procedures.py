@@ -25,6 +25,13 @@ class Procedure:
         clock: The cycle clock.
         num_data: Number of training images.
         fresh: A new network from a seed.
+
+    Example:
+        >>> class HotStart(Procedure):
+        ...     def lr(self, step):
+        ...         return 2 * super().lr(step)
+        >>> HotStart.collects
+        True
     """
 
     collects = True

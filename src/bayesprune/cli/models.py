@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from bayesprune.cli.parsing import add
@@ -44,12 +45,15 @@ def add_commands(commands: Any) -> None:
 
     profile = add(
         commands, "profile", "size and speed of a compact model, dense beside compact", _profile,
-        "bayesprune profile small", "bayesprune profile small --batch 1 8 --json",
+        "bayesprune profile small",
+        "bayesprune profile small --batch 1 8 --json",
+        "bayesprune profile small --run runs/a && bayesprune report runs/a",
     )  # fmt: skip
     profile.add_argument("folder", metavar="DIR", help="folder that `bayesprune compact` wrote")
     profile.add_argument("--batch", nargs="+", type=int, default=[1, 64], help="batch sizes (default: 1 64)")
     profile.add_argument("--seconds", type=float, default=4.0, help="time for each batch size (default: 4)")
     profile.add_argument("--unstructured", action="store_true", help="also time layers with scattered zeros")
+    profile.add_argument("--run", metavar="RUN", help="also write profile.json into this run, for `bayesprune report`")
     profile.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -79,6 +83,10 @@ def _profile(arguments: argparse.Namespace) -> int:
 
     result = profile(arguments.folder, batch_sizes=arguments.batch, seconds=arguments.seconds)
     zeros = unstructured_report(seconds=arguments.seconds) if arguments.unstructured else None
+    if arguments.run:
+        from bayesprune.train.folder import write_json
+
+        write_json(Path(arguments.run) / "profile.json", result.as_dict())
     if arguments.json:
         print(json.dumps(result.as_dict() | ({"unstructured": zeros.as_dict()} if zeros else {}), indent=1))
     else:

@@ -47,11 +47,17 @@ def add_commands(commands: Any) -> None:
     evaluate = add(
         commands, "evaluate", "evaluate a finished run", _evaluate,
         "bayesprune evaluate runs/a --data-dir DATA --split validation",
+        "bayesprune evaluate runs/digits --keep && bayesprune report runs/digits",
     )  # fmt: skip
     evaluate.add_argument("run", help="run folder")
     evaluate.add_argument("--data-dir", help=_DATA_DIR)
     evaluate.add_argument("--split", default="test", choices=("test", "validation", "train"))
     evaluate.add_argument("--device", default="cpu", help="auto, cpu or cuda (default: cpu)")
+    evaluate.add_argument(
+        "--keep",
+        action="store_true",
+        help="also keep the test predictions and the doubtful images for `bayesprune report`",
+    )
 
     report = add(
         commands, "report", "write one self-contained page about runs", _report,
@@ -111,7 +117,22 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     result = evaluate(arguments.run, data_dir=arguments.data_dir, split=arguments.split, device=arguments.device)
     print(json.dumps(result, indent=1))
+    if arguments.keep:
+        _keep(arguments)
     return 0
+
+
+def _keep(arguments: argparse.Namespace) -> None:
+    """Keep the predictions; digits are held against drawn letters."""
+    from bayesprune.report import load_run
+    from bayesprune.train.predictions import keep_predictions
+
+    other = None
+    if load_run(arguments.run).dataset == "digits":
+        from bayesprune.demo.letters import letter_images
+
+        other = letter_images()
+    keep_predictions(arguments.run, data_dir=arguments.data_dir, device=arguments.device, other=other)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -13,11 +13,10 @@ from bayesprune.tabular.responses import (
     repeated_response,
 )
 from bayesprune.tabular.simulated import design, designs, example1, example2, example3, small_n
-from bayesprune.tabular.store import load
 
 _WITH_SKLEARN = {  # imported when asked for: the simulated designs need numpy only
-    "bayesprune.tabular.estimators": "SparseBNNRegressor SparseBNNClassifier",
-    "bayesprune.tabular.together": "fit_many",
+    "bayesprune.tabular.estimators": "SparseBNNRegressor SparseBNNClassifier load",
+    "bayesprune.tabular.estimator_base": "fit_many",
 }
 
 __all__ = [

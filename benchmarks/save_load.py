@@ -57,7 +57,9 @@ def deeds(width: int, folder: Path) -> dict[str, Callable[[], Any]]:
     if width <= 64:
         save(model, folder / "model", example_input=example)
         found["save a model"] = lambda: save(model, folder / "model", example_input=example)
-        found["load a model"] = lambda: fresh() or [tensor.sum() for tensor in load(folder / "model").state_dict().values()]
+        found["load a model"] = lambda: (
+            fresh() or [tensor.sum() for tensor in load(folder / "model").state_dict().values()]
+        )
     return found
 
 

@@ -111,7 +111,7 @@ def test_error_names_the_file_the_line_and_the_mend(tmp_path):
     ledger.append(row("a"))
     for wrong in (b"<<<<<<< mine\n", b'{"name": "x"}\n', b"[1]\n", b"\xff\n"):
         ledger.path.write_bytes(wrong + ledger.path.read_bytes())
-        with pytest.raises(ValueError, match=r"t\.jsonl, line 1 is no row"):
+        with pytest.raises(ValueError, match=r"t\.jsonl: line 1 is no row"):
             ledger.rows()
         ledger.path.write_bytes(ledger.path.read_bytes()[len(wrong) :])
 

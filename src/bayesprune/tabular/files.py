@@ -156,12 +156,13 @@ def read_table(
         raise ValueError(absent(name, seen, str(path)))
     twice = [name for name, count in Counter(seen).items() if count > 1]
     if twice:
-        raise ValueError(f"{path}: the name {twice[0]!r} stands for {seen.count(twice[0])} columns; rename all but one")
+        fault = f"the name {twice[0]!r} stands for {seen.count(twice[0])} columns"
+        raise ArtefactError(path, fault, mend="rename all but one")
     if "" in columns:
         first = columns.pop("")
         counts_rows = first.dtype != object and (np.diff(first) == 1).all() and first[0] in (0, 1)
         if seen.index("") > 0 or not counts_rows:
-            raise ValueError(f"{path}: column {seen.index('') + 1} has no name; give it one in the header")
+            raise ArtefactError(path, f"column {seen.index('') + 1} has no name", mend="give it one in the header")
     return Table(path.name, columns)
 
 

@@ -112,6 +112,7 @@ SINGLE = [
 ELSEWHERE = {  # the others, and the test that runs them
     "uncertainty.md": "here", "extending.md": "here", "integrations.md": "tests/integrations/test_skorch.py, test_arviz.py",
     "compaction.md": "tests/test_examples.py", "variable_selection.md": "tests/test_examples.py",
+    "training.md": "tests/test_examples.py",
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class Method:
             command line is refused. `method` itself is always one.
         pruner: (config, model, optimizer, total_steps, example input) → what prunes, attached to the optimizer; it has
             `state_dict`, `load_state_dict`, `finish_`, `hard_sparsity`, `soft_sparsity` and `target_now`, as every
-            `MaskHolder` does. None prunes nothing.
+            `MaskHolder` does, and `detach` where it hangs on the optimizer. None prunes nothing.
         procedure: Subclass of `bayesprune.train.procedures.Procedure`: step size, loss, samples; None is the plain one.
         ramped: Dense at first: samples wait until the target sparsity is reached, at `prune_until`.
         check: Called with a configuration of this method; raises ValueError for one that cannot be.

@@ -114,12 +114,14 @@ def _train(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, results_table
     from bayesprune.train import recipe, train
     from bayesprune.train.idle import refuse_idle
+    from bayesprune.train.memory import keep_freed_memory
     from bayesprune.train.parallel import launched
 
     device = [f"device={arguments.device}"] if arguments.device else []
     config = recipe(arguments.recipe, [*arguments.set, *device])
     for setting in arguments.set:
         refuse_idle(config, setting.partition("=")[0].strip())
+    keep_freed_memory()  # this process is the command's own
     train(config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet)
     if launched()[0] == 0:
         print(results_table([load_run(arguments.out)], fmt="text"))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as parsed
+from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from bayesprune._version import __version__
@@ -136,7 +137,7 @@ def load(folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") 
         how = "is missing" if found is None else f"has {found} bytes of {size}" if found != size else "was changed"
         raise ValueError(f"folder={str(path)!r}: {WEIGHTS} {how}; restore it, or save the model again")
     try:
-        return build(spec, aligned(load_file(file, device=str(device))))
+        return build(spec, aligned({name: tensor.to(device) for name, tensor in parsed(file.read_bytes()).items()}))
     except ValueError as error:
         raise ValueError(f"folder={str(path)!r}: {error}") from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -284,7 +284,7 @@ class SampleStore(Samples):
         if size != entry["bytes"]:
             found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
             raise ValueError(f"sample {index}: {path} {found}; restore the file, or drop it with truncate({index})")
-        return load_file(path)
+        return load(path.read_bytes())
 
     def _read_index(self) -> None:
         path = self.directory / INDEX

@@ -31,7 +31,6 @@ from bayesprune.train.claim import check_folder
 from bayesprune.train.config import RAMPED, RunConfig
 from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
-from bayesprune.train.memory import keep_freed_memory
 from bayesprune.train.methods import build_method
 from bayesprune.train.parallel import Ranks
 from bayesprune.train.result import Trained, run_result
@@ -122,8 +121,6 @@ class Trainer:
         self.stop = self._asked = stop or (lambda: False)
         self.fabric = fabric(runtime.device, runtime.precision)
         device = self.fabric.device
-        if device.type == "cpu":
-            keep_freed_memory()
         data = build_data(config, data_dir)
         self.classes = list(data.classes)
         model = build_network(config, data)

@@ -72,7 +72,8 @@ class Samples(ABC):
             The index of the new sample.
 
         Raises:
-            ValueError: if the model's tensors differ from those of the earlier samples (the first that does is named).
+            ValueError: if the model's tensors differ from those of the earlier samples (the first that does is named), or
+                one is not finite.
             TypeError: if a value of ``info`` cannot be written as JSON.
         """
         if isinstance(sampler, Sampler):
@@ -82,6 +83,11 @@ class Samples(ABC):
             copies = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
         if self.layout is not None:
             check_layout(self.layout, layout)
+        spoilt = [name for name, tensor in copies.items() if not bool(tensor.isfinite().all())]
+        if spoilt:
+            raise ValueError(
+                f"model: {', '.join(spoilt[:3])} holds NaN or infinity, which is no sample; go back to the last checkpoint"
+            )
         self._write(copies, layout, {key: _plain(value, key) for key, value in info.items()})
         return len(self) - 1
 

@@ -43,7 +43,7 @@ JOB = np.dtype(
                 "f4",
                 "lr_beta2 beta1 dual_rate dual_prior dual_noise scale_decay damping decay_scalar noise factor blend",
             ),
-            ("i4", "preconditioner adapt exact"),
+            ("i4", "preconditioner adapt exact guard"),
         )
         for name in names.split()
     ],
@@ -148,14 +148,15 @@ def fits(item: TensorStep) -> bool:
     return item.weight.device.type == "cpu" and all(tensor.dtype == torch.float32 for tensor in tensors)
 
 
-def sampler_step(items: Sequence[TensorStep]) -> None:
-    """Make one step on tensors that fit; see `step.single_tensor_step` for the equations."""
+def sampler_step(items: Sequence[TensorStep]) -> list[TensorStep]:
+    """Make one step on tensors that fit, return those it refused; see `step.single_tensor_step` for the equations."""
     items = [item for item in items if item.weight.numel()]
     if not items:
-        return
-    _run(np.array([_job(item) for item in items], dtype=JOB))
+        return []
+    refused = _run(np.array([_job(item) for item in items], dtype=JOB))
     for item in items:  # torch did not see the write: tell autograd, as an in-place operation would
         torch.autograd.graph.increment_version(item.weight)
+    return [items[place] for place in refused if items[place].guard]
 
 
 _KINDS = {"none": 0, "paper": 1, "rms": 2}
@@ -178,15 +179,18 @@ def _job(item: TensorStep) -> tuple[object, ...]:
         item.lr * item.beta2, item.beta1, item.dual_lr / item.num_data, item.dual_lr * item.alpha**2,
         item.dual_lr * item.alpha if item.recalls else 0.0,
         item.scale_decay, item.damping, shared, item.noise_std, item.kinetic_factor / numel, item.blend,
-        _KINDS[item.preconditioner], item.adapts, item.exact,
+        _KINDS[item.preconditioner], item.adapts, item.exact, item.guard,
     )  # fmt: skip
 
 
-def _run(jobs: np.ndarray) -> None:
-    """Run one step of every job, its blocks spread evenly over `torch.get_num_threads()` threads."""
+def _run(jobs: np.ndarray) -> list[int]:
+    """Run one step of every job, its blocks spread evenly over `torch.get_num_threads()` threads; return the places of
+    those with a block that was refused or whose sum is not finite.
+    """
     lib = library()
     assert lib is not None
-    blocks = int((-(-jobs["numel"] // lib.bayesprune_block())).sum())
+    each = -(-jobs["numel"] // lib.bayesprune_block())
+    blocks = int(each.sum())
     sums = np.empty(blocks)
     workers = max(1, min(torch.get_num_threads(), blocks // 32))
     bounds = [blocks * i // workers for i in range(workers + 1)]
@@ -199,6 +203,10 @@ def _run(jobs: np.ndarray) -> None:
     finally:  # an interrupt must not free memory that a worker still writes
         wait(futures)
     lib.bayesprune_kinetic(address, count, out)
+    if 0 <= float(sums.sum()) < np.inf and float(sums.min()) >= 0:
+        return []
+    owner = np.repeat(np.arange(count), each)
+    return sorted({int(place) for place in owner[~((sums >= 0) & (sums < np.inf))]})
 
 
 def normal_(out: torch.Tensor, key: Key, start: int = 0) -> torch.Tensor:

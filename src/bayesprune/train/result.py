@@ -56,6 +56,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         samples=store if len(store) else None,
         prediction=average if len(store) else None,
         fit=_fit(trained) if len(store) else None,
+        losses=_settled(trained.history),
     )
     alone, mean = _scores(single), _scores(average)
     return {
@@ -100,6 +101,16 @@ def _fit(trained: Trained) -> Fit | None:
     if not trained.history:
         return None
     return Fit(members=trained.history[-1]["train_loss"], constant=math.log(len(trained.classes)))
+
+
+def _settled(history: list[dict[str, Any]]) -> dict[int, float]:
+    """Return the training losses by step, of the second half of each cycle: at a warm restart a loss may rise."""
+    cycles = [row["cycle"] for row in history]
+    return {
+        row["step"]: row["train_loss"]
+        for place, row in enumerate(history)
+        if 2 * (place - cycles.index(row["cycle"])) >= cycles.count(row["cycle"])
+    }
 
 
 def _scores(prediction: Prediction) -> dict[str, float]:

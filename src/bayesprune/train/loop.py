@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.posterior import SampleStore, classification_metrics, predict, preserved
-from bayesprune.samplers import set_adapt
+from bayesprune.samplers import NonFiniteGradientError, set_adapt
 from bayesprune.sparsity import FeedbackPruning
 from bayesprune.train import folder as names
 from bayesprune.train.build import (
@@ -27,7 +27,7 @@ from bayesprune.train.build import (
     channels_last_is_safe,
     ramp_steps,
 )
-from bayesprune.train.claim import check_folder
+from bayesprune.train.claim import check_folder, check_place
 from bayesprune.train.config import RAMPED, RunConfig
 from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
@@ -233,7 +233,10 @@ class Trainer:
         if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
             self._check_finite()
         self.ranks.average_statistics_()
-        self.stepper.step()
+        try:
+            self.stepper.step()
+        except NonFiniteGradientError as error:
+            raise self._spoilt(str(error).partition(" (or")[0]) from None
         self.method.end_(self.step)
         if self.ranks.main and self.method.collects and self.clock.collect(self.step) and self._at_target(self.step):
             info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.method.info(self.step)}
@@ -274,14 +277,16 @@ class Trainer:
         fine = bool(self.ranks.sum(self.sums)[0].isfinite())
         if weights:
             fine = fine and all(bool(p.isfinite().all()) for p in self.model.parameters())
-        if fine:
-            return
+        if not fine:
+            raise self._spoilt("the loss or a weight is not finite")
+
+    def _spoilt(self, what: str) -> NonFiniteLoss:
+        """Return what to raise: what is spoilt, where, and how to go on."""
         lr, path = self.optimizer.param_groups[0]["lr"], self.out / names.CHECKPOINT
         good = f"the last good checkpoint is of step {self.last_good} ({path})"
-        raise NonFiniteLoss(
-            f"the loss or a weight is not finite at step {self.step} (lr={lr:.4g}); "
-            f"{good if self.last_good else 'no checkpoint was written'}. Lower lr or temperature, or lengthen warmup_epochs, "
-            "and begin again in a new folder."
+        return NonFiniteLoss(
+            f"{what} at step {self.step} (lr={lr:.4g}); {good if self.last_good else 'no checkpoint was written'}. Lower lr or "
+            "temperature, or lengthen warmup_epochs, and begin again in a new folder."
         )
 
     def _end_epoch(self) -> None:
@@ -352,11 +357,15 @@ class Trainer:
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             "method": self.method.state_dict(),
-            "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), **self.ranks.random_state(),
+            "place": self._place(), "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), **self.ranks.random_state(),
         }  # fmt: skip
         if self.ranks.main:
             save_tree(self.out / names.CHECKPOINT, state)
         self.last_good = self.step
+
+    def _place(self) -> dict[str, Any]:
+        """Return what a bit depends on beside the configuration."""
+        return {"threads": torch.get_num_threads(), "device": self.fabric.device.type}
 
     def _restore(self) -> None:
         """Go to the folder's checkpoint, or to the start."""
@@ -367,6 +376,7 @@ class Trainer:
             self.ranks.set_random_state(self.config.seed)
             return
         state = load_tree(path)
+        check_place(self.out, state.get("place", {}), self._place())
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.pruner is not None:

@@ -1,6 +1,7 @@
 """A network that knows what it does not know, at a fraction of its size, from one training run."""
 
 from bayesprune._version import __version__
+from bayesprune.common.artefact import ArtefactError
 from bayesprune.compaction import compact
 from bayesprune.deploy import Ensemble, load, profile, save
 from bayesprune.posterior import MemorySamples, SampleStore, health_report, predict, use_sample
@@ -28,4 +29,5 @@ __all__ = [
     "predict",
     "use_sample",
     "health_report",
+    "ArtefactError",
 ]

@@ -78,15 +78,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     command |= {"compact": _compact, "profile": _profile}
     try:
         handler = getattr(arguments, "handler", None) or command[arguments.command]
-        return handler(arguments)
+        status = handler(arguments)
+        sys.stdout.flush()  # a full disk is told here, not at the interpreter's end
+        return status
     except KeyboardInterrupt:
         print("bayesprune: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get("BAYESPRUNE_DEBUG"):
             raise
-        print(f"bayesprune: {error}", file=sys.stderr)
+        print(f"bayesprune: {_said(error)}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 1
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line, the file first where the system names one."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory{f': {error}' if str(error) else ''}"
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return " ".join(str(error).split())
 
 
 def _demo(arguments: argparse.Namespace) -> int:

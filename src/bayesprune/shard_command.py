@@ -19,7 +19,7 @@ def add_shards(commands: Any) -> None:
 
 def shards_command(arguments: argparse.Namespace) -> int:
     """Write the shards and print what was written."""
-    from bayesprune.train.folder import write_text
+    from bayesprune.common.files import write_text
     from bayesprune.vision import open_images, write_shards
     from bayesprune.vision.shards import CLASSES
 

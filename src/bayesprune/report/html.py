@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import layer_sparsity, member_accuracies, reliability_diagram, sample_paths
 from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves
 from bayesprune.report.fragments import (
@@ -24,7 +25,6 @@ from bayesprune.report.fragments import (
 )
 from bayesprune.report.load import Run, run_labels
 from bayesprune.report.page import Figures, grid, section, whole_page
-from bayesprune.report.style import write_bytes
 from bayesprune.report.table import results_table
 
 

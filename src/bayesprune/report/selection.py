@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import reliability_diagram
 from bayesprune.report.fragments import flatten, folded, pair_table, scroll_box, warning_box
 from bayesprune.report.load import Run
@@ -21,7 +22,6 @@ from bayesprune.report.selection_figures import (
 )
 from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
 from bayesprune.report.selection_table import selection_table
-from bayesprune.report.style import write_bytes
 from bayesprune.report.table import MISSING
 
 PANELS = 12  # of partial dependence

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bayesprune.common.artefact import ArtefactError
+from bayesprune.common.files import write_json
+from bayesprune.common.lock import FolderInUseError
 from bayesprune.reproduce.processes import Job, Outcome, run_jobs
-from bayesprune.train.folder import CHECKPOINT, CONFIG, HISTORY, RESULT, write_json
+from bayesprune.train.folder import CHECKPOINT, CONFIG, HISTORY, RESULT, read_json
 from bayesprune.train.settings import locate
 
 KEPT = (
@@ -186,24 +187,21 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     def late() -> bool:
         return until is not None and time.time() >= until
 
-    with _claimed(folder) as mine:
-        if not mine:
-            return row | {"status": "busy"}
-        try:
-            config = recipe(cell.recipe, [*cell.settings, f"seed={cell.seed}"])
-            result = train(
-                config, folder, data_dir=job["data_dir"], resume=True, quiet=job.get("quiet", True), stop=late
-            )
-        except Interrupted as stopped:
-            reason = str(stopped).partition(";")[0]
-            if not late():
-                raise Interrupted(f"{cell.name}: {reason}; run the command again to go on.") from None
-            return row | {"status": "stopped", "reason": reason}
-        except NonFiniteLoss as error:
-            return row | {"status": "failed", "reason": str(error)}
-        except (ValueError, OSError, RuntimeError, ImportError) as error:
-            return row | {"status": "error", "reason": f"{type(error).__name__}: {error}"}
-    history = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+    try:
+        config = recipe(cell.recipe, [*cell.settings, f"seed={cell.seed}"])
+        result = train(config, folder, data_dir=job["data_dir"], resume=True, quiet=job.get("quiet", True), stop=late)
+    except Interrupted as stopped:
+        reason = str(stopped).partition(";")[0]
+        if not late():
+            raise Interrupted(f"{cell.name}: {reason}; run the command again to go on.") from None
+        return row | {"status": "stopped", "reason": reason}
+    except NonFiniteLoss as error:
+        return row | {"status": "failed", "reason": str(error)}
+    except FolderInUseError:
+        return row | {"status": "busy"}
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        return row | {"status": "error", "reason": f"{type(error).__name__}: {error}"}
+    history = read_json(folder / HISTORY, list)
     last = [each for each in history if each.get("accuracy") is not None]
     kept = {key: result[key] for key in KEPT if key in result}
     curves = {key: [each.get(key) for each in last] for key in _CURVES}
@@ -217,7 +215,7 @@ def read_rows(*places: str | Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: a merged JSON that is not there.
-        ValueError: a file that holds no rows.
+        ArtefactError: a file that holds no rows.
 
     Example:
         >>> read_rows("/nowhere")
@@ -259,7 +257,7 @@ def take_in(out: str | Path, places: Iterable[str | Path]) -> int:
 def merged(out: str | Path, commands: Sequence[dict[str, Any]] = (), unfinished: Any = None) -> dict[str, Any]:
     """Write all rows of the folder beside `out` into it and return what was written."""
     out = Path(out)
-    before = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    before = read_json(out) if out.exists() else {}
     rows = read_rows(out.with_suffix(".rows"))
     result = {
         "rows": [rows[name] for name in sorted(rows)],
@@ -274,15 +272,17 @@ def merged(out: str | Path, commands: Sequence[dict[str, Any]] = (), unfinished:
 def _rows_of(place: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(place.glob("*.json")) if place.is_dir() else [place] if place.exists() else []:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
+            content = read_json(file, object)
+        except ArtefactError:
             if place.is_dir():
                 continue
-            raise ValueError(f"{file} is not whole JSON; fetch it again.") from None
+            raise
         rows = content.get("rows", [content]) if isinstance(content, dict) else []
-        if not place.is_dir() and "rows" not in content:
-            raise ValueError(f"{file} holds no rows; it was not written by `reproduce`.")
-        yield from (row for row in rows if isinstance(row, dict) and {"name", "status"} <= row.keys())
+        if not place.is_dir() and (not isinstance(content, dict) or not isinstance(content.get("rows"), list)):
+            raise ArtefactError(file, "holds no rows", mend="it was not written by `reproduce`")
+        for row in rows if isinstance(rows, list) else []:
+            if isinstance(row, dict) and isinstance(row.get("name"), str) and isinstance(row.get("status"), str):
+                yield row
 
 
 def _unfinished(cells: Sequence[Cell], runs: Path, folder: Path) -> dict[str, str]:
@@ -291,8 +291,8 @@ def _unfinished(cells: Sequence[Cell], runs: Path, folder: Path) -> dict[str, st
     for cell in dict.fromkeys(cells):
         place = runs / cell.name
         if cell.name not in have and (place / CONFIG).exists():
-            done = len(json.loads((place / HISTORY).read_text(encoding="utf-8"))) if (place / HISTORY).exists() else 0
-            epochs = json.loads((place / CONFIG).read_text(encoding="utf-8"))["schedule"]["epochs"]
+            done = len(read_json(place / HISTORY, list)) if (place / HISTORY).exists() else 0
+            epochs = read_json(place / CONFIG)["schedule"]["epochs"]
             held = "a checkpoint" if (place / CHECKPOINT).exists() else "no checkpoint"
             found[cell.name] = f"{done} of {epochs} epochs, {held}"
     return found
@@ -315,21 +315,3 @@ def _said(row: dict[str, Any]) -> str:
         f"{100 * row['accuracy_single']:.2f} % single, {100 * row['accuracy_mean']:.2f} % averaged over "
         f"{row['num_samples']}, {100 * row['sparsity_prunable']:.1f} % zero, {row['seconds']:.0f} s"
     )
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
-    """Hold a lock beside a run folder; gives whether it could be had. It ends with the process, however that ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: one command at a time
-        yield True
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True

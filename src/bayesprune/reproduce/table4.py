@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bayesprune.common.artefact import ArtefactError
+from bayesprune.common.bounded import read_json
+from bayesprune.common.files import write_json
 from bayesprune.reproduce.designs import DESIGNS, Table4Design
 from bayesprune.reproduce.processes import Job, Outcome, run_jobs
 from bayesprune.reproduce.worker import BATCHED, METHODS, OUTSIDE, VARIANTS, row_base, run_table4_job
-from bayesprune.train.folder import environment, write_json
+from bayesprune.train.folder import environment
 
 OUTSIDE_CAP, BASELINE_CAP = 10.0, 60.0  # minutes a fit
 _OURS_ONLY = ("dfp", "dpf", "true-inputs")
@@ -101,7 +103,7 @@ def run_table4(
         left = run_jobs(work, jobs, finished, start_until=until)
     finally:
         rows = sorted(read_rows(folder).values(), key=_order)
-        before = json.loads(path.read_text(encoding="utf-8"))["commands"] if path.exists() else []
+        before = read_json(path)["commands"] if path.exists() else []
         run = told | {"wall_seconds": time.monotonic() - begin, "jobs": len(work), "not_started": left, "rows": counts}
         result = {
             "what": "Table 4: variable selection on simulated data",
@@ -119,10 +121,10 @@ def read_rows(folder: str | Path) -> dict[str, dict[str, Any]]:
     rows = {}
     for file in sorted(Path(folder).glob("*.json")):
         try:
-            row = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
+            row = read_json(file)
+            rows[row_key(row)] = row
+        except (ArtefactError, KeyError):
             continue
-        rows[row_key(row)] = row
     return rows
 
 

@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from bayesprune.posterior import SampleStore, classification_metrics, predict
 from bayesprune.train import folder as names
 from bayesprune.train.build import Dataset, build_data, build_network
 from bayesprune.train.config import RunConfig
-from bayesprune.train.settings import from_dict
+from bayesprune.train.settings import read_config
 
 
 def load_trained(
@@ -26,16 +25,16 @@ def load_trained(
         data_dir: Folder of the data set, where it needs one.
 
     Raises:
+        ArtefactError: A file is damaged or was exchanged.
         ValueError: The folder holds no finished run.
     """
     run = Path(run)
-    config = from_dict(names.read_json(run / names.CONFIG))
+    config = read_config(run)
     if not (run / names.MODEL).exists():
         raise ValueError(f"{run} holds no finished run ({names.MODEL} is missing); finish it with --resume.")
     data = build_data(config, data_dir)
     model = build_network(config, data)
-    model.load_state_dict(load_file(str(run / names.MODEL)))
-    return model.eval(), SampleStore(run / names.SAMPLES), data, config
+    return names.load_model_(model, run), SampleStore(run / names.SAMPLES), data, config
 
 
 def evaluate(

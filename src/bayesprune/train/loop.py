@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.common.artefact import reading
+from bayesprune.common.files import sweep
+from bayesprune.common.lock import locked
+from bayesprune.common.tensors import PLAIN, load_into, write_tensors
 from bayesprune.posterior import SampleStore, classification_metrics, predict, preserved
 from bayesprune.samplers import NonFiniteGradientError, set_adapt
 from bayesprune.sparsity import FeedbackPruning
@@ -30,21 +34,14 @@ from bayesprune.train.build import (
 from bayesprune.train.claim import check_folder, check_place
 from bayesprune.train.config import RAMPED, RunConfig
 from bayesprune.train.devices import Watched, fabric, interruptible
+from bayesprune.train.errors import Interrupted, NonFiniteLoss
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.methods import build_method
-from bayesprune.train.parallel import Ranks
+from bayesprune.train.parallel import Ranks, launched
 from bayesprune.train.result import Trained, run_result
 from bayesprune.train.settings import as_dict
 from bayesprune.train.traces import ChannelTraces
-from bayesprune.train.tree import load_tree, save_tensors, save_tree
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became inf or nan; the message names the step, the step size and the last good checkpoint."""
-
-
-class Interrupted(RuntimeError):
-    """The run was stopped by Ctrl-C, SIGTERM or `stop` after writing a checkpoint."""
+from bayesprune.train.tree import load_tree, save_tree
 
 
 def train(
@@ -72,7 +69,8 @@ def train(
 
     Raises:
         FileExistsError: `out` holds a run and `resume` is False.
-        ValueError: The folder's configuration differs from `config`.
+        FolderInUseError: Another process trains into `out`; the message names it.
+        ValueError: The folder's configuration differs from `config`, or its checkpoint is damaged (`ArtefactError`).
         NonFiniteLoss: The loss became inf or nan.
         Interrupted: Ctrl-C or `stop`; a checkpoint was written.
 
@@ -84,19 +82,24 @@ def train(
         >>> result["num_samples"]
         1
     """
-    out = Path(out)
-    check_folder(out, config, resume)
-    if resume and (out / names.RESULT).exists():
-        return names.read_json(out / names.RESULT)
-    threads = torch.get_num_threads()
-    try:
-        trainer = Trainer(config, out, data_dir=data_dir, quiet=quiet, stop=stop)
-        if trainer.ranks.main:
-            names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once all else was in order
-        with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):
-            return trainer.run()
-    finally:
-        torch.set_num_threads(threads)
+    out, threads = Path(out), torch.get_num_threads()
+    with locked(out) if launched()[0] == 0 else nullcontext():
+        check_folder(out, config, resume)
+        if resume and (out / names.RESULT).exists():
+            names.sign(out)
+            return names.read_json(out / names.RESULT)
+        sweep(out)
+        sweep(out / names.SAMPLES)
+        try:
+            trainer = Trainer(config, out, data_dir=data_dir, quiet=quiet, stop=stop)
+            if trainer.ranks.main:
+                names.write_json(
+                    out / names.CONFIG, as_dict(config)
+                )  # the folder is claimed once all else was in order
+            with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):
+                return trainer.run()
+        finally:
+            torch.set_num_threads(threads)
 
 
 class Trainer:
@@ -333,15 +336,13 @@ class Trainer:
             len(self.samples) if self.method.collects else 0
         )  # a finish that was cut off begins again
         self.model = self.method.finish(self.samples, self.loader)
-        save_tensors(
-            self.out / names.MODEL, {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
-        )
+        write_tensors(self.out / names.MODEL, self.model.state_dict(), PLAIN)
         trained = Trained(
             self.config, self.model, self.samples, self.optimizer, self.test_loader, self.example, self.classes,
             self.history, self.seconds,
         )  # fmt: skip
         result = run_result(trained, record)
-        names.write_json(self.out / names.RESULT, result)
+        names.finish(self.out, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)
         return self.ranks.from_main(names.read_json(self.out / names.RESULT))
@@ -377,7 +378,12 @@ class Trainer:
             return
         state = load_tree(path)
         check_place(self.out, state.get("place", {}), self._place())
-        self.model.load_state_dict(state["model"])
+        with reading(path, "a checkpoint of this run", "delete it, and the run begins again"):
+            self._take(state)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Go to where a checkpoint's state stood."""
+        load_into(self.model, state["model"], self.out / names.CHECKPOINT)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+from bayesprune.common.artefact import reading
 from bayesprune.train.config import SECTIONS, RunConfig
+from bayesprune.train.folder import CONFIG, read_json
 from bayesprune.train.values import convert, nearest
 
 VERSION = 2
@@ -18,6 +22,9 @@ _ZERO_WAS_UNSET = (
     "train_size", "width", "stem_stride", "hard_threshold", "every", "drop_fraction", "threads", "trace_every",
     "evaluate_every",
 )  # fmt: skip
+
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 def keys() -> dict[str, str]:
@@ -35,7 +42,7 @@ def keys() -> dict[str, str]:
 
 
 def _section_types() -> list[Any]:
-    hints = typing.get_type_hints(RunConfig)
+    hints = _hints(RunConfig)
     return [hints[section] for section in SECTIONS]
 
 
@@ -75,7 +82,7 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
     for key, value in settings.items():
         section, name = locate(key)
         holder = dict(zip(SECTIONS, _section_types()))[section] if section else RunConfig
-        changes.setdefault(section, {})[name] = convert(name, value, typing.get_type_hints(holder)[name])
+        changes.setdefault(section, {})[name] = convert(name, value, _hints(holder)[name])
     top = changes.pop("", {})
     sections = {section: replace(getattr(config, section), **values) for section, values in changes.items()}
     return replace(config, **top, **sections)
@@ -115,6 +122,18 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
             unset = version == 1 and name in _ZERO_WAS_UNSET and value == 0
             flat[f"{section}.{name}"] = None if unset else value
     return override(config, flat)
+
+
+def read_config(run: Path) -> RunConfig:
+    """Return the configuration in a run folder.
+
+    Raises:
+        ArtefactError: There is none, it is damaged, or a newer version wrote it.
+    """
+    path = run / CONFIG
+    values = read_json(path)
+    with reading(path, "a run's configuration", "restore it from a copy, or train again"):
+        return from_dict(values)
 
 
 def locate(key: str) -> tuple[str, str]:

@@ -130,7 +130,8 @@ def loss_spikes(losses: Sequence[float], *, window: int = 16, factor: float = 3.
         >>> loss_spikes([1.0, 0.9, 0.8, 0.8, 7.0, 0.7, float("nan")])
         [4, 6]
     """
-    found, calm = [], []
+    found: list[int] = []
+    calm: list[float] = []
     for place, loss in enumerate(losses):
         recent = sorted(calm[-window:])
         leaps = not math.isfinite(loss)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from bayesprune.posterior.architecture import Layout, check_layout, model_tensors
 from bayesprune.samplers import Sampler
+from bayesprune.samplers.layout import whole
 
 
 class Samples(ABC):
@@ -52,7 +53,8 @@ class Samples(ABC):
         no step error on quadratics, and its set and measured temperature are remembered.
 
         Args:
-            model: the network; the first call fixes the architecture.
+            model: the network; the first call fixes the architecture. Of one under ``fully_shard`` the whole tensors are
+                gathered: all processes call this, one of them into a `SampleStore`, the others into `MemorySamples`.
             sampler: the optimizer, if it is a `bayesprune.samplers.Sampler`; any other changes nothing.
             midpoint: False takes the raw iterate.
             **info: what to remember of the sample: numbers, strings, booleans, None, and lists or dicts of them.
@@ -70,7 +72,9 @@ class Samples(ABC):
             info = {**_temperatures(sampler), **info}
         with sampler.midpoint() if midpoint and isinstance(sampler, Sampler) else nullcontext():
             tensors, layout = model_tensors(model)
-            copies = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+            copies = {
+                n: whole(t.detach()).cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
+            }
         if self.layout is not None:
             check_layout(self.layout, layout)
         spoilt = [name for name, tensor in copies.items() if not bool(tensor.isfinite().all())]

@@ -35,7 +35,7 @@ SMALL = [
     "train_size=96", "epochs=4", "batch_size=16", "width=4", "cycles=2", "samples_per_cycle=2", "sample_every=0.5",
     "prune_from=0.1", "prune_until=0.5", "threads=1", "device=cpu", "evaluate_every=2", "checkpoint_minutes=0.0005",
 ]  # fmt: skip
-TIMES = ("seconds", "environment", "commands", "started", "time", "total_seconds")
+TIMES = ("seconds", "environment", "commands", "started", "time")
 SAMPLES = 40
 
 
@@ -121,7 +121,7 @@ def content(folder: Path) -> dict[str, Any]:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _timeless(each) for key, each in value.items() if key not in TIMES and "sha256" not in key}
+        return {key: _timeless(each) for key, each in value.items() if not any(word in key for word in (*TIMES, "sha256"))}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 

@@ -121,7 +121,9 @@ def content(folder: Path) -> dict[str, Any]:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _timeless(each) for key, each in value.items() if not any(word in key for word in (*TIMES, "sha256"))}
+        return {
+            key: _timeless(each) for key, each in value.items() if not any(word in key for word in (*TIMES, "sha256"))
+        }
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 

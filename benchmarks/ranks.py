@@ -72,7 +72,9 @@ def trained(
     elif layout == "ddp":
         model = nn.parallel.DistributedDataParallel(inner)
     optimizer = CVAdam(inner.parameters(), lr=2e-3, num_data=50, weight_decay=1e-3, temperature=temperature, seed=3)
-    pruner = ForwardPruning(inner, optimizer, sparsity=0.4, warmup_steps=20, ramp_end_step=steps // 2, groups="input")
+    pruner = ForwardPruning(
+        inner, optimizer, sparsity=0.4, warmup_steps=steps // 25, ramp_end_step=steps // 2, groups="input"
+    )
     x, y = data()
     part = slice(rank, None, world)
     begin = 0

@@ -38,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of the recipe"
     )
     train.add_argument("--device", help="auto, cpu, cuda or mps")
+    train.add_argument(
+        "--chains", type=int, metavar="N", help="that many chains with seeds of their own, into one store"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     train.add_argument("--quiet", action="store_true", help="print only the result")
 
@@ -123,7 +126,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, results_table
-    from bayesprune.train import recipe, train
+    from bayesprune.train import recipe, train, train_chains
     from bayesprune.train.idle import refuse_idle
     from bayesprune.train.memory import keep_freed_memory
     from bayesprune.train.parallel import launched
@@ -133,7 +136,13 @@ def _train(arguments: argparse.Namespace) -> int:
     for setting in arguments.set:
         refuse_idle(config, setting.partition("=")[0].strip())
     keep_freed_memory()  # this process is the command's own
-    train(config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet)
+    how = {"data_dir": arguments.data_dir, "resume": arguments.resume, "quiet": arguments.quiet}
+    if arguments.chains is not None:
+        found = train_chains(config, arguments.out, arguments.chains, **how)
+        if launched()[0] == 0:
+            print(json.dumps(found, indent=1))
+        return 0
+    train(config, arguments.out, **how)
     if launched()[0] == 0:
         print(results_table([load_run(arguments.out)], fmt="text"))
     return 0

@@ -114,6 +114,7 @@ SHOWN = {
     "trace_channels": "test_property_memory_format_threads_and_traces",
     "evaluate_every": "test_property_evaluations_checkpoints_and_boards",
     "checkpoint_minutes": "test_property_evaluations_checkpoints_and_boards",
+    "collective_timeout": "test_ranks.py::test_error_a_main_process_without_life_is_not_awaited",
     "tensorboard": "test_property_evaluations_checkpoints_and_boards",
     "workers": "test_images.py::test_property_settings_reach_the_loaders",
 }

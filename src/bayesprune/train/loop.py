@@ -93,9 +93,7 @@ def train(
         try:
             trainer = Trainer(config, out, data_dir=data_dir, quiet=quiet, stop=stop)
             if trainer.ranks.main:
-                names.write_json(
-                    out / names.CONFIG, as_dict(config)
-                )  # the folder is claimed once all else was in order
+                names.write_json(out / names.CONFIG, as_dict(config))  # claimed once all else was in order
             with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):
                 return trainer.run()
         finally:
@@ -130,7 +128,7 @@ class Trainer:
         channels_last = runtime.channels_last and channels_last_is_safe(model, device)
         if channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ranks = ranks = Ranks(device, config.data.batch_size)
+        self.ranks = ranks = Ranks(device, config.data.batch_size, runtime.collective_timeout)
         self.quiet = quiet = quiet or not ranks.main
         common: dict[str, Any] = {"device": device, "channels_last": channels_last}
         self.loader = data.loader(
@@ -196,9 +194,7 @@ class Trainer:
                     due = now - since_save >= 60 * self.config.runtime.checkpoint_minutes
                     asked, due = self.ranks.any(self.step, self._asked(), due)
                     left = self.clock.total_steps - self.step
-                    if left == 1 or (
-                        left and (asked or due)
-                    ):  # not at the end: the last gradients belong to the result
+                    if left == 1 or (left and (asked or due)):  # not at the end: its gradients belong to the result
                         self.save_checkpoint()
                         since_save = time.monotonic()
                     if asked:
@@ -246,6 +242,7 @@ class Trainer:
             with self._sparse():  # a midpoint moves no weight that is exactly 0
                 self.samples.collect(self.model, self.optimizer, **info)
         self.traces.record(self.step, lr)
+        self.ranks.hurry_()
         self.step += 1
 
     def _at_target(self, step: int) -> bool:
@@ -328,13 +325,17 @@ class Trainer:
         self.progress.epoch(row)
 
     def _finish(self, record: dict[str, Any]) -> dict[str, Any]:
-        if not self.ranks.main:
-            return self.ranks.from_main(None)
+        result = None
+        if self.ranks.main:
+            with self.ranks.alone():
+                result = self._conclude(record)
+        return self.ranks.from_main(result)
+
+    def _conclude(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate and write the result; a conclusion that was cut off begins again."""
         names.write_history(self.out, self.history)
         self.traces.save(self.out)
-        self.samples.truncate(
-            len(self.samples) if self.method.collects else 0
-        )  # a finish that was cut off begins again
+        self.samples.truncate(len(self.samples) if self.method.collects else 0)
         self.model = self.method.finish(self.samples, self.loader)
         write_tensors(self.out / names.MODEL, self.model.state_dict(), PLAIN)
         trained = Trained(
@@ -345,7 +346,7 @@ class Trainer:
         names.finish(self.out, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)
-        return self.ranks.from_main(names.read_json(self.out / names.RESULT))
+        return names.read_json(self.out / names.RESULT)
 
     # ---- stopping and going on ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict | compact | profile | reproduce | shards."""
+"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict | compact | profile | reproduce | shards | doctor."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
 
-    from bayesprune import compact_run, reproduce, select, shard_command
+    from bayesprune import compact_run, doctor, reproduce, select, shard_command
     from bayesprune.deploy.commands import add_profile
 
     select.add_commands(commands)
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add_profile(commands)
     reproduce.add_commands(commands)
     shard_command.add_shards(commands)
+    doctor.add_doctor(commands)
     return parser
 
 

@@ -56,7 +56,7 @@ class Ranks:
         ValueError: A batch size that the number of processes does not divide.
     """
 
-    def __init__(self, device: torch.device, batch_size: int, timeout: float = 25.0) -> None:
+    def __init__(self, device: torch.device, batch_size: int, timeout: float = 20.0) -> None:
         self.rank, self.processes, _ = launched()
         self.device, self.timeout = device, timeout
         self._hurried = False

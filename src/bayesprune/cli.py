@@ -1,4 +1,4 @@
-"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict | compact | profile | reproduce | shards | doctor."""
+"""The command line; `bayesprune --help` lists its commands."""
 
 from __future__ import annotations
 

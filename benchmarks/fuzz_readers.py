@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -333,22 +334,44 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mutations", type=int, default=100_000, help="over all readers (default: 100000)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="readers at once, each in a process of its own")
     parser.add_argument("--readers", help="names, with commas; default: all")
     parser.add_argument("--json", type=Path, help=f"file to write, for example {RESULTS}")
     arguments = parser.parse_args()
     chosen = [reader for reader in READERS if not arguments.readers or reader.name in arguments.readers.split(",")]
     each = -(-arguments.mutations // len(chosen))
     total: Counter[str] = Counter()
-    rows = {}
+    rows: dict[str, Any] = {}
     print(
         f"{'reader':<18}{'mutations':>10}{'refused':>9}{'unchanged':>10}{'forged':>8}{'silent':>8}{'family':>8}{'folder':>8}{'long':>6}{'MB':>8}{'s':>8}"
     )
-    for reader in chosen:
-        place = scratch()
-        try:
-            tally = fuzz(reader, place, each, arguments.seed)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+    work = [(reader.name, each, arguments.seed) for reader in chosen]
+    with multiprocessing.get_context("fork").Pool(arguments.jobs, maxtasksperchild=1) as pool:
+        tallies = pool.imap(_one, work, chunksize=1)
+        _report(chosen, each, tallies, rows, total)
+    summary = {"mutations": each * len(chosen), **total, "peak_mb": max(row["peak_mb"] for row in rows.values())}
+    print(json.dumps(summary))
+    if arguments.json:
+        about = {"seed": arguments.seed, "jobs": arguments.jobs, "environment": environment("cpu")}
+        write_json(arguments.json, {"summary": summary, "readers": rows, **about})
+    return 1 if total["silent"] + total["outside_family"] + total["outside_folder"] + total["too_long"] else 0
+
+
+def _one(work: tuple[str, int, int]) -> Tally:
+    """One reader's mutations, in a process of its own."""
+    name, mutations, seed = work
+    place = scratch()
+    try:
+        return fuzz(next(reader for reader in READERS if reader.name == name), place, mutations, seed)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _report(
+    chosen: list[Reader], each: int, tallies: Iterator[Tally], rows: dict[str, Any], total: Counter[str]
+) -> None:
+    """Print a line a reader as they finish, and add them up."""
+    for reader, tally in zip(chosen, tallies):
         rows[reader.name] = {"mutations": each, **vars(tally)}
         print(
             f"{reader.name:<18}{each:>10}{tally.refused:>9}{tally.unchanged:>10}{tally.forged_and_read:>8}{tally.silent:>8}"
@@ -358,14 +381,6 @@ def main() -> int:
         for said in tally.examples:
             print("   ", said.replace("\n", "\n    "))
         total.update({key: value for key, value in vars(tally).items() if isinstance(value, int)})
-    summary = {"mutations": each * len(chosen), **total, "peak_mb": max(row["peak_mb"] for row in rows.values())}
-    print(json.dumps(summary))
-    if arguments.json:
-        write_json(
-            arguments.json,
-            {"summary": summary, "seed": arguments.seed, "readers": rows, "environment": environment("cpu")},
-        )
-    return 1 if total["silent"] + total["outside_family"] + total["outside_folder"] + total["too_long"] else 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from bayesprune.cli import main
-from bayesprune.doctor import examine
+from bayesprune.cli.doctor import examine
 from bayesprune.train import recipe, train
 
 TINY = ["train_size=64", "epochs=1", "batch_size=16", "width=4", "cycles=1", "samples_per_cycle=1", "device=cpu"]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bayesprune import ArtefactError
-from bayesprune.common import bounded
+from bayesprune.common import bounded, tensors
 from bayesprune.common.artefact import MissingArtefactError
 from bayesprune.common.bounded import opened_bytes, opened_text, read_bytes, read_json, tar_members, zip_members
 from bayesprune.common.tensors import read_tensors, stored_bytes, write_tensors
@@ -186,3 +186,24 @@ def test_error_zip_and_tar(tmp_path) -> None:
     place.write_bytes(buffer.getvalue()[:-6])
     with pytest.raises(ArtefactError):
         tar_members(place, lambda name: True)
+
+
+def test_property_a_file_is_hashed_once_while_it_stays_the_same(tmp_path, monkeypatch) -> None:
+    path, hashed = tmp_path / "a.safetensors", []
+    of = tensors._Hashing.of
+    monkeypatch.setattr(tensors._Hashing, "of", lambda self, view: hashed.append(len(view)) or of(self, view))
+    write_tensors(path, {"w": torch.ones(100)}, "mine-1")
+    hashed.clear()
+    for _ in range(2):
+        read_tensors(path, ["mine-1"])
+    assert hashed == [400, 400]  # a file as new as that may change within a tick of its clock
+    monkeypatch.setattr(tensors, "_COARSE", -1.0)
+    for _ in range(3):
+        read_tensors(path, ["mine-1"])
+    assert hashed == [400] * 3
+    whole = path.read_bytes()
+    times = path.stat()
+    path.write_bytes(whole[:-1] + b"\x00")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # whoever sets the time back leaves a trace
+    with pytest.raises(ArtefactError, match="'w' is not what was written"):
+        read_tensors(path, ["mine-1"])

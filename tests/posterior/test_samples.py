@@ -373,6 +373,16 @@ def test_error_a_sample_of_other_shapes_is_not_broadcast(tmp_path) -> None:
     assert states_equal(model.state_dict(), before)
 
 
+def test_error_a_lost_index_is_no_beginning(tmp_path) -> None:
+    store = SampleStore(tmp_path)
+    store.collect(Network())
+    (tmp_path / "store.json").unlink()
+    for act in (lambda: SampleStore(tmp_path), lambda: store.collect(Network()), lambda: store.truncate(0)):
+        with pytest.raises(ArtefactError, match=r"store\.json: is missing, and 1 files of samples are there"):
+            act()
+    assert (tmp_path / "sample-0000.safetensors").exists()
+
+
 def test_property_two_processes_collect_into_one_store(tmp_path) -> None:
     def work(number: int) -> None:
         for seed in range(5):

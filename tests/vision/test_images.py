@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bayesprune import cli
+from bayesprune import ArtefactError, cli
+from bayesprune.common.tensors import read_tensors, write_tensors
 from bayesprune.vision import ImageLoader, RandomResizedCrop, open_images, write_shards
 from pictures import write_pictures
 
@@ -245,6 +246,44 @@ def test_error_shards_of_another_kind(tmp_path, members, message):
                 tar.addfile(info, io.BytesIO(data))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shards": {"../outside.tar": 20480}}, r"lists the shard '\.\./outside\.tar', which is no name in its folder"),
+        ({"shards": {"/etc/passwd": 20480}}, r"lists the shard '/etc/passwd'"),
+        ({"places": (0, 1, 1 << 40)}, "outside its shards"),
+        ({"places": (0, 1, -5)}, "outside its shards"),
+        ({"places": (0, 0, 10**9)}, "outside its shards"),
+        ({"labels": (1, -3)}, "outside its shards"),
+        ({"ends": (0, 10**9)}, "outside its shards"),
+        ({"labels": None}, "there is no 'labels'"),
+    ],
+)
+def test_error_a_forged_index_that_points_outside(shards, tmp_path, change, message):
+    half = copy(shards, tmp_path)
+    path = half / "train" / "index.safetensors"
+    found = read_tensors(path, ["bayesprune-shards-2"])
+    metadata, (key, value) = dict(found.metadata), next(iter(change.items()))
+    if key == "shards":
+        metadata[key] = json.dumps(value)
+    elif value is None:
+        del found.tensors[key]
+    else:
+        *place, number = value
+        found.tensors[key][tuple(place)] = number
+    write_tensors(path, found.tensors, "bayesprune-shards-2", metadata)
+    with pytest.raises(ArtefactError, match=message):
+        open_images(half)
+
+
+def test_error_classes_that_are_no_names(shards, tmp_path):
+    half = copy(shards, tmp_path)
+    for content in ("{}", "[1, 2]", '["a", "a"]', "[", "\xff"):
+        (half / "classes.json").write_text(content, encoding="latin-1")
+        with pytest.raises(ArtefactError, match=r"classes\.json"):
+            open_images(half)
 
 
 def test_error_shards_are_not_overwritten(root, shards, capsys):

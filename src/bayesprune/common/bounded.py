@@ -162,7 +162,7 @@ def zip_members(path: Path, names: tuple[str, ...], *, limit: int = DATA_LIMIT) 
 
 
 def _whole(file: zipfile.ZipFile) -> bool:
-    """Whether the members that a zip file lists lie one behind the other, from its start to its directory."""
+    """Whether the members that a zip file lists lie under their names, one behind the other up to the list."""
     raw, at = file.fp, 0
     assert raw is not None
     for info in sorted(file.infolist(), key=lambda each: each.header_offset):
@@ -170,6 +170,8 @@ def _whole(file: zipfile.ZipFile) -> bool:
             return False
         raw.seek(info.header_offset + 26)
         name, extra = int.from_bytes(raw.read(2), "little"), int.from_bytes(raw.read(2), "little")
+        if raw.read(name).decode("utf-8" if info.flag_bits & 0x800 else "cp437") != info.orig_filename:
+            return False
         at = info.header_offset + 30 + name + extra + info.compress_size
     return 0 <= file.start_dir - at <= _DESCRIPTOR
 

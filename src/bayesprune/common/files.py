@@ -22,7 +22,7 @@ _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.partial|\.old)")
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, flush_name: bool = True) -> Iterator[Path]:
     """A temporary name beside a file; when the block ends well, its content is on the disk and takes the file's place.
 
     A process killed at any moment leaves the earlier file or the new one, and at most a temporary name, which `sweep`
@@ -30,6 +30,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the file; its folder is made if need be.
+        flush_name: False where another file of the same folder follows at once, and flushes the names of both.
 
     Yields:
         The temporary name, an empty file.
@@ -54,7 +55,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.fsync(handle)
         os.replace(temporary, target)
-        sync_folder(target.parent)
+        if flush_name:
+            sync_folder(target.parent)
     except OSError as error:
         if error.errno is not None and error.filename in (None, temporary, str(temporary)):
             raise OSError(error.errno, error.strerror, str(target)) from error

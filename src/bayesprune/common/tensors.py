@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, NamedTuple
@@ -43,7 +44,12 @@ class TensorFile(NamedTuple):
 
 
 def write_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], format: str, metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    format: str,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    flush_name: bool = True,
 ) -> str:
     """Write tensors whole or not at all, in safetensors' format, with the SHA-256 of each and one over the header.
 
@@ -52,6 +58,7 @@ def write_tensors(
         tensors: dense tensors by name, of any device and strides; shared memory is written twice.
         format: what the file is, with its version ("bayesprune-tree-2").
         metadata: texts to keep with it.
+        flush_name: as in `bayesprune.common.files.replacing`.
 
     Returns:
         The seal: the SHA-256 of the header, which holds those of the tensors.
@@ -75,7 +82,7 @@ def write_tensors(
                 f"tensors: {name!r} is {tensor.layout} {tensor.dtype}; give a dense tensor of real numbers"
             )
         views[name] = _bytes_of(tensor.cpu().contiguous())
-    with replacing(path) as temporary, open(temporary, "r+b") as file:
+    with replacing(path, flush_name=flush_name) as temporary, open(temporary, "r+b") as file:
         blank = {name: _BLANK for name in views}
         start = len(_header(tensors, format, blank, metadata))
         file.seek(start)
@@ -101,6 +108,9 @@ def read_tensors(
     limit: int = LIMIT,
 ) -> TensorFile:
     """Read a file of tensors, every byte of it checked before anything is returned.
+
+    A file that this process has checked is not hashed again while its place, size and times stay (its times must have been
+    two seconds old by then, for clocks are coarse); its header always is.
 
     Args:
         path: the file.
@@ -128,13 +138,16 @@ def read_tensors(
             what = "without its SHA-256" if seal is None else "sealed"
             raise ArtefactError(path, f"is of the format {found!r}, {what}", " or ".join(map(repr, formats)))
         tensors, checks = {}, {}
+        state = os.fstat(file.fileno())
+        identity = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        known = seal is not None and _checked.get(identity) == seal
         with _Hashing() as hashing:
             for name, (dtype, shape, _, _) in entries.items():
                 tensor = torch.empty(shape, dtype=dtype)
                 view = _bytes_of(tensor)
                 if file.readinto(view) != len(view):  # type: ignore[attr-defined]
                     raise ArtefactError(path, "ends in the middle", mend=_MEND)
-                if seal is not None:
+                if seal is not None and not known:
                     checks[name] = hashing.of(view)
                 if dtype == torch.bool and len(view) and int(tensor.view(torch.uint8).max()) > 1:
                     raise ArtefactError(path, f"tensor {name!r} holds truth values that are neither 0 nor 1")
@@ -144,7 +157,15 @@ def read_tensors(
                     raise ArtefactError(
                         path, f"tensor {name!r} is not what was written (the SHA-256 differs)", mend=_MEND
                     )
+    if seal is not None and time.time() - max(state.st_mtime, state.st_ctime) > _COARSE:
+        if len(_checked) >= _MOST_CHECKED:
+            _checked.clear()
+        _checked[identity] = seal
     return TensorFile(tensors, metadata, seal)
+
+
+_checked: dict[tuple[int, ...], str] = {}
+_COARSE, _MOST_CHECKED = 2.0, 4096
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> nn.Module:

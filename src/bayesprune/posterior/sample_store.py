@@ -127,7 +127,8 @@ class SampleStore(Samples):
 
     def _write_file(self, name: str, tensors: dict[str, Tensor], mark: str) -> dict[str, Any]:
         """Write a file, and say how the index lists it."""
-        seal = write_tensors(self.directory / name, tensors, _TENSORS, {"fingerprint": mark})
+        # The index that follows flushes the names of both.
+        seal = write_tensors(self.directory / name, tensors, _TENSORS, {"fingerprint": mark}, flush_name=False)
         return {"file": name, "bytes": (self.directory / name).stat().st_size, "sha256": seal}
 
     def _read(self, index: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 
+from bayesprune.common.artefact import reading
+from bayesprune.common.tensors import LIMIT
 from bayesprune.tabular.estimator_base import SparseBNN
+from bayesprune.tabular.store import read_estimator
 
 
 class SparseBNNRegressor(RegressorMixin, SparseBNN):
@@ -78,7 +82,7 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
     def _encode(self, y: np.ndarray) -> np.ndarray:
         return np.asarray(y, dtype=np.float64)
 
-    def outputs(self) -> int:
+    def _outputs(self) -> int:
         """Return the number of outputs of the networks."""
         return 1
 
@@ -158,7 +162,7 @@ class SparseBNNClassifier(ClassifierMixin, SparseBNN):
             raise ValueError(f"y has one class only, {self.classes_[0]!r}: a classifier needs at least two")
         return codes.astype(np.int64)
 
-    def outputs(self) -> int:
+    def _outputs(self) -> int:
         """Return the number of outputs of the networks."""
         return 1 if len(self.classes_) == 2 else len(self.classes_)
 
@@ -178,3 +182,32 @@ class SparseBNNClassifier(ClassifierMixin, SparseBNN):
         """Return (n,) the most probable labels."""
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
+
+
+def load(folder: str | os.PathLike[str], *, limit: int = LIMIT) -> Any:
+    """Read a fitted estimator that its `save` wrote.
+
+    Args:
+        folder: the folder.
+        limit: the most bytes that its file may have.
+
+    Returns:
+        The estimator, as it was.
+
+    Raises:
+        ArtefactError: the file is damaged or of another format; where there is none, a FileNotFoundError too.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.tabular import SparseBNNRegressor, load
+        >>> X = np.random.default_rng(0).standard_normal((60, 4))
+        >>> model = SparseBNNRegressor(search_steps=50, evidence_steps=30, fit_steps=50, random_state=0).fit(X, X[:, 1])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(folder)
+        ...     bool((load(folder).predict(X) == model.predict(X)).all())
+        True
+    """
+    about, arrays = read_estimator(folder, limit=limit)
+    kinds = {kind.__name__: kind for kind in (SparseBNNRegressor, SparseBNNClassifier)}
+    with reading(folder, f"one of {', '.join(kinds)}", "restore it from a copy, or fit again"):
+        return kinds[about["estimator"]].restored(about, arrays)

@@ -126,7 +126,8 @@ def load_table_model(folder: str | os.PathLike[str]) -> TableModel:
     if not file.is_file():
         mend = "name the folder that `bayesprune select` wrote, or its folder model"
         raise MissingArtefactError(folder, f"holds no {ENCODING}", mend=mend)
-    from bayesprune.tabular.store import load, seal_of  # the estimators take a while to import
+    from bayesprune.tabular.estimators import load  # takes a while to import
+    from bayesprune.tabular.store import seal_of
 
     told = read_json(file)
     with reading(file, "the encoding of a table", "restore it from a copy, or select again"):

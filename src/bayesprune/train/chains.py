@@ -17,9 +17,9 @@ from bayesprune.common.tensors import PLAIN, write_tensors
 from bayesprune.posterior import SampleStore, bulk_ess, classification_metrics, predict, rank_rhat
 from bayesprune.train import folder as names
 from bayesprune.train.config import RunConfig
-from bayesprune.train.evaluate import load_trained
-from bayesprune.train.loop import train
+from bayesprune.train.evaluation import load_trained
 from bayesprune.train.parallel import launched
+from bayesprune.train.run import train
 from bayesprune.train.settings import as_dict
 
 CHAINS = "chains.json"

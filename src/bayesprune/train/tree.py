@@ -50,6 +50,14 @@ def load_tree(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Any:
 
     Raises:
         ArtefactError: The file is not one of ours, or is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_tree(f"{folder}/state.safetensors", {"step": 3, "weights": [torch.ones(2)]})
+        ...     load_tree(f"{folder}/state.safetensors")["step"]
+        3
     """
     tensors, metadata, _ = read_tensors(path, [_FORMAT], older=[_OLDER], limit=limit)
     with reading(path, "a state that save_tree wrote", "restore it from a copy, or delete it and start again"):

@@ -58,15 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
-        return int(arguments.handler(arguments))
+        status = int(arguments.handler(arguments))
+        sys.stdout.flush()  # a full disk is told here, not at the interpreter's end
+        return status
     except KeyboardInterrupt:
         print("bayesprune: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get("BAYESPRUNE_DEBUG"):
             raise
         if isinstance(error, ModuleNotFoundError):
             extra = "tabular" if arguments.command in ("select", "predict") else None
             error = missing(error, f"bayesprune {arguments.command}", extra)
-        print(f"bayesprune: {error}", file=sys.stderr)
+        print(f"bayesprune: {_said(error)}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 1
+
+
+def _said(error: BaseException) -> str:
+    """An error's message; of one that the system gives, the file and what happened to it."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)

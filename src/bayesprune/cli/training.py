@@ -143,7 +143,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _shards(arguments: argparse.Namespace) -> int:
-    from bayesprune.train.folder import write_text
+    from bayesprune.common.files import write_text
     from bayesprune.vision import open_images, write_shards
     from bayesprune.vision.shards import CLASSES
 

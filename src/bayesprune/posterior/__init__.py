@@ -26,7 +26,8 @@ from bayesprune.posterior.metrics import (
 )
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.predict import predict, use_sample
-from bayesprune.posterior.samples import MemorySamples, Samples, SampleStore
+from bayesprune.posterior.sample_store import SampleStore
+from bayesprune.posterior.samples import MemorySamples, Samples
 from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
 from bayesprune.posterior.selective import RiskCoverage, risk_coverage
 

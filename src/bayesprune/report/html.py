@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import layer_sparsity, member_accuracies, reliability_diagram, sample_paths
 from bayesprune.report.doubt import doubtful_images, other_data, risk_curves
 from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves
@@ -22,7 +23,6 @@ from bayesprune.report.fragments import (
 )
 from bayesprune.report.load import Run, run_labels
 from bayesprune.report.page import Figures, render
-from bayesprune.report.style import write_bytes
 from bayesprune.report.table import results_table
 
 

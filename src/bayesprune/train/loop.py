@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayesprune.common.artefact import reading
+from bayesprune.common.tensors import PLAIN, load_into, write_tensors
 from bayesprune.posterior import SampleStore
 from bayesprune.samplers import set_adapt
 from bayesprune.train import folder as names
@@ -38,7 +40,7 @@ from bayesprune.train.parallel import Ranks
 from bayesprune.train.result import Trained, run_result
 from bayesprune.train.task import Task, build_task
 from bayesprune.train.traces import ChannelTraces
-from bayesprune.train.tree import load_tree, save_tensors, save_tree
+from bayesprune.train.tree import load_tree, save_tree
 
 
 class NonFiniteLoss(RuntimeError):
@@ -289,16 +291,14 @@ class Trainer:
             len(self.samples) if self.procedure.collects else 0
         )  # a finish that was cut off begins again
         self.model = self.procedure.finish(self.samples, self.loader)
-        save_tensors(
-            self.out / names.MODEL, {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
-        )
+        write_tensors(self.out / names.MODEL, self.model.state_dict(), PLAIN)
         trained = Trained(
             self.config, self.model, self.samples, self.optimizer, self.task, self.test_loader, self.test_split,
             self.example, self.classes, self.history, self.seconds, self.exact,
         )  # fmt: skip
         with self.fabric.autocast():  # at the precision it was trained in
             result = run_result(trained, record)
-        names.write_json(self.out / names.RESULT, result)
+        names.finish(self.out, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)
         return self.ranks.from_main(names.read_json(self.out / names.RESULT))
@@ -333,7 +333,12 @@ class Trainer:
             raise ValueError(
                 f"task={self.task.name}: {self.out} was begun with task={state['task']}; resume it with that."
             )
-        self.model.load_state_dict(state["model"])
+        with reading(path, "a checkpoint of this run", "delete it, and the run begins again"):
+            self._take(state)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Go to where a checkpoint's state stood."""
+        load_into(self.model, state["model"], self.out / names.CHECKPOINT)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])

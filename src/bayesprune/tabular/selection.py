@@ -11,13 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.tabular.chains import ChainMLP
 from bayesprune.sparsity.spike_slab import probability_from_soft_threshold
+from bayesprune.tabular.candidates import common_union, path_order, tree_order, tree_rows
+from bayesprune.tabular.clusters import Cluster, twins
 from bayesprune.tabular.comparison import EvidenceSettings, Folds, owners
-from bayesprune.tabular.evidence import average_evidence, inclusion_probabilities, q_values, weigh
+from bayesprune.tabular.conditional import ConditionalModels
+from bayesprune.tabular.evidence import Evidence, gather_evidence, inclusion_probabilities
 from bayesprune.tabular.prediction_sets import PredictionSets, choose_for_prediction
 from bayesprune.tabular.rows import Rows, Standardiser
 from bayesprune.tabular.search import SearchResult, SearchSettings, search
+from bayesprune.tabular.weighing import Weigher, WeighingSettings, train_fold_networks
 
+_FURTHER = 128  # inputs that are weighed by what the networks leave of y, beside the candidates
 _PATHS = 50  # inputs whose path is kept
 
 
@@ -38,9 +44,11 @@ class Selection:
 
     probability: np.ndarray
     chain_probability: np.ndarray
+    p_value: np.ndarray
     q_value: np.ndarray
     evidence: np.ndarray
     gain: np.ndarray
+    clusters: list[Cluster]
     prior: dict[str, float]
     history: dict[str, np.ndarray]
     sets: PredictionSets | None = None
@@ -52,7 +60,11 @@ class Selection:
         "prediction" (those of any chain's set).
         """
         if select == "fdr":
-            return self.q_value <= fdr
+            chosen = np.array([c.members[int(np.argmax(c.shares))] for c in self.clusters], dtype=np.int64)
+            support = np.zeros(len(self.probability), dtype=bool)
+            for number in chosen:
+                support[groups[number]] = True
+            return support
         if select == "probability":
             return self.probability >= probability
         if select == "prediction":
@@ -85,6 +97,8 @@ class Plan:
     batch_size: int
     search: SearchSettings
     evidence: EvidenceSettings
+    weighing: WeighingSettings = WeighingSettings()
+    union: int = 64
     for_prediction: bool = False
 
     @classmethod
@@ -104,19 +118,22 @@ class Plan:
     ) -> Plan:
         """Choose for n rows of p columns.
 
-        Many rows need few passes over them: 700 steps where there are 5,000 rows, 1,600 where there are fewer; a table
-        of no more columns than candidates needs no ramp and takes 600.
+        A table of no more columns than the common candidates needs no ramp, and 300 steps of search.
         """
+        union = max(16, min(64, n // 16))
         candidates = candidates or (128 if for_prediction else max(32, min(128, math.ceil(3 * (expected or 0)))))
-        steps = steps or (600 if p <= candidates else 700 if n >= 5000 else 1600)
+        candidates = max(candidates, p if p <= union else 0)
+        steps = steps or (300 if p <= candidates else 700)
         batch_size = batch_size or (512 if n >= 5000 else max(16, min(256, n // 3)))
-        folds = 5 if n >= 50 else 3
+        chains = min(chains or (4 if n >= 5000 else 5 if n >= 50 else 3), max(3, n // 6))
         return cls(
-            folds=folds,
-            chains=chains or (5 if n < 5000 else 3),
+            folds=max(3, chains),
+            chains=chains,
             batch_size=batch_size,
             search=SearchSettings(steps=steps, candidates=candidates, feedback=feedback),
             evidence=replace(EvidenceSettings(), refit_steps=evidence_steps or EvidenceSettings.refit_steps),
+            weighing=WeighingSettings(final_steps=evidence_steps or WeighingSettings.final_steps),
+            union=max(union, candidates) if candidates > 64 else union,
             for_prediction=for_prediction,
         )
 
@@ -130,6 +147,7 @@ def find_inputs(
     groups: Sequence[np.ndarray],
     *,
     expected: float | None,
+    fdr: float = 0.05,
     seed: int,
 ) -> list[Selection]:
     """Find the inputs of S data sets of one shape.
@@ -142,6 +160,7 @@ def find_inputs(
         plan: sizes and settings.
         groups: column numbers of every input.
         expected: number of inputs that the prior expects; None estimates it (empirical Bayes).
+        fdr: rate at which clusters are found.
         seed: of everything random.
 
     Returns:
@@ -160,11 +179,10 @@ def find_inputs(
         if columns is not found.columns
         else found.net
     )
-    gain = weigh(net, columns, rows, folds, groups, plan.evidence, seed=seed + 10_000)
+    weighed = _evidence(net, columns, rows, folds, groups, plan, seed=seed + 10_000)
     prior = None if expected is None else min(max(expected / len(groups), 1e-9), 1 - 1e-9)
     selections = [
-        _selection(gain[which * plan.chains : (which + 1) * plan.chains], found, which, plan, groups, prior)
-        for which in range(rows.sets)
+        _selection(evidence, found, which, plan, groups, prior, fdr) for which, evidence in enumerate(weighed)
     ]
     if not plan.for_prediction:
         return selections
@@ -172,14 +190,97 @@ def find_inputs(
     return [replace(s, sets=sets, history=s.history | sets.history()) for s, sets in zip(selections, chosen)]
 
 
+def _evidence(
+    net: ChainMLP, columns: Tensor, rows: Rows, folds: Folds, groups: Sequence[np.ndarray], plan: Plan, *, seed: int
+) -> list[Evidence]:
+    """Join the candidates of all chains and sources of each data set, train on them and weigh them."""
+    owner, chains = owners(groups, rows.p), plan.chains
+    strength = net.input_weights().detach().square().sum(1)
+    candidates = []
+    for which in range(rows.sets):
+        own = range(which * chains, (which + 1) * chains)
+        orders = [_unique(owner, columns[c][strength[c].argsort(descending=True)].tolist()) for c in own]
+        orders += _other_orders(rows, which, folds, own, owner, seed)
+        union = common_union(orders, plan.union)
+        candidates.append(_with_twins(rows, which, union, groups)[0])
+    wide = [np.concatenate([groups[j] for j in union]) for union in candidates]
+    width = max(map(len, wide))
+    padded = torch.from_numpy(np.stack([np.pad(w, (0, width - len(w)), constant_values=-1) for w in wide]))
+    common = padded.repeat_interleave(chains, 0)
+    net = net.choose(torch.arange(net.chains), _places(columns, common))
+    networks = train_fold_networks(net, common, rows, folds, owner, plan.weighing, seed)
+    result = []
+    for which, union in enumerate(candidates):
+        X = rows.only(which).inputs(0, rows.count)[0].numpy()
+        loose = np.zeros(rows.p, dtype=bool)
+        loose[wide[which]] = True
+        models = ConditionalModels(X, loose)
+        y = rows.y[which, : rows.count]
+        weigher = Weigher(networks, models, which * chains, chains, y, seed + which, plan.weighing.draws)
+        further, correlation = _with_twins(rows, which, _further(weigher, owner, union, X), groups, union)
+        result.append(gather_evidence(weigher, models, groups, further, correlation, rows.count))
+    return result
+
+
+def _unique(owner: np.ndarray, columns: Sequence[int]) -> list[int]:
+    """Return the inputs of some columns (−1 is none) in the order of their first column."""
+    return list(dict.fromkeys(int(owner[c]) for c in columns if c >= 0))
+
+
+def _other_orders(
+    rows: Rows, which: int, folds: Folds, own: range, owner: np.ndarray, seed: int
+) -> list[list[int]]:
+    """Return what the least-angle path and the trees put first on the learning rows of each chain."""
+    orders = []
+    one = rows.only(which)
+    count = tree_rows(rows.count, rows.p)
+    X, y = one.inputs(0, count)[0].numpy(), one.y[0, :count].numpy()
+    for chain in own:
+        learning = np.setdiff1d(np.arange(count), folds.outer(chain).numpy())
+        orders.append(_unique(owner, path_order(X[learning], y[learning])))
+        orders.append(_unique(owner, tree_order(X[learning], y[learning], seed + chain)))
+    return orders
+
+
+def _further(weigher: Weigher, owner: np.ndarray, union: list[int], X: np.ndarray) -> list[int]:
+    """Return the candidates and, for a regression, the inputs that what is left of y is most correlated with."""
+    if not weigher.regression:
+        return union
+    left = np.abs(np.clip(weigher.left, -3 * weigher.left.std(), 3 * weigher.left.std()).astype(X.dtype) @ X)
+    return sorted({*union, *(int(owner[c]) for c in np.argsort(-left, kind="stable")[:_FURTHER])})
+
+
+def _with_twins(
+    rows: Rows, which: int, union: list[int], groups: Sequence[np.ndarray], of: Sequence[int] | None = None
+) -> tuple[list[int], np.ndarray]:
+    """Return the candidates with the inputs that are interchangeable with one of them, and their correlations."""
+    X = rows.only(which).inputs(0, rows.count)[0]
+    single = np.array([members[0] if len(members) == 1 else -1 for members in groups])
+    plain = [j for j in (union if of is None else of) if single[j] >= 0]
+    with_all = (X[:, single[plain]].t() @ X / rows.count).abs().numpy() if plain else np.zeros((0, rows.p))
+    column_twins = twins(with_all, single[plain], rows.count) if plain else np.zeros(0, dtype=np.int64)
+    of_column = {int(c): j for j, c in enumerate(single) if c >= 0}
+    union = sorted({*union, *(of_column[int(c)] for c in column_twins if int(c) in of_column)})
+    correlation = np.eye(len(union))
+    places = [i for i, j in enumerate(union) if single[j] >= 0]
+    block = X[:, single[[union[i] for i in places]]]
+    correlation[np.ix_(places, places)] = (block.t() @ block / rows.count).abs().clamp(max=1.0).numpy()
+    return union, correlation
+
+
 def _selection(
-    gain: np.ndarray, found: SearchResult, which: int, plan: Plan, groups: Sequence[np.ndarray], prior: float | None
+    evidence: Evidence,
+    found: SearchResult,
+    which: int,
+    plan: Plan,
+    groups: Sequence[np.ndarray],
+    prior: float | None,
+    fdr: float,
 ) -> Selection:
-    evidence = average_evidence(gain)
-    probability, pi = inclusion_probabilities(evidence, prior)
-    q = q_values(probability)
+    probability, factor, pi = inclusion_probabilities(evidence.p_value, prior, len(groups))
     logit = math.log(pi) - math.log1p(-pi)
-    chain_probability = 1 / (1 + np.exp(-np.clip(gain + logit, -700, 700)))
+    single = evidence.chain_factors()
+    chain_probability = 1 / (1 + np.exp(-np.clip(single + logit, -700, 700)))
     p = sum(map(len, groups))
     of = owners(groups, p)
     own = slice(which * plan.chains, (which + 1) * plan.chains)
@@ -200,9 +301,11 @@ def _selection(
     return Selection(
         probability=probability[of],
         chain_probability=chain_probability[:, of],
-        q_value=q[of],
-        evidence=evidence[of],
-        gain=gain[:, of],
+        p_value=evidence.p_value[of],
+        q_value=evidence.q_values()[of],
+        evidence=factor[of],
+        gain=evidence.gain[:, of],
+        clusters=evidence.found(fdr),
         prior=numbers,
         history={
             "epoch": np.array(found.steps) * found.rows.batch_size / found.rows.count,

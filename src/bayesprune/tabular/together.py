@@ -63,12 +63,13 @@ def fit_together(models: Sequence[Any], tables: Sequence[Any], responses: Sequen
     expected = None if lead.expected_inputs == "auto" else float(lead.expected_inputs)
     with torch.enable_grad():
         found = find_inputs(
-            tables, responses, standardisers, lead.outputs(), plan, groups, expected=expected, seed=seed
+            tables, responses, standardisers, lead.outputs(), plan, groups, expected=expected, fdr=lead.fdr, seed=seed
         )
     for model, selection, standardiser in zip(models, found, standardisers):
         model.inclusion_probability_ = selection.probability
         model.chain_probability_ = selection.chain_probability
-        model.q_value_ = selection.q_value
+        model.p_value_, model.q_value_ = selection.p_value, selection.q_value
+        model.clusters_ = selection.clusters
         model.evidence_ = selection.evidence
         model.prior_ = selection.prior
         model.history_ = selection.history

@@ -42,6 +42,7 @@ def use_sample(model: nn.Module, samples: Samples, index: int) -> Iterator[nn.Mo
     """
     with preserved(model):
         samples.load_(index, model)
+        torch.clear_autocast_cache()  # see predict
         yield model.eval()
 
 
@@ -56,6 +57,7 @@ def predict(
     task: Literal["classification"] = ...,
     indices: Sequence[int] | None = ...,
     keep_members: bool = ...,
+    views: Sequence[Callable[[Tensor], Tensor]] = ...,
 ) -> Prediction: ...
 
 
@@ -71,6 +73,7 @@ def predict(
     indices: Sequence[int] | None = ...,
     keep_members: bool = ...,
     noise_variance: float | Sequence[float] = ...,
+    views: Sequence[Callable[[Tensor], Tensor]] = ...,
 ) -> RegressionPrediction: ...
 
 
@@ -85,6 +88,7 @@ def predict(
     indices: Sequence[int] | None = None,
     keep_members: bool = False,
     noise_variance: float | Sequence[float] = 0.0,
+    views: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> Prediction | RegressionPrediction:
     r"""Average the members' predictions, holding one member in memory at a time.
 
@@ -109,6 +113,8 @@ def predict(
         keep_members: also return every member's probabilities (or means): S times the memory of the result.
         noise_variance: for regression, the variance of the noise when the model gives means only; one number, or one
             for each member used.
+        views: functions of a batch of inputs, such as `vision.views("mirror")`; a member's outputs are averaged over them
+            (test-time augmentation). None given: the inputs as they are.
 
     Returns:
         A `Prediction` or a `RegressionPrediction`, on the CPU in float64.
@@ -153,9 +159,10 @@ def predict(
         for index, variance in zip(chosen, noise_variance):
             if samples is not None and index is not None:
                 samples.load_(index, model)
+                torch.clear_autocast_cache()  # under autocast it would still hold the weights of the member before
             model.eval()
             name = "the model" if index is None else f"sample {index}"
-            mixture.add(reader.run(partial(_forward, model, mixture, variance), name))
+            mixture.add(reader.run(partial(_forward, model, mixture, variance, views), name))
     return mixture.result(reader.labels)
 
 
@@ -174,9 +181,19 @@ def _choose(samples: Samples | None, indices: Sequence[int] | None) -> Sequence[
 
 
 def _forward(
-    model: nn.Module, mixture: ClassMixture | MomentMixture, variance: float, batch: Tensor
+    model: nn.Module,
+    mixture: ClassMixture | MomentMixture,
+    variance: float,
+    views: Sequence[Callable[[Tensor], Tensor]],
+    batch: Tensor,
 ) -> tuple[Tensor, ...]:
-    return mixture.outputs(model(batch), variance)
+    """Return a member's outputs of a batch, averaged over the views."""
+    if not views:
+        return mixture.outputs(model(batch), variance)
+    found = [model(view(batch)) for view in views]
+    pairs = isinstance(found[0], (tuple, list))
+    mean: Any = tuple(sum(part) / len(views) for part in zip(*found)) if pairs else sum(found) / len(views)
+    return mixture.outputs(mean, variance)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -1,9 +1,12 @@
-"""Training: configuration, recipes, the one loop, checkpoints."""
+"""Training: configuration, recipes, the registry of methods, the one loop, checkpoints."""
 
+from bayesprune.train import cifar_recipes, image_recipes, methods, paper_recipes, twin_recipes  # noqa: F401 - they register
 from bayesprune.train.config import RunConfig
 from bayesprune.train.evaluate import evaluate, load_trained
 from bayesprune.train.loop import Interrupted, NonFiniteLoss, Trainer, train
+from bayesprune.train.procedures import Procedure
 from bayesprune.train.recipes import recipe
+from bayesprune.train.registry import Method, register_method
 from bayesprune.train.settings import override
 from bayesprune.train.tree import load_tree, save_tree
 
@@ -15,6 +18,9 @@ __all__ = [
     "RunConfig",
     "override",
     "recipe",
+    "Method",
+    "register_method",
+    "Procedure",
     "evaluate",
     "load_trained",
     "save_tree",

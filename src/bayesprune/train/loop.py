@@ -23,17 +23,18 @@ from bayesprune.train.build import (
     build_data,
     build_network,
     build_optimizer,
+    build_procedure,
     build_pruner,
     channels_last_is_safe,
-    ramp_steps,
 )
 from bayesprune.train.claim import check_folder
-from bayesprune.train.config import RAMPED, RunConfig
+from bayesprune.train.config import RunConfig
 from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.memory import keep_freed_memory
-from bayesprune.train.methods import build_method
+from bayesprune.train.methods import ramp_steps
 from bayesprune.train.parallel import Ranks
+from bayesprune.train.registry import method
 from bayesprune.train.result import Trained, run_result
 from bayesprune.train.settings import as_dict
 from bayesprune.train.traces import ChannelTraces
@@ -147,12 +148,12 @@ class Trainer:
         self.clock = build_clock(config, len(self.loader))
 
         number = data.count("train")
-        self.method = build_method(
+        self.procedure = build_procedure(
             config, model.to(device), self.clock, number, lambda seed: build_network(replace(config, seed=seed), data)
         )
-        self.model = self.method.model.to(device)
+        self.model = self.procedure.model.to(device)
         ranks.watch(self.model)
-        self.optimizer = build_optimizer(config, self.method.parameters(), num_data=number)
+        self.optimizer = build_optimizer(config, self.procedure.parameters(), num_data=number)
         self.forward = self.fabric.setup_module(torch.compile(self.model) if runtime.compile else self.model)
         self.stepper = self.fabric.setup_optimizers(self.optimizer)
         self._check_collection()
@@ -219,14 +220,14 @@ class Trainer:
             self._end_early()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        lr = self.method.lr(self.step)
-        self.method.begin_(self.step, self.optimizer)
+        lr = self.procedure.lr(self.step)
+        self.procedure.begin_(self.step, self.optimizer)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         set_adapt(self.optimizer, self.clock.adapting(self.step))
         self.stepper.zero_grad()
-        logits, labels = self.forward(images), self.method.labels(labels)
-        loss = self.method.loss(logits, labels, self.step)
+        logits, labels = self.forward(images), self.procedure.labels(labels)
+        loss = self.procedure.loss(logits, labels, self.step)
         self.fabric.backward(loss)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
@@ -237,9 +238,9 @@ class Trainer:
             self._check_finite()
         self.ranks.average_statistics_()
         self.stepper.step()
-        self.method.end_(self.step)
-        if self.ranks.main and self.method.collects and self.clock.collect(self.step) and self._at_target(self.step):
-            info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.method.info(self.step)}
+        self.procedure.end_(self.step)
+        if self.ranks.main and self.procedure.collects and self.clock.collect(self.step) and self._at_target(self.step):
+            info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.procedure.info(self.step)}
             with self._sparse():  # a midpoint moves no weight that is exactly 0
                 self.samples.collect(self.model, self.optimizer, **info)
         self.traces.record(self.step, lr)
@@ -248,11 +249,11 @@ class Trainer:
     def _at_target(self, step: int) -> bool:
         """Return whether the sparsity is final; samples before that would belong to a larger network."""
         until = ramp_steps(self.config.pruning, self.clock.total_steps)[1]
-        return self.config.sampler.method not in RAMPED or step >= until
+        return not method(self.config.sampler.method).ramped or step >= until
 
     def _check_collection(self) -> None:
         """Say how many of the samples asked for can be taken; refuse to take none."""
-        planned = self.clock.num_samples if self.method.collects else 0
+        planned = self.clock.num_samples if self.procedure.collects else 0
         taken = sum(self.clock.collect(step) and self._at_target(step) for step in range(self.clock.total_steps))
         if planned and not taken:
             raise ValueError(
@@ -300,7 +301,7 @@ class Trainer:
         }  # fmt: skip
         if every is not None and (epoch % every == 0 or self.step == self.clock.total_steps):
             try:
-                with self._sparse():
+                with self._sparse(), self.fabric.autocast():
                     prediction = predict(self.model, None, self.watch_loader)
             except Interrupted:
                 if self.step < self.clock.total_steps:
@@ -328,9 +329,9 @@ class Trainer:
         names.write_history(self.out, self.history)
         self.traces.save(self.out)
         self.samples.truncate(
-            len(self.samples) if self.method.collects else 0
+            len(self.samples) if self.procedure.collects else 0
         )  # a finish that was cut off begins again
-        self.model = self.method.finish(self.samples, self.loader)
+        self.model = self.procedure.finish(self.samples, self.loader)
         save_tensors(
             self.out / names.MODEL, {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         )
@@ -338,7 +339,8 @@ class Trainer:
             self.config, self.model, self.samples, self.optimizer, self.test_loader, self.example, self.classes,
             self.history, self.seconds,
         )  # fmt: skip
-        result = run_result(trained, record)
+        with self.fabric.autocast():  # at the precision it was trained in
+            result = run_result(trained, record)
         names.write_json(self.out / names.RESULT, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)
@@ -354,7 +356,7 @@ class Trainer:
             "samples": len(self.samples), "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
-            "method": self.method.state_dict(),
+            "method": self.procedure.state_dict(),
             "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), **self.ranks.random_state(),
         }  # fmt: skip
         if self.ranks.main:
@@ -376,7 +378,7 @@ class Trainer:
             self.pruner.load_state_dict(state["pruner"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.loader.load_state_dict(state["loader"])
-        self.method.load_state_dict(state.get("method", {}))
+        self.procedure.load_state_dict(state.get("method", {}))
         self.traces.load_state_dict(state["traces"])
         if self.ranks.main:
             self.samples.truncate(state["samples"])

@@ -19,10 +19,12 @@ from bayesprune.posterior import (
     predict,
     reliability_curve,
 )
+from bayesprune.samplers import Sampler
 from bayesprune.sparsity import sparsity_report
-from bayesprune.train.build import dense_layers
-from bayesprune.train.config import ON_SGD, RunConfig
+from bayesprune.train.config import RunConfig
+from bayesprune.train.methods import dense_layers
 from bayesprune.train.settings import as_dict
+from bayesprune.vision import views
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
     sparsity = sparsity_report(trained.model, exclude=dense, example_input=trained.example)
     report = sparsity.as_dict()
     health = health_report(
-        optimizer=None if config.sampler.method in ON_SGD else trained.optimizer,
+        optimizer=trained.optimizer if isinstance(trained.optimizer, Sampler) else None,
         samples=store if len(store) else None,
         prediction=average if len(store) else None,
         fit=_fit(trained) if len(store) else None,
@@ -73,6 +75,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "brier": mean["brier"],
         "ece": mean["ece"],
         "ece_single": alone["ece"],
+        "views": _viewed(trained),
         "sparsity_prunable": report["prunable"],
         "sparsity_all": report["all"],
         "sparsity_madds": report["madds"],
@@ -100,6 +103,21 @@ def _fit(trained: Trained) -> Fit | None:
     if not trained.history:
         return None
     return Fit(members=trained.history[-1]["train_loss"], constant=math.log(len(trained.classes)))
+
+
+def _viewed(trained: Trained) -> dict[str, Any] | None:
+    """Return the scores of outputs averaged over the views asked for, apart from the plain ones; None where none are."""
+    kind = trained.config.data.test_views
+    if kind == "none":
+        return None
+    store, seen = trained.samples, views(kind)
+    single = predict(trained.model, None, trained.test, views=seen)
+    average = predict(trained.model, store, trained.test, views=seen) if len(store) else single
+    alone, mean = _scores(single), _scores(average)
+    return {
+        "kind": kind, "accuracy_single": alone["accuracy"], "accuracy_mean": mean["accuracy"],
+        "nll_single": alone["nll"], "nll": mean["nll"], "ece_single": alone["ece"], "ece": mean["ece"],
+    }  # fmt: skip
 
 
 def _scores(prediction: Prediction) -> dict[str, float]:

@@ -98,7 +98,8 @@ def main() -> None:
             row = {"drug": drug, "method": method.__name__, "rows": len(y), "columns": X.shape[1], **count(found)}
             row |= {"found": found, "cpu_seconds": round(time.process_time() - start, 1), "fdr": arguments.fdr}
             row |= {"seed": arguments.seed, "commit": commit, "command": "python -m benchmarks.hiv",
-                    "versions": f"bayesprune {bayesprune.__version__}, torch {torch.__version__}", "hardware": platform.machine()}  # fmt: skip
+                    "versions": f"bayesprune {bayesprune.__version__}, torch {torch.__version__}"}  # fmt: skip
+            row["hardware"] = platform.machine()
             arguments.results.parent.mkdir(parents=True, exist_ok=True)
             with arguments.results.open("a") as file:
                 file.write(json.dumps(row) + "\n")

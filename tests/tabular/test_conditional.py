@@ -44,7 +44,9 @@ def test_property_what_the_loose_columns_say_is_not_left_in_a_residual():
 def test_target_draws_have_the_conditional_law():
     rng = np.random.default_rng(2)
     x = rng.standard_normal(4000)
-    X = np.column_stack([x, 0.8 * x + 0.6 * rng.standard_normal(4000), (x + rng.standard_normal(4000) > 0).astype(float)])
+    X = np.column_stack(
+        [x, 0.8 * x + 0.6 * rng.standard_normal(4000), (x + rng.standard_normal(4000) > 0).astype(float)]
+    )
     models = ConditionalModels((X - X.mean(0)) / X.std(0), np.zeros(3, dtype=bool))
     model = models.of(np.array([1]))
     drawn = model.draws(20, rng)[..., 0]

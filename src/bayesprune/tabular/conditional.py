@@ -121,7 +121,7 @@ class ConditionalModels:
             self.vectors = (scaled.T @ left[:, keep].astype(X.dtype)) / np.sqrt(self.n * self.values)
         # What is loose stays so: at the largest penalty a standardised loose column is shrunk by some per cent.
         most = np.inf if many else _LOOSE**2 / 15
-        self.penalties = _PENALTIES[_PENALTIES <= most]
+        self.penalties = _PENALTIES[most >= _PENALTIES]
 
     def of(self, columns: np.ndarray, discrete: bool | None = None) -> ColumnModel:
         """Return the model of some columns given all others.

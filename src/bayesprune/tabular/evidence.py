@@ -11,7 +11,7 @@ from scipy.special import log_ndtr, ndtri_exp
 
 from bayesprune.tabular.clusters import Cluster, findings, interchangeable, step_up
 from bayesprune.tabular.conditional import ConditionalModels
-from bayesprune.tabular.weighing import Weight, Weigher
+from bayesprune.tabular.weighing import Weigher, Weight
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.tabular.chains import ChainMLP
 from bayesprune.sparsity.spike_slab import probability_from_soft_threshold
-from bayesprune.tabular.candidates import common_union, path_order, tree_order, tree_rows
+from bayesprune.tabular.candidates import common_union, interleaved, path_order, tree_order, tree_rows, winsorised
+from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.clusters import Cluster, twins
-from bayesprune.tabular.comparison import EvidenceSettings, Folds, owners
+from bayesprune.tabular.comparison import ComparisonSettings, Folds, owners
 from bayesprune.tabular.conditional import ConditionalModels
 from bayesprune.tabular.evidence import Evidence, gather_evidence, inclusion_probabilities
 from bayesprune.tabular.prediction_sets import PredictionSets, choose_for_prediction
@@ -23,6 +23,8 @@ from bayesprune.tabular.rows import Rows, Standardiser
 from bayesprune.tabular.search import SearchResult, SearchSettings, search
 from bayesprune.tabular.weighing import Weigher, WeighingSettings, train_fold_networks
 
+_OUTLYING = 6.0  # robust standard deviations of y beyond which a response is brought back for the search
+_LONGEST = 128  # inputs of a chain that are compared for prediction
 _FURTHER = 128  # inputs that are weighed by what the networks leave of y, beside the candidates
 _PATHS = 50  # inputs whose path is kept
 
@@ -34,9 +36,12 @@ class Selection:
     Args:
         probability: (p,) inclusion probability of each column.
         chain_probability: (C, p) the same by each chain's evidence alone.
-        q_value: (p,) Bayesian false-discovery rate of the set of columns at least as probable.
-        evidence: (p,) nats.
-        gain: (C, p) nats.
+        p_value: (p,) of the hypothesis that y does not depend on the column given all others.
+        q_value: (p,) smallest false-discovery rate at which the column's cluster is found.
+        evidence: (p,) log Bayes factor, nats.
+        gain: (C, p) held-out nats that draws in the column's place lose.
+        clusters: the findings.
+        leading: the likeliest input of each.
         prior: what the prior was, numbers by name.
         history: paths over the search, arrays by name.
         sets: the inputs that predict best, where they were asked for.
@@ -49,6 +54,7 @@ class Selection:
     evidence: np.ndarray
     gain: np.ndarray
     clusters: list[Cluster]
+    leading: list[int]
     prior: dict[str, float]
     history: dict[str, np.ndarray]
     sets: PredictionSets | None = None
@@ -56,27 +62,38 @@ class Selection:
     def support(
         self, select: str, *, fdr: float, probability: float, n_inputs: int | None, groups: Sequence[np.ndarray]
     ) -> np.ndarray:
-        """Return (p,) which columns are selected, by "fdr", "probability", "number" (of inputs, ties by evidence) or
-        "prediction" (those of any chain's set).
+        """Return (p,) which columns are selected: "auto" and "fdr" the likeliest input of every finding, "probability",
+        "number" (of inputs, ties by evidence) or "prediction" (those of any chain's set).
         """
-        if select == "fdr":
-            chosen = np.array([c.members[int(np.argmax(c.shares))] for c in self.clusters], dtype=np.int64)
-            support = np.zeros(len(self.probability), dtype=bool)
-            for number in chosen:
-                support[groups[number]] = True
-            return support
         if select == "probability":
             return self.probability >= probability
-        if select == "prediction":
+        if select in ("auto", "fdr"):
+            chosen = np.array(self.leading, dtype=np.int64)
+        elif select == "prediction":
             assert self.sets is not None
             chosen = np.unique(np.concatenate(self.sets.members))
         else:
             first = np.array([members[0] for members in groups])
             chosen = np.lexsort((-self.evidence[first], -self.probability[first]))[:n_inputs]
-        support = np.zeros(len(self.probability), dtype=bool)
-        for number in chosen:
-            support[groups[number]] = True
-        return support
+        return _columns_of(chosen, groups, len(self.probability))
+
+    def inputs(self, select: str, support: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the numbers of the columns that the predictive network has: what is selected; with "auto" every
+        member of a finding, and where there is none what each chain predicts best with.
+        """
+        if select != "auto":
+            return np.flatnonzero(support)
+        if self.sets is not None:
+            return np.flatnonzero(_columns_of(np.unique(np.concatenate(self.sets.members)), groups, len(support)))
+        return np.flatnonzero(np.isin(np.arange(len(support)), [c for own in self.clusters for c in own.members]))
+
+
+def _columns_of(inputs: np.ndarray, groups: Sequence[np.ndarray], p: int) -> np.ndarray:
+    """Return (p,) which columns belong to some inputs."""
+    support = np.zeros(p, dtype=bool)
+    for number in inputs:
+        support[groups[number]] = True
+    return support
 
 
 @dataclass(frozen=True)
@@ -88,18 +105,20 @@ class Plan:
         chains: chains of a data set.
         batch_size: rows a step.
         search: settings of the search.
-        evidence: settings of the weighing.
-        for_prediction: whether to choose the inputs that predict best too.
+        comparison: how networks are compared that differ in their number of inputs.
+        weighing: how the candidates are weighed.
+        union: candidates of all chains together, at most.
+        for_prediction: whether to choose the inputs that predict best too; None does where nothing is found.
     """
 
     folds: int
     chains: int
     batch_size: int
     search: SearchSettings
-    evidence: EvidenceSettings
-    weighing: WeighingSettings = WeighingSettings()
+    comparison: ComparisonSettings
+    weighing: WeighingSettings = field(default_factory=WeighingSettings)
     union: int = 64
-    for_prediction: bool = False
+    for_prediction: bool | None = False
 
     @classmethod
     def of(
@@ -114,14 +133,14 @@ class Plan:
         candidates: int | None = None,
         batch_size: int | None = None,
         expected: float | None = None,
-        for_prediction: bool = False,
+        for_prediction: bool | None = False,
     ) -> Plan:
         """Choose for n rows of p columns.
 
         A table of no more columns than the common candidates needs no ramp, and 300 steps of search.
         """
         union = max(16, min(64, n // 16))
-        candidates = candidates or (128 if for_prediction else max(32, min(128, math.ceil(3 * (expected or 0)))))
+        candidates = candidates or (_LONGEST if for_prediction else max(32, min(128, math.ceil(3 * (expected or 0)))))
         candidates = max(candidates, p if p <= union else 0)
         steps = steps or (300 if p <= candidates else 700)
         batch_size = batch_size or (512 if n >= 5000 else max(16, min(256, n // 3)))
@@ -131,7 +150,7 @@ class Plan:
             chains=chains,
             batch_size=batch_size,
             search=SearchSettings(steps=steps, candidates=candidates, feedback=feedback),
-            evidence=replace(EvidenceSettings(), refit_steps=evidence_steps or EvidenceSettings.refit_steps),
+            comparison=replace(ComparisonSettings(), refit_steps=evidence_steps or ComparisonSettings.refit_steps),
             weighing=WeighingSettings(final_steps=evidence_steps or WeighingSettings.final_steps),
             union=max(union, candidates) if candidates > 64 else union,
             for_prediction=for_prediction,
@@ -167,6 +186,12 @@ def find_inputs(
         One selection a data set.
     """
     generator = torch.Generator().manual_seed(seed)
+    if np.issubdtype(responses[0].dtype, np.floating):
+        # Gross outliers would set the scale of y, and with it the steps, for all other rows.
+        responses = [winsorised(y, _OUTLYING) for y in responses]
+        standardisers = [
+            replace(s, y_mean=float(y.mean()), y_scale=float(y.std()) or 1.0) for s, y in zip(standardisers, responses)
+        ]
     rows = Rows(tables, responses, standardisers, plan.batch_size, generator)
     chains = plan.chains * rows.sets
     folds = Folds(plan.folds, chains, plan.chains, rows.count)
@@ -179,34 +204,44 @@ def find_inputs(
         if columns is not found.columns
         else found.net
     )
-    weighed = _evidence(net, columns, rows, folds, groups, plan, seed=seed + 10_000)
+    orders = [_orders(net, columns, rows, which, folds, groups, plan, seed) for which in range(rows.sets)]
+    weighed = _evidence(net, columns, rows, folds, groups, plan, orders, seed=seed + 10_000)
     prior = None if expected is None else min(max(expected / len(groups), 1e-9), 1 - 1e-9)
     selections = [
         _selection(evidence, found, which, plan, groups, prior, fdr) for which, evidence in enumerate(weighed)
     ]
-    if not plan.for_prediction:
+    if plan.for_prediction is False or (plan.for_prediction is None and all(s.clusters for s in selections)):
         return selections
-    chosen = choose_for_prediction(net, columns, rows, folds, groups, plan.evidence, seed=seed + 15_000)
-    return [replace(s, sets=sets, history=s.history | sets.history()) for s, sets in zip(selections, chosen)]
+    paths = [interleaved(own)[:_LONGEST] for by_chain in orders for own in by_chain]
+    wide = [np.concatenate([groups[number] for number in path]) for path in paths]
+    wide_columns = _padded_columns(wide)
+    net = net.choose(torch.arange(chains), _places(columns, wide_columns))
+    chosen = choose_for_prediction(net, wide_columns, paths, rows, folds, groups, plan.comparison, seed=seed + 15_000)
+    return [
+        replace(s, sets=sets, history=s.history | sets.history()) if plan.for_prediction or not s.clusters else s
+        for s, sets in zip(selections, chosen)
+    ]
 
 
 def _evidence(
-    net: ChainMLP, columns: Tensor, rows: Rows, folds: Folds, groups: Sequence[np.ndarray], plan: Plan, *, seed: int
+    net: ChainMLP,
+    columns: Tensor,
+    rows: Rows,
+    folds: Folds,
+    groups: Sequence[np.ndarray],
+    plan: Plan,
+    orders: list[list[list[int]]],
+    *,
+    seed: int,
 ) -> list[Evidence]:
     """Join the candidates of all chains and sources of each data set, train on them and weigh them."""
     owner, chains = owners(groups, rows.p), plan.chains
-    strength = net.input_weights().detach().square().sum(1)
     candidates = []
     for which in range(rows.sets):
-        own = range(which * chains, (which + 1) * chains)
-        orders = [_unique(owner, columns[c][strength[c].argsort(descending=True)].tolist()) for c in own]
-        orders += _other_orders(rows, which, folds, own, owner, seed)
-        union = common_union(orders, plan.union)
+        union = common_union([order for own in orders[which] for order in own], plan.union)
         candidates.append(_with_twins(rows, which, union, groups)[0])
     wide = [np.concatenate([groups[j] for j in union]) for union in candidates]
-    width = max(map(len, wide))
-    padded = torch.from_numpy(np.stack([np.pad(w, (0, width - len(w)), constant_values=-1) for w in wide]))
-    common = padded.repeat_interleave(chains, 0)
+    common = _padded_columns(wide).repeat_interleave(chains, 0)
     net = net.choose(torch.arange(net.chains), _places(columns, common))
     networks = train_fold_networks(net, common, rows, folds, owner, plan.weighing, seed)
     result = []
@@ -222,23 +257,30 @@ def _evidence(
     return result
 
 
-def _unique(owner: np.ndarray, columns: Sequence[int]) -> list[int]:
-    """Return the inputs of some columns (−1 is none) in the order of their first column."""
-    return list(dict.fromkeys(int(owner[c]) for c in columns if c >= 0))
-
-
-def _other_orders(
-    rows: Rows, which: int, folds: Folds, own: range, owner: np.ndarray, seed: int
-) -> list[list[int]]:
-    """Return what the least-angle path and the trees put first on the learning rows of each chain."""
-    orders = []
+def _orders(
+    net: ChainMLP,
+    columns: Tensor,
+    rows: Rows,
+    which: int,
+    folds: Folds,
+    groups: Sequence[np.ndarray],
+    plan: Plan,
+    seed: int,
+) -> list[list[list[int]]]:
+    """Return for each chain of a data set the inputs in the order of its own search (equation 10's statistic), of the
+    least-angle path and of the trees, all on its learning rows.
+    """
+    owner = owners(groups, rows.p)
     one = rows.only(which)
     count = tree_rows(rows.count, rows.p)
     X, y = one.inputs(0, count)[0].numpy(), one.y[0, :count].numpy()
-    for chain in own:
+    strength = net.input_weights().detach().square().sum(1)
+    orders = []
+    for chain in range(which * plan.chains, (which + 1) * plan.chains):
         learning = np.setdiff1d(np.arange(count), folds.outer(chain).numpy())
-        orders.append(_unique(owner, path_order(X[learning], y[learning])))
-        orders.append(_unique(owner, tree_order(X[learning], y[learning], seed + chain)))
+        found = [columns[chain][strength[chain].argsort(descending=True)].tolist()]
+        found += [path_order(X[learning], y[learning]), tree_order(X[learning], y[learning], seed + chain)]
+        orders.append([list(dict.fromkeys(int(owner[c]) for c in order if c >= 0)) for order in found])
     return orders
 
 
@@ -279,7 +321,7 @@ def _selection(
 ) -> Selection:
     probability, factor, pi = inclusion_probabilities(evidence.p_value, prior, len(groups))
     logit = math.log(pi) - math.log1p(-pi)
-    single = evidence.chain_factors()
+    single, findings = evidence.chain_factors(), evidence.found(fdr)
     chain_probability = 1 / (1 + np.exp(-np.clip(single + logit, -700, 700)))
     p = sum(map(len, groups))
     of = owners(groups, p)
@@ -305,7 +347,8 @@ def _selection(
         q_value=evidence.q_values()[of],
         evidence=factor[of],
         gain=evidence.gain[:, of],
-        clusters=evidence.found(fdr),
+        clusters=[_in_columns(cluster, groups) for cluster in findings],
+        leading=[cluster.members[int(np.argmax(cluster.shares))] for cluster in findings],
         prior=numbers,
         history={
             "epoch": np.array(found.steps) * found.rows.batch_size / found.rows.count,
@@ -316,6 +359,13 @@ def _selection(
             "hard_threshold": np.array(found.hard_threshold),
         },
     )
+
+
+def _in_columns(cluster: Cluster, groups: Sequence[np.ndarray]) -> Cluster:
+    """Return a finding about inputs as one about columns; those of one input share its share."""
+    pairs = [(int(c), share / len(groups[j])) for j, share in zip(cluster.members, cluster.shares) for c in groups[j]]
+    members, shares = zip(*sorted(pairs))
+    return replace(cluster, members=members, shares=shares)
 
 
 def _as_probability(
@@ -335,8 +385,13 @@ def _whole_groups(columns: Tensor, groups: Sequence[np.ndarray], p: int) -> Tens
     for chain in columns.numpy():
         held = sorted({int(of[c]) for c in chain if c >= 0})
         wholes.append(np.concatenate([groups[number] for number in held]) if held else np.zeros(0, dtype=np.int64))
-    width = max(1, max(map(len, wholes)))
-    return torch.from_numpy(np.stack([np.pad(w, (0, width - len(w)), constant_values=-1) for w in wholes]))
+    return _padded_columns(wholes)
+
+
+def _padded_columns(columns: Sequence[np.ndarray]) -> Tensor:
+    """Return (C, K) column numbers with −1 behind those of chains that have fewer."""
+    width = max(1, max(map(len, columns)))
+    return torch.from_numpy(np.stack([np.pad(own, (0, width - len(own)), constant_values=-1) for own in columns]))
 
 
 def _places(old: Tensor, new: Tensor) -> Tensor:

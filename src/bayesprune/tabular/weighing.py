@@ -161,7 +161,14 @@ class Weigher:
     """
 
     def __init__(
-        self, networks: FoldNetworks, models: ConditionalModels, first: int, count: int, y: Tensor, seed: int, draws: int
+        self,
+        networks: FoldNetworks,
+        models: ConditionalModels,
+        first: int,
+        count: int,
+        y: Tensor,
+        seed: int,
+        draws: int,
     ) -> None:
         self.networks, self.models, self.own, self.draws = networks, models, range(first, first + count), draws
         self.generator = np.random.default_rng(seed)
@@ -191,10 +198,12 @@ class Weigher:
         best = np.inf
         for part in _PARTS:
             left = y - part * network
+            middle = float(np.median(left))
+            left = left - middle
             bound = _CLIP * _scale(left)
             score, ridge, coefficient, share = self.models.explained(np.clip(left, -bound, bound))
             if score < best:
-                best, self.part, self.ridge, self.coefficient = score, part, ridge, coefficient
+                best, self.part, self.ridge, self.coefficient = score, part, ridge + middle, coefficient
                 # Of a residual's square, for the ridge's degrees of freedom.
                 self.left, self.inflation = left - ridge, 1 / (1 - share)
 

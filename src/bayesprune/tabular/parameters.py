@@ -10,8 +10,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from bayesprune.common.checks import check_choice
+from bayesprune.tabular.plan import Plan
 from bayesprune.tabular.sampling import SamplingSettings
-from bayesprune.tabular.selection import Plan
 from bayesprune.tabular.trainer import ChainSettings
 
 _CHOICES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,16 @@ from bayesprune.sparsity.spike_slab import probability_from_soft_threshold
 from bayesprune.tabular.candidates import common_union, interleaved, path_order, tree_order, tree_rows, winsorised
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.clusters import Cluster, twins
-from bayesprune.tabular.comparison import ComparisonSettings, Folds, owners
+from bayesprune.tabular.comparison import Folds, owners
 from bayesprune.tabular.conditional import ConditionalModels
 from bayesprune.tabular.evidence import Evidence, gather_evidence, inclusion_probabilities
+from bayesprune.tabular.plan import LONGEST, Plan
 from bayesprune.tabular.prediction_sets import PredictionSets, choose_for_prediction
 from bayesprune.tabular.rows import Rows, Standardiser
-from bayesprune.tabular.search import SearchResult, SearchSettings, search
-from bayesprune.tabular.weighing import Weigher, WeighingSettings, train_fold_networks
+from bayesprune.tabular.search import SearchResult, search
+from bayesprune.tabular.weighing import Weigher, train_fold_networks
 
 _OUTLYING = 6.0  # robust standard deviations of y beyond which a response is brought back for the search
-_LONGEST = 128  # inputs of a chain that are compared for prediction
 _FURTHER = 128  # inputs that are weighed by what the networks leave of y, beside the candidates
 _PATHS = 50  # inputs whose path is kept
 
@@ -96,67 +96,6 @@ def _columns_of(inputs: np.ndarray, groups: Sequence[np.ndarray], p: int) -> np.
     return support
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Sizes that follow from the data's shape where they are not given.
-
-    Args:
-        folds: F.
-        chains: chains of a data set.
-        batch_size: rows a step.
-        search: settings of the search.
-        comparison: how networks are compared that differ in their number of inputs.
-        weighing: how the candidates are weighed.
-        union: candidates of all chains together, at most.
-        for_prediction: whether to choose the inputs that predict best too; None does where nothing is found.
-    """
-
-    folds: int
-    chains: int
-    batch_size: int
-    search: SearchSettings
-    comparison: ComparisonSettings
-    weighing: WeighingSettings = field(default_factory=WeighingSettings)
-    union: int = 64
-    for_prediction: bool | None = False
-
-    @classmethod
-    def of(
-        cls,
-        n: int,
-        p: int,
-        *,
-        feedback: str = "none",
-        chains: int | None = None,
-        steps: int | None = None,
-        evidence_steps: int | None = None,
-        candidates: int | None = None,
-        batch_size: int | None = None,
-        expected: float | None = None,
-        for_prediction: bool | None = False,
-    ) -> Plan:
-        """Choose for n rows of p columns.
-
-        A table of no more columns than the common candidates needs no ramp, and 300 steps of search.
-        """
-        union = max(16, min(64, n // 16))
-        candidates = candidates or (_LONGEST if for_prediction else max(32, min(128, math.ceil(3 * (expected or 0)))))
-        candidates = max(candidates, p if p <= union else 0)
-        steps = steps or (300 if p <= candidates else 700)
-        batch_size = batch_size or (512 if n >= 5000 else max(16, min(256, n // 3)))
-        chains = min(chains or (4 if n >= 5000 else 5 if n >= 50 else 3), max(3, n // 6))
-        return cls(
-            folds=max(3, chains),
-            chains=chains,
-            batch_size=batch_size,
-            search=SearchSettings(steps=steps, candidates=candidates, feedback=feedback),
-            comparison=replace(ComparisonSettings(), refit_steps=evidence_steps or ComparisonSettings.refit_steps),
-            weighing=WeighingSettings(final_steps=evidence_steps or WeighingSettings.final_steps),
-            union=max(union, candidates) if candidates > 64 else union,
-            for_prediction=for_prediction,
-        )
-
-
 def find_inputs(
     tables: Sequence[Any],
     responses: Sequence[np.ndarray],
@@ -212,7 +151,7 @@ def find_inputs(
     ]
     if plan.for_prediction is False or (plan.for_prediction is None and all(s.clusters for s in selections)):
         return selections
-    paths = [interleaved(own)[:_LONGEST] for by_chain in orders for own in by_chain]
+    paths = [interleaved(own)[:LONGEST] for by_chain in orders for own in by_chain]
     wide = [np.concatenate([groups[number] for number in path]) for path in paths]
     wide_columns = _padded_columns(wide)
     net = net.choose(torch.arange(chains), _places(columns, wide_columns))

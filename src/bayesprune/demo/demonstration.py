@@ -69,9 +69,12 @@ def run_demo(
             for fold in range(FOLDS)
             for method in METHODS
         ]
-        said = run_jobs(
-            jobs, processes or min(_cores(), FOLDS), lambda job, seconds: None if quiet else _say(job, seconds)
-        )
+        try:
+            said = run_jobs(
+                jobs, processes or min(_cores(), FOLDS), lambda job, seconds: None if quiet else _say(job, seconds)
+            )
+        except Interrupted:
+            raise Interrupted("the demo was stopped; start it again.") from None
         models: dict[str, list[FoldPrediction]] = {}
         for each in said:
             models.setdefault(each.name, []).append(each)

@@ -121,6 +121,16 @@ def test_limit_sparse_matrix_equals_the_array(line):
     np.testing.assert_allclose(thin.predict(sparse.csr_matrix(X)), dense.predict(X), rtol=1e-4, atol=1e-5)
 
 
+def test_target_twenty_copies_of_a_cause_are_one_finding():
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((300, 30))
+    X[:, 1:20] = X[:, :1] + 0.02 * rng.standard_normal((300, 19))
+    y = X[:, 0] - X[:, 25] + 0.5 * rng.standard_normal(300)
+    model = SparseBNNRegressor(refit=False, random_state=0, search_steps=80, evidence_steps=80, n_chains=3).fit(X, y)
+    assert [cluster.members for cluster in model.clusters_] == [tuple(range(20)), (25,)]
+    assert model.get_support().sum() == 2 and model.get_support()[25]  # the likeliest member stands for its cluster
+
+
 def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
     """Thirty weak inputs: none is found, and the prediction is no constant."""
     rng = np.random.default_rng(7)

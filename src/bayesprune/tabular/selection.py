@@ -25,6 +25,7 @@ from bayesprune.tabular.search import SearchResult, search
 from bayesprune.tabular.weighing import Weigher, train_fold_networks
 
 _OUTLYING = 6.0  # robust standard deviations of y beyond which a response is brought back for the search
+_TWINS = 2  # interchangeable inputs that join each candidate in the networks; all of them join its cluster
 _FURTHER = 128  # inputs that are weighed by what the networks leave of y, beside the candidates
 _PATHS = 50  # inputs whose path is kept
 
@@ -178,7 +179,7 @@ def _evidence(
     candidates = []
     for which in range(rows.sets):
         union = common_union([order for own in orders[which] for order in own], plan.union)
-        candidates.append(_with_twins(rows, which, union, groups)[0])
+        candidates.append(_with_twins(rows, which, union, groups, most=_TWINS)[0])
     wide = [np.concatenate([groups[j] for j in union]) for union in candidates]
     common = _padded_columns(wide).repeat_interleave(chains, 0)
     net = net.choose(torch.arange(net.chains), _places(columns, common))
@@ -232,14 +233,20 @@ def _further(weigher: Weigher, owner: np.ndarray, union: list[int], X: np.ndarra
 
 
 def _with_twins(
-    rows: Rows, which: int, union: list[int], groups: Sequence[np.ndarray], of: Sequence[int] | None = None
+    rows: Rows,
+    which: int,
+    union: list[int],
+    groups: Sequence[np.ndarray],
+    of: Sequence[int] | None = None,
+    *,
+    most: int | None = None,
 ) -> tuple[list[int], np.ndarray]:
-    """Return the candidates with the inputs that are interchangeable with one of them, and their correlations."""
+    """Return some inputs with those that are interchangeable with one of them (or of `of`), and their correlations."""
     X = rows.only(which).inputs(0, rows.count)[0]
     single = np.array([members[0] if len(members) == 1 else -1 for members in groups])
     plain = [j for j in (union if of is None else of) if single[j] >= 0]
     with_all = (X[:, single[plain]].t() @ X / rows.count).abs().numpy() if plain else np.zeros((0, rows.p))
-    column_twins = twins(with_all, single[plain], rows.count) if plain else np.zeros(0, dtype=np.int64)
+    column_twins = twins(with_all, single[plain], rows.count, most) if plain else np.zeros(0, dtype=np.int64)
     of_column = {int(c): j for j, c in enumerate(single) if c >= 0}
     union = sorted({*union, *(of_column[int(c)] for c in column_twins if int(c) in of_column)})
     correlation = np.eye(len(union))

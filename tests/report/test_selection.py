@@ -88,6 +88,7 @@ def entry(name, i, probability):
         "input": name,
         "kind": "number",
         "probability": probability,
+        "evidence": 12.5 - i,
         "chain_min": 0.9,
         "chain_max": 1.0,
         "q_value": 0.01 * (i + 1),
@@ -307,14 +308,26 @@ def test_property_figures_can_be_saved(result, tmp_path):
     assert save_png(partial_dependence(result), tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_property_interactions_are_told_if_there_are_any(result, tmp_path):
+    def page(told):
+        return write_selection_report(told, tmp_path / "page.html").read_text()
+
+    assert 'id="interactions"' not in page(result)
+    pair = {"inputs": ["x1", "x<2>"], "strength": 0.75, "share": 0.5}
+    assert "x1 × x&lt;2&gt;" in page({**result, "interactions": [pair]})
+
+
 def test_property_table_formats(result):
     rows = result["selected"]
     lines = selection_table(rows).splitlines()
-    assert lines[0].split() == ["Input", "Probability", "Chains", "q-value", "Effect", "Alone", "Direction"]
-    assert lines[1].split() == ["x1", "0.990", "0.900–1.000", "0.010", "1", "0.5", "increasing"] and len(lines) == 4
+    assert lines[0].split() == ["Input", "Evidence", "Chains", "Probability", "q-value", "Effect", "Alone", "Direction"]
+    assert (
+        lines[1].split() == ["x1", "12.5", "0.900–1.000", "0.990", "0.010", "1", "0.5", "increasing"]
+        and len(lines) == 4
+    )
     assert selection_table(rows, most=1).splitlines()[-1] == "… and 2 more"
     assert "and 2 more" in selection_table(rows, "html", most=1)
-    assert selection_table(rows, "csv").splitlines()[1] == "x1,number,0.99,0.9,1.0,0.01,1.0,0.5,increasing"
+    assert selection_table(rows, "csv").splitlines()[1] == "x1,number,0.99,12.5,0.9,1.0,0.01,1.0,0.5,increasing"
     assert " –  increasing" in selection_table([{**rows[0], "effect_alone": None}])
     tiny = selection_table([{**rows[0], "q_value": 2e-7, "chain_min": None, "input": "a\nb"}])
     assert "2e-07" in tiny and "a b" in tiny and len(tiny.splitlines()) == 2

@@ -131,7 +131,7 @@ def test_limit_nothing_to_find_predicts_a_constant():
         ({"fdr": 1.5}, "fdr=1.5 must lie strictly between 0 and 1"),
         ({"n_chains": 0}, "n_chains=0 must be 'auto' or a whole number"),
         ({"select": "number"}, "select='number' needs how many"),
-        ({"groups": [[0, 1], [1]]}, "groups name a column twice"),
+        ({"groups": [[0, 1], [1]]}, "name a column twice"),
         ({"groups": [[99]]}, "groups name column 99"),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes"),
         ({"expected_inputs": -1}, "expected_inputs=-1"),

@@ -90,6 +90,7 @@ def _page(result: dict[str, Any], title: str | None) -> str:
                 ]
             ),
         ),
+        *_interactions(result),
         section("held-out", "Held-out rows", _scores_line(result), grid(_score_figures(result, figure))),
         section("details", "Details", _details(result, figure)),
     ]
@@ -136,12 +137,29 @@ def _selected(result: dict[str, Any]) -> str:
         return f"<p>{escape(said)}</p>"
     unit = "in units of the response" if result["target"]["task"] == "regression" else "as a probability"
     legend = (
-        f"Probability: that the input belongs to the model, mean over the chains (the chains' range beside it). q-value: "
+        f"Evidence: what the predictive likelihood of rows that were not learned from loses without the input, in nats. Chains: "
+        f"the range of the chains' own probabilities. Probability: that the input belongs to the model. q-value: "
         f"false-discovery rate of the smallest selection that holds the input. Effect: standard deviation of the prediction "
         f"due to this input, {unit}; alone: the part that does not depend on other inputs."
     )
     table = scroll_box(selection_table(result["selected"], "html"), "Selected inputs")
     return f'{table}\n<p class="muted">{escape(legend)}</p>'
+
+
+def _interactions(result: dict[str, Any]) -> list[str]:
+    """The pairs of selected inputs that act together, if any do."""
+    rows = [
+        (
+            " × ".join(map(str, one["inputs"])),
+            f"{one['strength']:.3g} ({_share(one['share'])} of the prediction's spread)",
+        )
+        for one in result.get("interactions") or []
+    ]
+    if not rows:
+        return []
+    said = "Standard deviation of the prediction that is due to two inputs acting together and to neither alone."
+    table = scroll_box(pair_table(rows), "Interactions")
+    return [section("interactions", "Interactions", f'{table}\n<p class="muted">{escape(said)}</p>')]
 
 
 def _probability_figures(result: dict[str, Any], figure: Figures) -> list[str]:

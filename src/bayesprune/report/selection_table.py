@@ -12,7 +12,7 @@ from bayesprune.report.style import literal
 from bayesprune.report.table import MISSING
 
 KEYS = (
-    "input", "kind", "probability", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
+    "input", "kind", "probability", "evidence", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
 )  # fmt: skip
 
 
@@ -31,11 +31,11 @@ def selection_table(selected: Sequence[dict[str, Any]], fmt: str = "text", most:
         ValueError: an unknown format.
 
     Example:
-        >>> row = {"input": "age", "kind": "number", "probability": 0.998, "chain_min": 0.99, "chain_max": 1.0,
-        ...        "q_value": 0.002, "effect": 1.5, "effect_alone": 1.2, "direction": "increasing"}
+        >>> row = {"input": "age", "kind": "number", "probability": 0.998, "evidence": 9.2, "chain_min": 0.99,
+        ...        "chain_max": 1.0, "q_value": 0.002, "effect": 1.5, "effect_alone": 1.2, "direction": "increasing"}
         >>> print(selection_table([row]), end="")
-        Input  Probability  Chains       q-value  Effect  Alone  Direction
-        age          0.998  0.990–1.000    0.002     1.5    1.2  increasing
+        Input  Evidence  Chains       Probability  q-value  Effect  Alone  Direction
+        age         9.2  0.990–1.000        0.998    0.002     1.5    1.2  increasing
     """
     writers: dict[str, Callable[[Sequence[dict[str, Any]], int], str]] = {"text": _text, "html": _html, "csv": _csv}
     if fmt not in writers:
@@ -43,7 +43,7 @@ def selection_table(selected: Sequence[dict[str, Any]], fmt: str = "text", most:
     return writers[fmt](selected, len(selected) if most is None else most)
 
 
-HEADINGS = ("Input", "Probability", "Chains", "q-value", "Effect", "Alone", "Direction")
+HEADINGS = ("Input", "Evidence", "Chains", "Probability", "q-value", "Effect", "Alone", "Direction")
 WORDS = ("Input", "Chains", "Direction")
 
 
@@ -52,8 +52,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     q_value = row["q_value"]
     return [
         str(row["input"]),
-        f"{row['probability']:.3f}",
+        MISSING if row.get("evidence") is None else f"{row['evidence']:.1f}",
         chains,
+        f"{row['probability']:.3f}",
         f"{q_value:.3f}" if q_value >= 0.001 or q_value == 0 else f"{q_value:.0e}",
         f"{row['effect']:.3g}",
         MISSING if row["effect_alone"] is None else f"{row['effect_alone']:.3g}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,12 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.feature_selection import SelectorMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
 
+from bayesprune.common.modes import threads
 from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.columns import column_number, is_frame, with_text_names
+from bayesprune.tabular.frame import FrameEncoder, learn_encoder
 from bayesprune.tabular.parameters import Parameters
 from bayesprune.tabular.prediction_sets import member_masks
 from bayesprune.tabular.predictive import sample_networks
@@ -36,11 +39,15 @@ class TrainingData:
         table: (n, p) array or scipy.sparse matrix.
         response: (n,) float64, or int64 class numbers.
         standardiser: of both.
+        names: of the columns of X, before they were encoded; none for an array.
+        members: the columns of the table that stand for each column of X.
     """
 
     table: Any
     response: np.ndarray
     standardiser: Standardiser
+    names: list[str]
+    members: list[list[int]]
 
 
 class SparseBNN(SelectorMixin, Parameters):
@@ -52,7 +59,9 @@ class SparseBNN(SelectorMixin, Parameters):
         """Find the inputs that matter and sample a network on them.
 
         Args:
-            X: (n, p) array, data frame or scipy.sparse matrix, finite.
+            X: (n, p) array or scipy.sparse matrix, finite; or a pandas data frame with numbers, dates, text, categories and
+                missing values, whose columns are encoded as `bayesprune.tabular.frame.learn_encoder` says. A warning names
+                those that are not used.
             y: (n,) response or labels.
 
         Returns:
@@ -75,24 +84,24 @@ class SparseBNN(SelectorMixin, Parameters):
         if len({model._outputs() for model in models}) > 1:
             raise ValueError("datasets differ in their number of classes: fit those of one number together")
         n, p = data[0].table.shape
-        plan, seed = lead._plan(n, p), int(check_random_state(lead.random_state).randint(2**31 - 1))
+        plan, seed = lead._plan(n, p), lead._seed()
         tables, responses = [each.table for each in data], [each.response for each in data]
         standardisers = [each.standardiser for each in data]
         masks = []
-        with torch.enable_grad():
+        with threads(lead._threads()), torch.enable_grad():
             if inputs is None:
-                groups = lead._column_groups(p)
+                groups = lead._units(data[0].names, data[0].members)
                 expected = None if lead.expected_inputs == "auto" else float(lead.expected_inputs)
                 found = find_inputs(
                     tables, responses, standardisers, lead._outputs(), plan, groups, expected=expected, seed=seed
                 )
-                for model, selection in zip(models, found):
-                    model._take_selection(selection, groups)
+                for model, selection, each in zip(models, found, data):
+                    model._take_selection(selection, groups, each)
                     model.n_iter_ = plan.search.steps
                 masks = [member_masks(s.sets, model.inputs_, groups) for model, s in zip(models, found) if s.sets]
             else:
-                for model, columns in zip(models, inputs):
-                    model._take_inputs(columns, p)
+                for model, columns, each in zip(models, inputs, data):
+                    model._take_inputs(columns, each)
             for model, standardiser in zip(models, standardisers):
                 model.standardiser_ = standardiser
             if not lead.refit:
@@ -106,47 +115,67 @@ class SparseBNN(SelectorMixin, Parameters):
             model.prior_["network_precision"] = posterior.precision
 
     def _read(self, X: Any, y: Any) -> TrainingData:
-        """Check the parameters and the data."""
+        """Check the parameters and the data; the columns of a data frame are encoded."""
         self._check_parameters()
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=self._numeric, ensure_min_samples=2
-        )  # fmt: skip
-        if X.shape[0] < 6:
+        self.encoder_, names = None, []
+        self.target_name_ = str(y.name) if getattr(y, "name", None) is not None else None
+        if is_frame(X):
+            X = with_text_names(validate_data(self, X, skip_check_array=True))
+            names = self.column_names_ = list(X.columns)
+            self.encoder_ = learn_encoder(X)
+            _warn_dropped(self.encoder_.dropped)
+            table, y = check_X_y(self.encoder_.encode(X), y, y_numeric=self._numeric, ensure_min_samples=2)
+            members = [self.encoder_.members.get(name, []) for name in names]
+        else:
+            table, y = validate_data(
+                self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=self._numeric, ensure_min_samples=2
+            )  # fmt: skip
+            members = [[column] for column in range(table.shape[1])]
+        if table.shape[0] < 6:
             raise ValueError(
-                f"X has {X.shape[0]} rows (n_samples={X.shape[0]}): give at least 6, some to learn and some to weigh"
+                f"X has {table.shape[0]} rows (n_samples={table.shape[0]}): give at least 6, some to learn and some to weigh"
             )
         response = self._encode(y)
-        return TrainingData(X, response, Standardiser.of(X, response if self._numeric else None))
+        return TrainingData(
+            table, response, Standardiser.of(table, response if self._numeric else None), names, members
+        )
 
-    def _take_selection(self, selection: Selection, groups: list[np.ndarray]) -> None:
-        """Keep what the search and the weighing found."""
-        self.inclusion_probability_ = selection.probability
-        self.chain_probability_ = selection.chain_probability
-        self.q_value_ = selection.q_value
-        self.evidence_ = selection.evidence
-        self.prior_ = selection.prior
-        self.history_ = selection.history
-        self.support_ = selection.support(
+    def _take_selection(self, selection: Selection, groups: list[np.ndarray], data: TrainingData) -> None:
+        """Keep what the search and the weighing found, for each column of X."""
+        first = np.array([places[0] if places else -1 for places in data.members])
+
+        def of_columns(values: np.ndarray, unused: float = 0.0) -> np.ndarray:
+            return np.where(first >= 0, np.asarray(values)[..., first], unused)
+
+        support = selection.support(
             self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
         )
-        self.inputs_ = np.flatnonzero(self.support_)
-        gain = np.maximum(selection.gain.mean(0), 0.0)
+        self.inputs_ = np.flatnonzero(support)
+        self.support_ = of_columns(support).astype(bool)
+        self.inclusion_probability_ = of_columns(selection.probability)
+        self.chain_probability_ = of_columns(selection.chain_probability)
+        self.q_value_ = of_columns(selection.q_value, 1.0)
+        self.evidence_ = of_columns(selection.evidence)
+        self.prior_ = selection.prior
+        column_of = np.repeat(np.arange(len(first)), list(map(len, data.members)))
+        column_of = column_of[np.argsort([place for places in data.members for place in places])]
+        self.history_ = selection.history | {"path_inputs": column_of[selection.history["path_inputs"]]}
+        gain = of_columns(np.maximum(selection.gain.mean(0), 0.0))
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain
         if self.verbose:
             print(_sentence(self.support_, self.prior_))
 
-    def _take_inputs(self, columns: Any, p: int) -> None:
-        """Keep inputs that were given, as if they had been found."""
-        columns = np.unique(np.asarray(columns, dtype=np.int64))
-        if len(columns) and (columns[0] < 0 or columns[-1] >= p):
-            raise ValueError(f"inputs={columns.tolist()} name a column that is not there: X has columns 0 to {p - 1}")
-        self.inputs_ = columns
-        self.support_ = np.isin(np.arange(p), columns)
+    def _take_inputs(self, columns: Any, data: TrainingData) -> None:
+        """Keep columns of X that were given, as if they had been found."""
+        count = len(data.members)
+        given = sorted({column_number("inputs", column, data.names, count) for column in columns})
+        self.inputs_ = np.array(sorted(place for column in given for place in data.members[column]), dtype=np.int64)
+        self.support_ = np.isin(np.arange(count), given)
         self.inclusion_probability_ = self.support_.astype(np.float64)
         self.chain_probability_ = self.inclusion_probability_[None].copy()
         self.q_value_ = 1.0 - self.inclusion_probability_
-        self.evidence_ = np.zeros(p)
-        self.feature_importances_ = self.inclusion_probability_ / max(1, len(columns))
+        self.evidence_ = np.zeros(count)
+        self.feature_importances_ = self.inclusion_probability_ / max(1, len(given))
         self.prior_, self.history_, self.n_iter_ = {}, {}, 0
 
     def _take_posterior(self, posterior: PosteriorNetworks) -> None:
@@ -176,6 +205,20 @@ class SparseBNN(SelectorMixin, Parameters):
         tags.non_deterministic = False
         return tags
 
+    def transform(self, X: Any) -> Any:
+        """Return the selected columns.
+
+        Args:
+            X: (n, p), or a data frame with the selected columns.
+
+        Returns:
+            (n, selected), a data frame if X is one and the fit had one too.
+        """
+        check_is_fitted(self)
+        if self.encoder_ is None or not is_frame(X):
+            return super().transform(X)
+        return self._frame(X)[self._selected_names()]
+
     # ---- prediction -------------------------------------------------------------------------------------------------
 
     def _member_outputs(self, X: Any) -> torch.Tensor:
@@ -183,8 +226,38 @@ class SparseBNN(SelectorMixin, Parameters):
         check_is_fitted(self)
         if not self.refit:
             raise ValueError("refit=False selects inputs only; fit with refit=True to predict")
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        return self.posterior_.outputs(self.standardiser_.inputs(X, self.inputs_))
+        if self.encoder_ is None:
+            X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+            return self.posterior_.outputs(self.standardiser_.inputs(X, self.inputs_))
+        encoded = self.encoder_.only(self._selected_names()).encode(self._frame(X))
+        mean, scale = self.standardiser_.mean[self.inputs_], self.standardiser_.scale[self.inputs_]
+        return self.posterior_.outputs(Standardiser(mean, scale).inputs(encoded))
+
+    def _selected_names(self) -> list[str]:
+        """Return the names of the selected columns of the frame."""
+        return [name for name, chosen in zip(self.column_names_, self.support_) if chosen]
+
+    def _frame(self, X: Any) -> Any:
+        """Return X as a data frame that has the selected columns; others are checked as scikit-learn does, or may lack.
+
+        A frame with other columns than the fit's is read by the names of the selected ones, if there are any.
+        """
+        import pandas
+
+        if not is_frame(X):
+            X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
+            return pandas.DataFrame(X, columns=self.column_names_)
+        named, needed = with_text_names(X), set(self._selected_names())
+        here = set(named.columns)
+        if here == set(self.column_names_) or not needed or not needed <= here:
+            try:
+                validate_data(self, X, reset=False, skip_check_array=True)
+            except ValueError as error:
+                absent = sorted(needed - here)
+                raise ValueError(
+                    f"{error}Of the columns, the prediction needs {absent}." if absent else error
+                ) from None
+        return named
 
     # ---- in a folder ------------------------------------------------------------------------------------------------
 
@@ -195,7 +268,7 @@ class SparseBNN(SelectorMixin, Parameters):
             folder: where to; made if absent. An estimator that is there is replaced, other files stay.
 
         Raises:
-            ValueError: a parameter that JSON cannot hold (a generator as random_state).
+            ValueError: a parameter that JSON cannot hold. (A generator as `random_state` is written as None.)
             sklearn.exceptions.NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
@@ -207,11 +280,14 @@ class SparseBNN(SelectorMixin, Parameters):
             "parameters": self._plain_parameters(),
             "n_features_in": int(self.n_features_in_),
             "n_iter": int(self.n_iter_),
+            "target_name": self.target_name_,
             "prior": self.prior_,
             "standardiser": {"y_mean": self.standardiser_.y_mean, "y_scale": self.standardiser_.y_scale},
         }
         if hasattr(self, "feature_names_in_"):
             about["feature_names_in"] = [str(name) for name in self.feature_names_in_]
+        if self.encoder_ is not None:
+            about["encoder"] = self.encoder_.to_dict() | {"column_names": self.column_names_}
         if hasattr(self, "classes_"):
             about["classes"] = {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()}
         if hasattr(self, "posterior_"):
@@ -249,6 +325,10 @@ class SparseBNN(SelectorMixin, Parameters):
         model.standardiser_ = Standardiser(
             arrays["standardiser.mean"], arrays["standardiser.scale"], **about["standardiser"]
         )
+        model.target_name_, model.encoder_ = about["target_name"], None
+        if "encoder" in about:
+            model.column_names_ = list(about["encoder"]["column_names"])
+            model.encoder_ = FrameEncoder.from_dict(about["encoder"])
         if "feature_names_in" in about:
             model.feature_names_in_ = np.array(about["feature_names_in"], dtype=object)
         if "classes" in about:
@@ -273,7 +353,7 @@ def fit_many(estimator: Any, datasets: Sequence[tuple[Any, Any]], inputs: Sequen
     Args:
         estimator: a `SparseBNNRegressor` or `SparseBNNClassifier`; it is not changed.
         datasets: pairs (X, y), all X of one shape.
-        inputs: the columns to use of each data set, by number; as many as there are, or as few. `support_` is then what
+        inputs: the columns to use of each data set, by number or name; their count may differ. `support_` is then what
             was given, inclusion probabilities are 1 and 0, and the parameters of search and selection do nothing.
 
     Returns:
@@ -300,6 +380,14 @@ def fit_many(estimator: Any, datasets: Sequence[tuple[Any, Any]], inputs: Sequen
     models = [clone(estimator) for _ in datasets]
     estimator._fit_batch(models, datasets, inputs)
     return models
+
+
+def _warn_dropped(dropped: dict[str, str]) -> None:
+    """Name the columns that are not used."""
+    if dropped:
+        said = ", ".join(f"{name!r} ({reason})" for name, reason in list(dropped.items())[:5])
+        more = f" and {len(dropped) - 5:,} more (encoder_.dropped)" if len(dropped) > 5 else ""
+        warnings.warn(f"{len(dropped):,} of X's columns not used: {said}{more}", stacklevel=4)
 
 
 def _sentence(support: np.ndarray, prior: dict[str, float]) -> str:

@@ -140,7 +140,7 @@ def test_property_predict_says_what_is_new_and_fills_what_is_missing(made, tmp_p
     assert "1 rows have a 'city' unseen in training ('Bodø')" in capsys.readouterr().err
     for cell, message in (
         ("inf", "holds inf in data row 1"),
-        ("tall", "column 'v3' of X holds other cells than numbers"),
+        ("tall", "column 'v3' of X holds 'tall' in data row 1, where the training rows hold numbers"),
     ):
         bad = write(tmp_path / "bad.csv", {"v3": [cell], "v7": [0.1], "city": ["Oslo"]})
         with pytest.raises(ValueError, match=message):

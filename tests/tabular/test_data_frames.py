@@ -150,7 +150,11 @@ def test_property_a_fit_uses_one_thread_and_gives_back_the_others(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "columns", "message"),
     [
-        ({"groups": [["sise"]]}, ["size", "z0"], "groups name column 'sise', which X does not have; did you mean 'size'"),
+        (
+            {"groups": [["sise"]]},
+            ["size", "z0"],
+            "groups name column 'sise', which X does not have; did you mean 'size'",
+        ),
         ({"groups": ["z0"]}, ["size", "z0"], r"groups=\['z0'\] must be lists of columns"),
         ({"groups": [["z0"], ["z0", "size"]]}, ["size", "z0"], "name a column twice"),
         ({"n_jobs": 0}, ["size"], "n_jobs=0 must be None"),

@@ -3,51 +3,33 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.feature_selection import SelectorMixin
-from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesprune.common.modes import threads
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.columns import column_number, is_frame, with_text_names
-from bayesprune.tabular.frame import FrameEncoder, learn_encoder
+from bayesprune.tabular.frame import FrameEncoder
 from bayesprune.tabular.parameters import Parameters
 from bayesprune.tabular.prediction_sets import member_masks
 from bayesprune.tabular.predictive import sample_networks
+from bayesprune.tabular.progress import progress
 from bayesprune.tabular.rows import Standardiser
 from bayesprune.tabular.sampling import PosteriorNetworks
 from bayesprune.tabular.selection import Selection, find_inputs
 from bayesprune.tabular.store import write_estimator
+from bayesprune.tabular.training_data import TrainingData, read_training_data
 
 _ARRAYS = (
     "support_", "inclusion_probability_", "chain_probability_", "q_value_", "evidence_", "feature_importances_", "inputs_",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """One data set as the chains read it.
-
-    Args:
-        table: (n, p) array or scipy.sparse matrix.
-        response: (n,) float64, or int64 class numbers.
-        standardiser: of both.
-        names: of the columns of X, before they were encoded; none for an array.
-        members: the columns of the table that stand for each column of X.
-    """
-
-    table: Any
-    response: np.ndarray
-    standardiser: Standardiser
-    names: list[str]
-    members: list[list[int]]
 
 
 class SparseBNN(SelectorMixin, Parameters):
@@ -55,7 +37,7 @@ class SparseBNN(SelectorMixin, Parameters):
 
     # ---- fitting ----------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any) -> Any:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Find the inputs that matter and sample a network on them.
 
         Args:
@@ -63,6 +45,8 @@ class SparseBNN(SelectorMixin, Parameters):
                 missing values, whose columns are encoded as `bayesprune.tabular.frame.learn_encoder` says. A warning names
                 those that are not used.
             y: (n,) response or labels.
+            sample_weight: (n,) at least 0: a row of weight 2 counts as two in every likelihood, means and scales; None
+                weighs all alike. A row of weight 0 is left out.
 
         Returns:
             The fitted estimator.
@@ -70,7 +54,7 @@ class SparseBNN(SelectorMixin, Parameters):
         Raises:
             ValueError: a parameter out of its range, data that are not finite or too few rows (6 at least).
         """
-        self._fit_batch([self], [(X, y)], None)
+        self._fit_batch([self], [(X, y, sample_weight)], None)
         return self
 
     @staticmethod
@@ -86,14 +70,25 @@ class SparseBNN(SelectorMixin, Parameters):
         n, p = data[0].table.shape
         plan, seed = lead._plan(n, p), lead._seed()
         tables, responses = [each.table for each in data], [each.response for each in data]
-        standardisers = [each.standardiser for each in data]
+        standardisers = [model.standardiser_ for model in models]
+        weights = [np.ones(n) if each.weight is None else each.weight for each in data]
+        weights = weights if any(each.weight is not None for each in data) else []
         masks = []
-        with threads(lead._threads()), torch.enable_grad():
+        steps = (plan.steps if inputs is None else 0) + (lead._sampling(n).steps if lead.refit else 0)
+        with threads(lead._threads()), progress(steps, bool(lead.verbose)), torch.enable_grad():
             if inputs is None:
                 groups = lead._units(data[0].names, data[0].members)
                 expected = None if lead.expected_inputs == "auto" else float(lead.expected_inputs)
                 found = find_inputs(
-                    tables, responses, standardisers, lead._outputs(), plan, groups, expected=expected, seed=seed
+                    tables,
+                    responses,
+                    standardisers,
+                    lead._outputs(),
+                    plan,
+                    groups,
+                    expected=expected,
+                    weights=weights,
+                    seed=seed,
                 )
                 for model, selection, each in zip(models, found, data):
                     model._take_selection(selection, groups, each)
@@ -102,65 +97,40 @@ class SparseBNN(SelectorMixin, Parameters):
             else:
                 for model, columns, each in zip(models, inputs, data):
                     model._take_inputs(columns, each)
-            for model, standardiser in zip(models, standardisers):
-                model.standardiser_ = standardiser
             if not lead.refit:
                 return
             posteriors = sample_networks(
                 tables, responses, standardisers, [model.inputs_ for model in models], lead._outputs(),
-                lead._sampling(n), masks=masks, batch_size=min(256, plan.batch_size), seed=seed + 20_000,
+                lead._sampling(n), masks=masks, weights=weights, batch_size=min(256, plan.batch_size), seed=seed + 20_000,
             )  # fmt: skip
         for model, posterior in zip(models, posteriors):
             model._take_posterior(posterior)
             model.prior_["network_precision"] = posterior.precision
 
-    def _read(self, X: Any, y: Any) -> TrainingData:
-        """Check the parameters and the data; the columns of a data frame are encoded."""
+    def _read(self, X: Any, y: Any, sample_weight: Any = None) -> TrainingData:
+        """Check the parameters and the data, and keep what predictions need of them."""
         self._check_parameters()
-        self.encoder_, names = None, []
+        data = read_training_data(self, X, y, sample_weight, self._numeric)
+        data = replace(data, response=self._encode(data.response))
+        self.encoder_, self.column_names_, self.standardiser_ = data.encoder, data.names, data.standardiser
         self.target_name_ = str(y.name) if getattr(y, "name", None) is not None else None
-        if is_frame(X):
-            X = with_text_names(validate_data(self, X, skip_check_array=True))
-            names = self.column_names_ = list(X.columns)
-            self.encoder_ = learn_encoder(X)
-            _warn_dropped(self.encoder_.dropped)
-            table, y = check_X_y(self.encoder_.encode(X), y, y_numeric=self._numeric, ensure_min_samples=2)
-            members = [self.encoder_.members.get(name, []) for name in names]
-        else:
-            table, y = validate_data(
-                self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=self._numeric, ensure_min_samples=2
-            )  # fmt: skip
-            members = [[column] for column in range(table.shape[1])]
-        if table.shape[0] < 6:
-            raise ValueError(
-                f"X has {table.shape[0]} rows (n_samples={table.shape[0]}): give at least 6, some to learn and some to weigh"
-            )
-        response = self._encode(y)
-        return TrainingData(
-            table, response, Standardiser.of(table, response if self._numeric else None), names, members
-        )
+        return data
 
     def _take_selection(self, selection: Selection, groups: list[np.ndarray], data: TrainingData) -> None:
         """Keep what the search and the weighing found, for each column of X."""
-        first = np.array([places[0] if places else -1 for places in data.members])
-
-        def of_columns(values: np.ndarray, unused: float = 0.0) -> np.ndarray:
-            return np.where(first >= 0, np.asarray(values)[..., first], unused)
-
         support = selection.support(
             self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
         )
         self.inputs_ = np.flatnonzero(support)
-        self.support_ = of_columns(support).astype(bool)
-        self.inclusion_probability_ = of_columns(selection.probability)
-        self.chain_probability_ = of_columns(selection.chain_probability)
-        self.q_value_ = of_columns(selection.q_value, 1.0)
-        self.evidence_ = of_columns(selection.evidence)
+        self.support_ = data.of_columns(support).astype(bool)
+        self.inclusion_probability_ = data.of_columns(selection.probability)
+        self.chain_probability_ = data.of_columns(selection.chain_probability)
+        self.q_value_ = data.of_columns(selection.q_value, 1.0)
+        self.evidence_ = data.of_columns(selection.evidence)
         self.prior_ = selection.prior
-        column_of = np.repeat(np.arange(len(first)), list(map(len, data.members)))
-        column_of = column_of[np.argsort([place for places in data.members for place in places])]
-        self.history_ = selection.history | {"path_inputs": column_of[selection.history["path_inputs"]]}
-        gain = of_columns(np.maximum(selection.gain.mean(0), 0.0))
+        places = data.column_of(selection.history["path_inputs"])
+        self.history_ = selection.history | {"path_inputs": places}
+        gain = data.of_columns(np.maximum(selection.gain.mean(0), 0.0))
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain
         if self.verbose:
             print(_sentence(self.support_, self.prior_))
@@ -217,7 +187,8 @@ class SparseBNN(SelectorMixin, Parameters):
         check_is_fitted(self)
         if self.encoder_ is None or not is_frame(X):
             return super().transform(X)
-        return self._frame(X)[self._selected_names()]
+        names = [name for name, chosen in zip(self.column_names_, self.support_) if chosen]
+        return self._frame(X, names)[names]
 
     # ---- prediction -------------------------------------------------------------------------------------------------
 
@@ -229,25 +200,26 @@ class SparseBNN(SelectorMixin, Parameters):
         if self.encoder_ is None:
             X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
             return self.posterior_.outputs(self.standardiser_.inputs(X, self.inputs_))
-        encoded = self.encoder_.only(self._selected_names()).encode(self._frame(X))
+        encoded = self.encoder_.only(self._needed_names()).encode(self._frame(X))
         mean, scale = self.standardiser_.mean[self.inputs_], self.standardiser_.scale[self.inputs_]
         return self.posterior_.outputs(Standardiser(mean, scale).inputs(encoded))
 
-    def _selected_names(self) -> list[str]:
-        """Return the names of the selected columns of the frame."""
-        return [name for name, chosen in zip(self.column_names_, self.support_) if chosen]
+    def _needed_names(self) -> list[str]:
+        """Return the names of the frame's columns that the prediction reads."""
+        read, members = set(self.inputs_.tolist()), self.encoder_.members if self.encoder_ else {}
+        return [name for name, places in members.items() if read.intersection(places)]
 
-    def _frame(self, X: Any) -> Any:
-        """Return X as a data frame that has the selected columns; others are checked as scikit-learn does, or may lack.
+    def _frame(self, X: Any, also: Sequence[str] = ()) -> Any:
+        """Return X as a data frame that has the columns that are needed; others are checked as scikit-learn does, or may lack.
 
-        A frame with other columns than the fit's is read by the names of the selected ones, if there are any.
+        A frame with other columns than the fit's is read by the names of those needed, if there are any.
         """
         import pandas
 
         if not is_frame(X):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
             return pandas.DataFrame(X, columns=self.column_names_)
-        named, needed = with_text_names(X), set(self._selected_names())
+        named, needed = with_text_names(X), {*self._needed_names(), *also}
         here = set(named.columns)
         if here == set(self.column_names_) or not needed or not needed <= here:
             try:
@@ -325,7 +297,7 @@ class SparseBNN(SelectorMixin, Parameters):
         model.standardiser_ = Standardiser(
             arrays["standardiser.mean"], arrays["standardiser.scale"], **about["standardiser"]
         )
-        model.target_name_, model.encoder_ = about["target_name"], None
+        model.target_name_, model.encoder_, model.column_names_ = about["target_name"], None, []
         if "encoder" in about:
             model.column_names_ = list(about["encoder"]["column_names"])
             model.encoder_ = FrameEncoder.from_dict(about["encoder"])
@@ -352,7 +324,7 @@ def fit_many(estimator: Any, datasets: Sequence[tuple[Any, Any]], inputs: Sequen
 
     Args:
         estimator: a `SparseBNNRegressor` or `SparseBNNClassifier`; it is not changed.
-        datasets: pairs (X, y), all X of one shape.
+        datasets: pairs (X, y), or triples with sample weights, all X of one shape.
         inputs: the columns to use of each data set, by number or name; their count may differ. `support_` is then what
             was given, inclusion probabilities are 1 and 0, and the parameters of search and selection do nothing.
 
@@ -380,14 +352,6 @@ def fit_many(estimator: Any, datasets: Sequence[tuple[Any, Any]], inputs: Sequen
     models = [clone(estimator) for _ in datasets]
     estimator._fit_batch(models, datasets, inputs)
     return models
-
-
-def _warn_dropped(dropped: dict[str, str]) -> None:
-    """Name the columns that are not used."""
-    if dropped:
-        said = ", ".join(f"{name!r} ({reason})" for name, reason in list(dropped.items())[:5])
-        more = f" and {len(dropped) - 5:,} more (encoder_.dropped)" if len(dropped) > 5 else ""
-        warnings.warn(f"{len(dropped):,} of X's columns not used: {said}{more}", stacklevel=4)
 
 
 def _sentence(support: np.ndarray, prior: dict[str, float]) -> str:

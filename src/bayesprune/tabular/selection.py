@@ -87,6 +87,14 @@ class Plan:
     evidence: EvidenceSettings
     for_prediction: bool = False
 
+    @property
+    def steps(self) -> int:
+        """Training steps of search and weighing, nearly."""
+        weighing = (
+            self.evidence.rounds * self.evidence.settle_steps + (2 + self.evidence.passes) * self.evidence.refit_steps
+        )
+        return self.search.steps + weighing
+
     @classmethod
     def of(
         cls,
@@ -130,6 +138,7 @@ def find_inputs(
     groups: Sequence[np.ndarray],
     *,
     expected: float | None,
+    weights: Sequence[np.ndarray] = (),
     seed: int,
 ) -> list[Selection]:
     """Find the inputs of S data sets of one shape.
@@ -142,13 +151,14 @@ def find_inputs(
         plan: sizes and settings.
         groups: column numbers of every input.
         expected: number of inputs that the prior expects; None estimates it (empirical Bayes).
+        weights: (n,) of the rows of each data set; none weighs all alike.
         seed: of everything random.
 
     Returns:
         One selection a data set.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = Rows(tables, responses, standardisers, plan.batch_size, generator)
+    rows = Rows(tables, responses, standardisers, plan.batch_size, generator, weights)
     chains = plan.chains * rows.sets
     folds = Folds(plan.folds, chains, plan.chains, rows.count)
     learning = folds.learning(1, rows.batch_size)

@@ -16,7 +16,15 @@ QUICK = {"search_steps": 60, "evidence_steps": 40, "fit_steps": 80, "n_chains": 
 CHECKED = QUICK | {"search_steps": 40, "evidence_steps": 20, "fit_steps": 50}
 
 
-@parametrize_with_checks([SparseBNNRegressor(**CHECKED), SparseBNNClassifier(**CHECKED)])
+def stochastic(estimator):
+    """What no estimator that samples can meet to the seventh digit; tests/tabular/test_sample_weight.py has what is exact."""
+    reason = "other rows, other random numbers: a weighted likelihood equals repeated rows part by part"
+    return dict.fromkeys([f"check_sample_weight_equivalence_on_{kind}_data" for kind in ("dense", "sparse")], reason)
+
+
+@parametrize_with_checks(
+    [SparseBNNRegressor(**CHECKED), SparseBNNClassifier(**CHECKED)], expected_failed_checks=stochastic
+)
 def test_property_scikit_learn_contract(estimator, check):
     check(estimator)
 

@@ -25,7 +25,7 @@ def test_roundtrip_every_recipe(name):
 
 
 def test_property_keys_are_unique_and_frozen():
-    names = [field.name for kind in settings._section_types() for field in dataclasses.fields(kind)]
+    names = [field.name for kind in settings.section_types().values() for field in dataclasses.fields(kind)]
     assert len(names) == len(set(names))
     with pytest.raises(dataclasses.FrozenInstanceError):
         RunConfig().sampler.lr = 1.0

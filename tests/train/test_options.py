@@ -50,6 +50,9 @@ RESULTS = {
     "augment": ("digits-sgd", (), "no"),
     "padding": ("digits-sgd", (), "2"),
     "flip": ("digits-sgd", (), "yes"),
+    "alternate": ("digits-sgd", ("flip=yes",), "yes"),
+    "padding_mode": ("digits-sgd", (), "reflect"),
+    "cutout": ("digits-sgd", (), "4"),
     "network": ("digits-sgd", (), "small_cnn"),
     "width": ("digits-sgd", (), "4"),
     "stem_stride": ("digits-sgd", ("network=resnet20", "width=4"), "2"),
@@ -112,6 +115,7 @@ SHOWN = {
     "threads": "test_property_memory_format_threads_and_traces",
     "trace_every": "test_property_memory_format_threads_and_traces",
     "trace_channels": "test_property_memory_format_threads_and_traces",
+    "test_views": "test_property_views_of_test_images_have_scores_of_their_own",
     "evaluate_every": "test_property_evaluations_checkpoints_and_boards",
     "checkpoint_minutes": "test_property_evaluations_checkpoints_and_boards",
     "tensorboard": "test_property_evaluations_checkpoints_and_boards",
@@ -191,6 +195,26 @@ def test_property_memory_format_threads_and_traces(tmp_path):
     traces[1].record(0, 0.1)
     assert [t.every for t in traces] == [5, 900 // 200]
     assert [len(t.tensors()) for t in traces] == [0, 2 + 4]  # steps, step sizes, two channels on each side
+
+
+def test_property_views_of_test_images_have_scores_of_their_own(tmp_path):
+    settings = ("samples_per_cycle=2", "cycles=1", "flip=yes")
+    found = {
+        kind: train(recipe("digits-sgd", [*TINY, *settings, f"test_views={kind}"]), tmp_path / kind, quiet=True)
+        for kind in ("none", "mirror", "crops")
+    }
+    assert found["none"]["views"] is None
+    assert {kind: found[kind]["views"]["kind"] for kind in ("mirror", "crops")} == {
+        "mirror": "mirror",
+        "crops": "crops",
+    }
+    plain = {(result["nll"], result["nll_single"], result["accuracy_mean"]) for result in found.values()}
+    assert len(plain) == 1  # the plain scores are never those of the views
+    scores = [
+        next(iter(plain))[:2],
+        *((found[kind]["views"]["nll"], found[kind]["views"]["nll_single"]) for kind in ("mirror", "crops")),
+    ]
+    assert len({first for first, _ in scores}) == len({second for _, second in scores}) == 3
 
 
 def test_property_device_is_where_it_runs(tmp_path):

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from bayesprune.baselines import DeepEnsemble
 from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, recipe, train
+from bayesprune.train.baseline_recipes import sampling_baseline
 from bayesprune.train.build import build_data, build_network, build_optimizer
 from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
-from bayesprune.train.recipes import names, sampling_baseline
+from bayesprune.train.recipes import names
 from bayesprune.train.settings import override
 
 SMALL = ["train_size=160", "epochs=8", "batch_size=16", "width=6", "threads=1", "device=cpu", "checkpoint_minutes=0"]
@@ -79,7 +80,7 @@ def test_property_members_of_an_ensemble_do_not_share_their_start(tmp_path, monk
 
     def watching(self, images, labels):
         if self.step in (0, 40):
-            self.method.begin_(self.step, self.optimizer)
+            self.procedure.begin_(self.step, self.optimizer)
             starts.append(next(self.model.parameters()).detach().clone())
             assert not self.optimizer.state
         step(self, images, labels)

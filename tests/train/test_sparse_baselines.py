@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from bayesprune.train import recipe, train
+from bayesprune.train.baseline_recipes import sparse_baseline
 from bayesprune.train.build import build_data, build_network, build_optimizer, build_pruner
-from bayesprune.train.config import BASELINES
 from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
-from bayesprune.train.recipes import names, sparse_baseline
+from bayesprune.train.recipes import names
+from bayesprune.train.registry import sparse_baselines
 from bayesprune.train.settings import override
 
 SMALL = ["train_size=160", "epochs=5", "batch_size=16", "width=6", "threads=1", "device=cpu", "checkpoint_minutes=0"]
@@ -21,7 +22,7 @@ def config(method):
     return sparse_baseline(recipe("digits-sgd", SMALL), method, 0.8)
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", sparse_baselines())
 def test_roundtrip_a_run_stopped_and_resumed_equals_an_uninterrupted_one(method, tmp_path, monkeypatch):
     chosen = override(config(method), ["every=4"])
     result = train(chosen, tmp_path / "whole", quiet=True)
@@ -45,7 +46,7 @@ def test_roundtrip_a_run_stopped_and_resumed_equals_an_uninterrupted_one(method,
     assert abs(sparsity[-1] - 0.8) < 0.001 and (method in ("gmp", "dpf")) == (sparsity[0] < 0.7)
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", sparse_baselines())
 def test_property_every_key_of_a_method_changes_its_pruner(method):
     base = config(method)
     data = build_data(base)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesprune.vision import Augmentation, crop_and_flip, draw, pad_images
+from bayesprune.vision import Augmentation, BatchLoader, crop_and_flip, cut_out_, draw, pad_images
 
 
 def some_images(n=6, channels=3, height=7, width=5, dtype=torch.uint8):
@@ -82,3 +82,57 @@ def test_error_messages():
         Augmentation(mode="wrap")
     with pytest.raises(ValueError, match="padding=5 cannot reflect images of 7 x 5 pixels"):
         pad_images(some_images(), Augmentation(5))
+
+
+def sides(loader: BatchLoader, images: torch.Tensor) -> torch.Tensor:
+    """Which of the images an epoch of the loader mirrors, by label."""
+    found = torch.zeros(len(images), dtype=torch.bool)
+    for batch, labels in loader:
+        for image, label in zip(batch, labels):
+            found[label] = torch.equal(image, images[label].flip(-1))
+            assert found[label] or torch.equal(image, images[label])
+    return found
+
+
+def test_property_two_epochs_in_a_row_show_both_sides_of_every_image():
+    images = some_images(n=60, dtype=torch.float32)
+    augmentation = Augmentation(padding=0, alternate=True)
+    arguments = dict(batch_size=7, shuffle=True, augmentation=augmentation, scale=1.0, seed=3)
+    loader = BatchLoader(images, torch.arange(60), **arguments)
+    epochs = [sides(loader, images) for _ in range(4)]
+    assert 15 < epochs[0].sum() < 45
+    for before, after in zip(epochs, epochs[1:]):
+        assert torch.equal(before, ~after)
+    resumed = BatchLoader(images, torch.arange(60), **arguments)
+    resumed.load_state_dict(loader.state_dict())
+    assert torch.equal(sides(resumed, images), epochs[0])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_parity_cutout_equals_a_loop_over_images(layout):
+    images = torch.rand(30, 3, 7, 5).contiguous(memory_format=layout)
+    draws = draw(Augmentation(0, cutout=3), 30, torch.Generator().manual_seed(0), (7, 5))
+    wanted = images.clone()
+    for image, top, left in zip(wanted, *draws[3:].tolist()):
+        image[:, max(0, top) : max(0, top + 3), max(0, left) : max(0, left + 3)] = 0
+    assert torch.equal(cut_out_(images.clone(memory_format=torch.preserve_format), draws[3:], 3), wanted)
+    assert draws[3].min() == -1 and draws[3].max() == 5 and draws[4].max() == 3  # middles anywhere in the image
+
+
+def test_property_a_loader_cuts_out_to_the_mean():
+    images = some_images(n=20, height=8, width=8)
+    arguments = dict(batch_size=20, mean=[0.3] * 3, std=[0.2] * 3, seed=0)
+    cut = next(
+        iter(BatchLoader(images, torch.arange(20), augmentation=Augmentation(0, flip=False, cutout=4), **arguments))
+    )[0]
+    plain = next(iter(BatchLoader(images, torch.arange(20), **arguments)))[0]
+    changed = (cut != plain).any(1)
+    assert (cut.movedim(1, -1)[changed] == 0).all()
+    assert changed.flatten(1).sum(1).max() == 16 and changed.flatten(1).sum(1).min() >= 4
+
+
+def test_error_augmentation_names_the_argument():
+    with pytest.raises(ValueError, match="cutout=-1"):
+        Augmentation(cutout=-1)
+    with pytest.raises(ValueError, match=r"alternate=True .* set flip=True"):
+        Augmentation(flip=False, alternate=True)

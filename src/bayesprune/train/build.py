@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from bayesprune import baselines, vision
-from bayesprune.samplers import SGHMC, SGLD, CVAdam, CycleClock
-from bayesprune.sparsity import FeedbackPruning, ForwardPruning
-from bayesprune.train.config import BASELINES, ON_SGD, PruningConfig, RunConfig
+from bayesprune import vision
+from bayesprune.samplers import CycleClock
+from bayesprune.train.config import RunConfig
+from bayesprune.train.procedures import Procedure
+from bayesprune.train.registry import method
+from bayesprune.train.splits import Splits
+from bayesprune.train.task import Task
 
 Dataset = vision.ArrayDataset | vision.ImageDataset
-Pruner = ForwardPruning | FeedbackPruning | baselines.SparseTraining
+AnyData = vision.ArrayDataset | vision.ImageDataset | Splits
 
 
 def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -32,6 +36,8 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
     """
     wanted = config.data
     data: Dataset
+    if wanted.dataset == "own":
+        raise ValueError("dataset='own': the data of this run were given from Python; give them again with data=.")
     if wanted.dataset == "digits":
         data = vision.load_digits(fold=wanted.fold)
     else:
@@ -46,28 +52,54 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
             data = vision.load_image_folder(Path(data_dir), wanted.image_size)
         else:
             data = vision.load_cifar(wanted.dataset, Path(data_dir))
-    if isinstance(data, vision.ImageDataset):
-        data = data.hold_out(wanted.validation_size) if wanted.validation_size else data
-        return data if wanted.train_size is None else data.subset(wanted.train_size)
-    if wanted.validation_size:
-        data = vision.split_validation(data, wanted.validation_size, seed=0)
-    if wanted.train_size is not None:
-        data = vision.subset(data, wanted.train_size, seed=0)
-    return data
+    return cut(data, wanted.train_size, wanted.validation_size)
 
 
-def build_augmentation(config: RunConfig) -> vision.Augmentation | vision.RandomResizedCrop | None:
-    """Return what is done to a training image; None for nothing."""
+def cut(data: Any, train_size: int | None, validation_size: int) -> Any:
+    """Return data with so many training examples held out for validation, and then so many left to train on."""
+    if isinstance(data, vision.ArrayDataset):
+        data = vision.split_validation(data, validation_size, seed=0) if validation_size else data
+        return data if train_size is None else vision.subset(data, train_size, seed=0)
+    data = data.hold_out(validation_size) if validation_size else data
+    return data if train_size is None else data.subset(train_size)
+
+
+def own_config(config: RunConfig, model: Any, data: Any) -> RunConfig:
+    """Return the configuration of a run whose network or data are given: "own" stands for them, and a loader's batch size."""
+    if model is not None:
+        config = replace(config, network=replace(config.network, network="own", width=None, stem_stride=None))
+    if data is not None:
+        batch_size = getattr(data, "batch_size", None) or config.data.batch_size
+        config = replace(config, data=replace(config.data, dataset="own", batch_size=batch_size))
+    return config
+
+
+def as_data(data: Any) -> AnyData:
+    """Return the data that `train` was given as one of the kinds that it reads."""
+    return data if isinstance(data, (vision.ArrayDataset, vision.ImageDataset)) else Splits.of(data)
+
+
+def build_augmentation(config: RunConfig, data: AnyData) -> vision.Augmentation | vision.RandomResizedCrop | None:
+    """Return what is done to a training image; None for nothing, and for data with transforms of their own."""
     wanted = config.data
-    if not wanted.augment:
+    if not wanted.augment or isinstance(data, Splits):
         return None
-    if wanted.dataset == "images":
+    if isinstance(data, vision.ImageDataset):
         return vision.RandomResizedCrop(scale=(wanted.crop_scale, 1.0), flip=wanted.flip)
-    return vision.Augmentation(padding=wanted.padding, mode="zero", flip=wanted.flip)
+    return vision.Augmentation(
+        padding=wanted.padding, mode=wanted.padding_mode, flip=wanted.flip, alternate=wanted.alternate,
+        cutout=wanted.cutout,
+    )  # fmt: skip
 
 
-def build_network(config: RunConfig, data: Dataset) -> nn.Module:
+def build_network(config: RunConfig, data: AnyData) -> nn.Module:
     """Return the network of a run, initialised from the run's seed; torch's global generator is left as it was."""
+    if config.network.network == "own":
+        raise ValueError("network='own': the network of this run was given from Python; give it again with model=.")
+    if isinstance(data, Splits):
+        raise ValueError(
+            f"network={config.network.network!r}: a network by name takes images that the library loads; give yours with model=."
+        )
     arguments = {"num_classes": data.num_classes}
     if config.network.network == "mlp":
         raise ValueError(
@@ -82,11 +114,31 @@ def build_network(config: RunConfig, data: Dataset) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            return vision.build(config.network.network, **arguments)
+            model = vision.build(config.network.network, **arguments)
         except TypeError as error:
             raise ValueError(
                 f"network={config.network.network!r} does not take what was set (width, stem_stride?): {error}"
             ) from None
+    if isinstance(model, vision.WhitenedCNN) and isinstance(data, vision.ArrayDataset):
+        model.whiten_(data.loader("train", batch_size=256, shuffle=False).first(5000))
+    return model
+
+
+def own_network(model: nn.Module | Callable[[], nn.Module], seed: int, anew: bool = False) -> nn.Module:
+    """Return the user's network, built from a seed where `model` is a function; torch's global generator is left as it was.
+
+    Raises:
+        ValueError: `anew`, and `model` is a network and not a function.
+    """
+    if isinstance(model, nn.Module):
+        if anew:
+            raise ValueError(
+                f"model={type(model).__name__}(…): this method draws networks anew; give a function that builds the network."
+            )
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model()
 
 
 def channels_last_is_safe(model: nn.Module, device: torch.device) -> bool:
@@ -118,114 +170,23 @@ def build_clock(config: RunConfig, steps_per_epoch: int) -> CycleClock:
 
 
 def build_optimizer(config: RunConfig, parameters: nn.Module | Iterable[Any], num_data: int) -> torch.optim.Optimizer:
-    """Return SGD with Nesterov momentum, cSGLD, cSGHMC or CV-Adam over a network's parameters (or groups of them)."""
-    sampler = config.sampler
+    """Return the method's optimizer over a network's parameters (or groups of them)."""
     if isinstance(parameters, nn.Module):
         parameters = parameters.parameters()
-    if sampler.method in ON_SGD:
-        return torch.optim.SGD(
-            parameters, lr=sampler.lr, momentum=sampler.beta1, nesterov=sampler.beta1 > 0,
-            weight_decay=sampler.weight_decay,
-        )  # fmt: skip
-    settings: dict[str, Any] = {
-        "lr": sampler.lr,
-        "num_data": num_data,
-        "temperature": sampler.temperature,
-        "weight_decay": sampler.weight_decay,
-        "seed": config.seed,
-    }
-    if sampler.method == "csgld":
-        return SGLD(parameters, **settings)
-    if sampler.method == "csghmc":
-        return SGHMC(parameters, betas=(sampler.beta1, 1.0), **settings)
-    return CVAdam(
-        parameters, betas=(sampler.beta1, sampler.beta2), preconditioner=sampler.preconditioner,  # type: ignore[arg-type]
-        scale_decay=sampler.scale_decay, dual_lr=sampler.dual_lr, noise=sampler.noise,  # type: ignore[arg-type]
-        global_scale="paper" if sampler.global_scale == "paper" else float(sampler.global_scale), **settings,
-    )  # fmt: skip
-
-
-def ramp_steps(pruning: PruningConfig, total_steps: int) -> tuple[int, int]:
-    """Return the steps at which the ramp begins and the target is reached, of a run of so many steps."""
-    return int(pruning.prune_from * total_steps), int(pruning.prune_until * total_steps)
+    return method(config.sampler.method).optimizer(config, parameters, num_data)
 
 
 def build_pruner(
-    config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, example: torch.Tensor
-) -> Pruner | None:
+    config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, example: Any
+) -> Any:
     """Return the pruner of a run, attached to the optimizer; None where nothing is pruned."""
-    if config.sampler.method in BASELINES:
-        return build_baseline(config, model, optimizer, total_steps)
-    pruning = config.pruning
-    begin, end = ramp_steps(pruning, total_steps)
-    if config.sampler.method == "channel_gmp":
-        return baselines.gradual_channel_pruning(
-            model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
-            every=100 if pruning.every is None else pruning.every, exclude=pruning.exclude, example_input=example, scope=pruning.scope,  # type: ignore[arg-type]
-            min_groups=pruning.min_groups,
-        )  # fmt: skip
-    if config.sampler.method != "emmcmc":
-        return None
-    settings: dict[str, Any] = {
-        "groups": pruning.groups,
-        "scope": pruning.scope,
-        "min_groups": pruning.min_groups,
-        "round_to": pruning.round_to,
-        "keep_ends": pruning.keep_ends,
-        "criterion": "magnitude" if pruning.rule == "l2" else pruning.rule,
-        "spike_decay": pruning.spike_decay,
-        "soft_threshold": pruning.soft_threshold,
-        "expectation": pruning.expectation,
-        "exclude": pruning.exclude,
-        "example_input": example,
-        "warmup_steps": begin,
-    }
-    if pruning.hard_threshold is not None:
-        settings["hard_threshold"] = pruning.hard_threshold
-    else:
-        settings |= {"sparsity": pruning.target_sparsity, "ramp_end_step": end}
-    own = 16 if pruning.feedback == "dense_copy" else 1
-    settings["every"] = own if pruning.every is None else pruning.every
-    if pruning.feedback == "none":
-        return ForwardPruning(model, optimizer, **settings)
-    return FeedbackPruning(model, optimizer, form=pruning.feedback, **settings)  # type: ignore[arg-type]
+    build = method(config.sampler.method).pruner
+    return None if build is None else build(config, model, optimizer, total_steps, example)
 
 
-def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:
-    """Return what a run never prunes: `exclude`, and what the baseline's authors left dense where that is asked for."""
-    pruning, method = config.pruning, config.sampler.method
-    if pruning.dense_layers == "none" or method not in BASELINES:
-        return pruning.exclude
-    found = baselines.published(method, config.network.network).exclude(model)
-    return (*pruning.exclude, *(name for name in found if name not in pruning.exclude))
-
-
-def build_baseline(config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int) -> Pruner:
-    """Return a sparse-training baseline, attached to the optimizer."""
-    pruning, method = config.pruning, config.sampler.method
-    begin, end = ramp_steps(pruning, total_steps)
-    end = max(1, end)
-    epoch = total_steps // config.schedule.epochs
-    own = {"sparse_momentum": epoch, "set": epoch, "dpf": 16}.get(method, 100)
-    settings: dict[str, Any] = {
-        "target_sparsity": pruning.target_sparsity,
-        "exclude": dense_layers(config, model),
-        "end_step": total_steps if method == "sparse_momentum" else end,
-        "every": own if pruning.every is None else pruning.every,
-    }
-    if method in ("gmp", "dpf"):
-        settings["start_step"] = begin
-    if method == "dpf":
-        return baselines.dynamic_pruning_with_feedback(model, optimizer, **settings)
-    if pruning.distribution != "own":
-        settings["distribution"] = pruning.distribution
-    if pruning.drop_fraction is not None and method in ("sparse_momentum", "set", "rigl"):
-        settings["drop_fraction"] = pruning.drop_fraction
-    kinds: dict[str, Callable[..., Pruner]] = {
-        "sparse_momentum": baselines.SparseMomentum,
-        "dsr": baselines.DynamicSparseReparameterization,
-        "set": baselines.SET,
-        "rigl": baselines.RigL,
-        "gmp": baselines.GradualMagnitudePruning,
-    }
-    return kinds[method](model, optimizer, seed=config.seed, **settings)
+def build_procedure(
+    config: RunConfig, model: nn.Module, clock: CycleClock, num_data: int, fresh: Callable[[int], nn.Module], task: Task
+) -> Procedure:
+    """Return what a run's method adds to the loop."""
+    kind = method(config.sampler.method).procedure or Procedure
+    return kind(config, model, clock, num_data, fresh, task)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
+from bayesprune.train.registry import method
 from bayesprune.train.values import convert, nearest
 
 
@@ -12,8 +14,8 @@ class DataConfig:
     """Which images, how they are cut and presented."""
 
     dataset: str = "digits"
-    """digits, cifar10, cifar100, folder (images in folders, held in memory) or images (folders or tar shards, decoded by
-    worker processes)."""
+    """digits, cifar10, cifar100, folder (images in folders, held in memory), images (folders or tar shards, decoded by
+    worker processes), or own: given from Python (`train(data=…)`)."""
     image_size: int = 224
     """Side to which the images of folder and images are cut; other data sets have their own."""
     fold: int | None = None
@@ -30,8 +32,17 @@ class DataConfig:
     """Pixels added on each side before the crop."""
     flip: bool = True
     """Mirror half of the images."""
+    alternate: bool = False
+    """Mirror each image in every second epoch, in place of by chance."""
+    padding_mode: str = "zero"
+    """What the padding holds: zero or reflect (the image's own pixels)."""
+    cutout: int = 0
+    """Side of a square at a random place that is set to the mean; 0 is none."""
     crop_scale: float = 0.08
     """Smallest share of an image's area that a random window of images holds."""
+    test_views: str = "none"
+    """Views of a test image whose outputs are averaged for a second set of scores, beside the plain ones: none, mirror (the
+    image and its mirror image) or crops (both, and both shifted by a pixel up left and down right)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class NetworkConfig:
     """Which network."""
 
     network: str = "digits_resnet"
-    """A name of `bayesprune.vision.names()`."""
+    """A name of `bayesprune.vision.names()`, or own: given from Python (`train(model=…)`)."""
     width: int | None = None
     """Channels of the first stage; None: the network's own."""
     stem_stride: int | None = None
@@ -50,13 +61,12 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How weights move. For `cvadam` and `emmcmc`, CV-Adam; for `csgld` and `csghmc`, those samplers (friction 1 − beta1); for
-    all others, SGD with Nesterov momentum at beta1.
-    """
+    """How weights move: the method's optimizer and its settings (`bayesprune.train.methods`)."""
 
     method: str = "cvadam"
-    """sgd, cvadam, emmcmc (CV-Adam with spike-and-slab pruning); csgld or csghmc; rank1, swag or ensemble on SGD; or a
-    sparse-training baseline on SGD: sparse_momentum, dsr, set, rigl, gmp, dpf, channel_gmp."""
+    """A registered method: sgd, cvadam, emmcmc (CV-Adam with spike-and-slab pruning); csgld or csghmc (friction 1 − beta1);
+    rank1, swag or ensemble on SGD; or a sparse-training baseline on SGD: sparse_momentum, dsr, set, rigl, gmp, dpf,
+    channel_gmp; or one of your own."""
     lr: float = 1e-3
     """Peak step size: in Adam's units with preconditioner rms, else in SGD's."""
     beta1: float = 0.9
@@ -215,9 +225,14 @@ class RunConfig:
     pruning: PruningConfig = field(default_factory=PruningConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    options: Any = None
+    """The method's own keys, where it registers some (see `Method.options`)."""
 
     def __post_init__(self) -> None:
-        """Refuse values out of range, by name."""
+        """Refuse values out of range, by name; a method's own keys are at their defaults where they are not given."""
+        row = method(self.sampler.method)
+        if not (row.options is not None and isinstance(self.options, row.options)):  # none, or those of another method
+            object.__setattr__(self, "options", None if row.options is None else row.options())
         sections = [getattr(self, section) for section in SECTIONS]
         held = {"seed": self.seed} | {name: value for part in sections for name, value in vars(part).items()}
         for key, choices in _CHOICES.items():
@@ -234,42 +249,19 @@ class RunConfig:
                 f"prune_from={self.pruning.prune_from} must be below prune_until={self.pruning.prune_until}: "
                 "both are shares of the run."
             )
-        if self.sampler.method == "ensemble" and (self.schedule.samples_per_cycle != 1 or self.schedule.warmup_epochs):
-            raise ValueError(
-                f"samples_per_cycle={self.schedule.samples_per_cycle}, warmup_epochs={self.schedule.warmup_epochs}: an "
-                "ensemble's cycles are its members; set samples_per_cycle=1 and warmup_epochs=0."
-            )
         if self.baseline.rank == 1:
             raise ValueError("rank=1: swag's low-rank part divides by rank − 1; set rank=0 (diagonal) or at least 2.")
-        if self.sampler.method == "swag" and round(self.schedule.epochs * (1 - self.baseline.collect_from)) < 2:
-            raise ValueError(
-                f"collect_from={self.baseline.collect_from} leaves swag less than two of {self.schedule.epochs} epochs to "
-                "collect in; lower it."
-            )
         if self.sampler.global_scale != "paper":
             convert("global_scale", self.sampler.global_scale, float)
+        if row.check is not None:
+            row.check(self)
 
 
 _INF = float("inf")
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "dataset": ("digits", "cifar10", "cifar100", "folder", "images"),
-    "method": (
-        "sgd",
-        "cvadam",
-        "emmcmc",
-        "csgld",
-        "csghmc",
-        "rank1",
-        "swag",
-        "ensemble",
-        "sparse_momentum",
-        "dsr",
-        "set",
-        "rigl",
-        "gmp",
-        "dpf",
-        "channel_gmp",
-    ),
+    "dataset": ("digits", "cifar10", "cifar100", "folder", "images", "own"),
+    "padding_mode": ("zero", "reflect"),
+    "test_views": ("none", "mirror", "crops"),
     "noise": ("exact", "paper"),
     "preconditioner": ("rms", "paper", "none"),
     "prior": ("gaussian", "cauchy"),
@@ -285,7 +277,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "image_size": (8, 4096), "fold": (0, 4), "train_size": (1, _INF), "validation_size": (0, _INF), "batch_size": (1, _INF),
-    "padding": (0, 64), "width": (1, 4096), "stem_stride": (1, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
+    "padding": (0, 64), "cutout": (0, 4096),
+    "width": (1, 4096), "stem_stride": (1, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
     "beta2": (1e-12, 1e6), "scale_decay": (0, 0.999999), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
@@ -299,9 +292,6 @@ _RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 
 SECTIONS = ("data", "network", "sampler", "schedule", "pruning", "baseline", "runtime")
-BASELINES = ("sparse_momentum", "dsr", "set", "rigl", "gmp", "dpf")
-ON_SGD = ("sgd", "rank1", "swag", "ensemble", "channel_gmp", *BASELINES)
-RAMPED = ("emmcmc", "gmp", "dpf", "channel_gmp")  # dense at first: samples wait for the target
 
 OPTIONAL = frozenset(
     item.name

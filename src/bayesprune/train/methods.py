@@ -1,197 +1,242 @@
-"""What a sampling or ensembling baseline adds to the one loop: its step size, its loss, and how it ends."""
+"""The rows of the built-in training methods, and how each builds its optimizer and its pruner."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from bayesprune import baselines
-from bayesprune.posterior import Samples
-from bayesprune.samplers import CycleClock
-from bayesprune.train.config import RunConfig
+from bayesprune.samplers import SGHMC, SGLD, CVAdam
+from bayesprune.sparsity import FeedbackPruning, ForwardPruning
+from bayesprune.train.config import PruningConfig, RunConfig, ScheduleConfig
+from bayesprune.train.procedures import Cyclical, Ensemble, Rank1, Swag
+from bayesprune.train.registry import Method, register_method, sparse_baselines
+
+# ---- optimizers -----------------------------------------------------------------------------------------------------
 
 
-class Method:
-    """The plain method: the clock's step size, cross-entropy, samples whenever the clock says so.
+def sgd(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Optimizer:
+    """Return SGD with Nesterov momentum."""
+    wanted = config.sampler
+    return torch.optim.SGD(
+        parameters, lr=wanted.lr, momentum=wanted.beta1, nesterov=wanted.beta1 > 0, weight_decay=wanted.weight_decay
+    )
+
+
+def sampler_settings(config: RunConfig, num_data: int) -> dict[str, Any]:
+    """Return the settings that every sampler takes."""
+    wanted = config.sampler
+    return {
+        "lr": wanted.lr, "num_data": num_data, "temperature": wanted.temperature, "weight_decay": wanted.weight_decay,
+        "seed": config.seed,
+    }  # fmt: skip
+
+
+def cv_adam(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Optimizer:
+    """Return CV-Adam."""
+    wanted = config.sampler
+    return CVAdam(
+        parameters, betas=(wanted.beta1, wanted.beta2), preconditioner=wanted.preconditioner,  # type: ignore[arg-type]
+        scale_decay=wanted.scale_decay, dual_lr=wanted.dual_lr, noise=wanted.noise,  # type: ignore[arg-type]
+        global_scale="paper" if wanted.global_scale == "paper" else float(wanted.global_scale),
+        **sampler_settings(config, num_data),
+    )  # fmt: skip
+
+
+def _sgld(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Optimizer:
+    return SGLD(parameters, **sampler_settings(config, num_data))
+
+
+def _sghmc(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Optimizer:
+    return SGHMC(parameters, betas=(config.sampler.beta1, 1.0), **sampler_settings(config, num_data))
+
+
+# ---- pruners ----------------------------------------------------------------------------------------------------------
+
+
+def ramp_steps(pruning: PruningConfig, total_steps: int) -> tuple[int, int]:
+    """Return the steps at which the ramp begins and the target is reached, of a run of so many steps."""
+    return int(pruning.prune_from * total_steps), int(pruning.prune_until * total_steps)
+
+
+def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:
+    """Return what a run never prunes: `exclude`, and what the baseline's authors left dense where that is known and asked for."""
+    pruning = config.pruning
+    if pruning.dense_layers == "none" or config.sampler.method not in sparse_baselines():
+        return pruning.exclude
+    found = baselines.published(config.sampler.method, config.network.network).exclude(model)
+    return (*pruning.exclude, *(name for name in found if name not in pruning.exclude))
+
+
+def _spike_slab(config: RunConfig, model: nn.Module, optimizer: Any, total_steps: int, example: torch.Tensor) -> Any:
+    pruning = config.pruning
+    begin, end = ramp_steps(pruning, total_steps)
+    settings: dict[str, Any] = {
+        "groups": pruning.groups,
+        "scope": pruning.scope,
+        "min_groups": pruning.min_groups,
+        "round_to": pruning.round_to,
+        "keep_ends": pruning.keep_ends,
+        "criterion": "magnitude" if pruning.rule == "l2" else pruning.rule,
+        "spike_decay": pruning.spike_decay,
+        "soft_threshold": pruning.soft_threshold,
+        "expectation": pruning.expectation,
+        "exclude": pruning.exclude,
+        "example_input": example,
+        "warmup_steps": begin,
+    }
+    if pruning.hard_threshold is not None:
+        settings["hard_threshold"] = pruning.hard_threshold
+    else:
+        settings |= {"sparsity": pruning.target_sparsity, "ramp_end_step": end}
+    own = 16 if pruning.feedback == "dense_copy" else 1
+    settings["every"] = own if pruning.every is None else pruning.every
+    if pruning.feedback == "none":
+        return ForwardPruning(model, optimizer, **settings)
+    return FeedbackPruning(model, optimizer, form=pruning.feedback, **settings)  # type: ignore[arg-type]
+
+
+def _gradual_channels(
+    config: RunConfig, model: nn.Module, optimizer: Any, total_steps: int, example: torch.Tensor
+) -> Any:
+    pruning = config.pruning
+    begin, end = ramp_steps(pruning, total_steps)
+    return baselines.gradual_channel_pruning(
+        model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
+        every=100 if pruning.every is None else pruning.every, exclude=pruning.exclude, example_input=example,
+        scope=pruning.scope, min_groups=pruning.min_groups,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def sparse(
+    kind: Callable[..., Any],
+    keys: frozenset[str],
+    *,
+    every: int | None = 100,
+    whole_run: bool = False,
+    seeded: bool = True,
+) -> Callable[..., Any]:
+    """Return the `pruner` of a row, built from a sparse-training class.
 
     Args:
-        config: The run.
-        model: The plain network.
-        clock: The cycle clock.
-        num_data: Number of training images.
-        fresh: A new network from a seed.
+        kind: Called with (model, optimizer, target_sparsity=, exclude=, every=, end_step=), with start_step=, distribution= and
+            drop_fraction= where `keys` names prune_from, distribution and drop_fraction, and with seed=.
+        keys: The row's keys.
+        every: Steps between two renewals of the masks where the key `every` is not set; None: those of an epoch.
+        whole_run: The masks move until the end of the run, not until `prune_until`.
+        seeded: Whether it takes a seed.
+
+    Returns:
+        What `Method.pruner` is to be.
     """
 
-    collects = True
+    def build(config: RunConfig, model: nn.Module, optimizer: Any, total_steps: int, example: torch.Tensor) -> Any:
+        pruning = config.pruning
+        begin, end = ramp_steps(pruning, total_steps)
+        own = total_steps // config.schedule.epochs if every is None else every
+        settings: dict[str, Any] = {
+            "target_sparsity": pruning.target_sparsity,
+            "exclude": dense_layers(config, model),
+            "end_step": total_steps if whole_run else max(1, end),
+            "every": own if pruning.every is None else pruning.every,
+        }
+        if "prune_from" in keys:
+            settings["start_step"] = begin
+        if seeded:
+            settings["seed"] = config.seed
+        if "distribution" in keys and pruning.distribution != "own":
+            settings["distribution"] = pruning.distribution
+        if "drop_fraction" in keys and pruning.drop_fraction is not None:
+            settings["drop_fraction"] = pruning.drop_fraction
+        return kind(model, optimizer, **settings)
 
-    def __init__(
-        self, config: RunConfig, model: nn.Module, clock: CycleClock, num_data: int, fresh: Callable[[int], nn.Module]
-    ) -> None:
-        self.config, self.clock, self.num_data, self.fresh = config, clock, num_data, fresh
-        self.model = model
-
-    def parameters(self) -> Iterable[Any]:
-        """Return what the optimizer is built over."""
-        return self.model.parameters()
-
-    def lr(self, step: int) -> float:
-        """Return the step size at a step."""
-        return self.clock.lr(step, self.config.sampler.lr)
-
-    def begin_(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Prepare a step."""
-
-    def labels(self, labels: Tensor) -> Tensor:
-        """Return the labels that belong to the logits of a batch."""
-        return labels
-
-    def loss(self, logits: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Return the loss of a batch, `labels` as `self.labels` gave them."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.config.network.label_smoothing)
-
-    def end_(self, step: int) -> None:
-        """Take in the weights after a step."""
-
-    def info(self, step: int) -> dict[str, Any]:
-        """Return what to remember of a sample taken after a step."""
-        return {}
-
-    def finish(self, samples: Samples, batches: Iterable[Any]) -> nn.Module:
-        """Add the samples that are drawn at the end; return the network of the plain architecture to save."""
-        return self.model
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside model and optimizer."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned."""
+    return build
 
 
-class Cyclical(Method):
-    """cSGLD and cSGHMC: noise in the last epochs of each cycle."""
-
-    def begin_(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Switch the noise."""
-        per_epoch = self.clock.total_steps // self.config.schedule.epochs
-        on = self.clock.injecting(step, round(self.config.baseline.noise_epochs * per_epoch))
-        for group in optimizer.param_groups:
-            group["temperature"] = self.config.sampler.temperature if on else 0.0
+# ---- what is refused ----------------------------------------------------------------------------------------------------
 
 
-class Rank1(Method):
-    """Rank-1 BNN: it trains on the tiled batch with the annealed KL and ends as members × draws plain networks."""
-
-    collects = False
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        baseline = self.config.baseline
-        self.plain = self.model
-        self.model: baselines.Rank1Network = baselines.to_rank1(
-            self.plain, baseline.members, prior=baseline.prior, prior_std=baseline.prior_std,  # type: ignore[arg-type]
-            random_sign=baseline.random_sign, seed=self.config.seed,
-        )  # fmt: skip
-
-    def parameters(self) -> Iterable[Any]:
-        """Return the weights with decay and the factors without."""
-        return self.model.parameter_groups(self.config.sampler.weight_decay)
-
-    def lr(self, step: int) -> float:
-        """Return the published steps of 0.2."""
-        clock = self.clock
-        return baselines.step_decay(step, clock.total_steps, self.config.sampler.lr, warmup_steps=clock.warmup_steps)
-
-    def labels(self, labels: Tensor) -> Tensor:
-        """Return the labels once a member."""
-        return self.model.tile(labels)
-
-    def loss(self, logits: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Return cross-entropy plus the annealed KL over N."""
-        scale = baselines.kl_scale(step, round(self.config.baseline.annealing * self.clock.total_steps))
-        return super().loss(logits, labels, step) + scale * self.model.kl() / self.num_data
-
-    def finish(self, samples: Samples, batches: Iterable[Any]) -> nn.Module:
-        """Store the members' draws; the single network is the first member at its means."""
-        generator = torch.Generator().manual_seed(self.config.seed)
-        step = self.clock.total_steps - 1
-        self.model.collect(samples, self.plain, self.config.baseline.draws, generator, step=step, cycle=0)
-        self.plain.load_state_dict(self.model.member_state(0, mean=True))
-        return self.plain
+def _check_ensemble(config: RunConfig) -> None:
+    schedule = config.schedule
+    if schedule.samples_per_cycle != 1 or schedule.warmup_epochs:
+        raise ValueError(
+            f"samples_per_cycle={schedule.samples_per_cycle}, warmup_epochs={schedule.warmup_epochs}: an ensemble's cycles "
+            "are its members; set samples_per_cycle=1 and warmup_epochs=0."
+        )
 
 
-class Swag(Method):
-    """SWAG: iterates collected once an epoch at a constant step size, samples drawn at the end."""
-
-    collects = False
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.swag = baselines.SWAG(self.config.baseline.rank)
-
-    def lr(self, step: int) -> float:
-        """Return SWAG's step size, `lr_floor` its last share of the peak."""
-        schedule, start = self.config.schedule, self.config.baseline.collect_from
-        return baselines.swag_lr(step, self.clock.total_steps, self.config.sampler.lr, schedule.lr_floor, start)
-
-    def end_(self, step: int) -> None:
-        """Collect at the end of an epoch."""
-        per_epoch = self.clock.total_steps // self.config.schedule.epochs
-        begun = step >= math.floor(self.config.baseline.collect_from * self.clock.total_steps)
-        if begun and (step + 1) % per_epoch == 0:
-            self.swag.collect(self.model)
-
-    def finish(self, samples: Samples, batches: Iterable[Any]) -> nn.Module:
-        """Draw the samples; the single network is SWA, the mean."""
-        generator, step = torch.Generator().manual_seed(self.config.seed), self.clock.total_steps - 1
-        draws = self.config.baseline.draws
-        self.swag.draw(samples, self.model, draws, batches, generator=generator, step=step, cycle=0)
-        self.model.load_state_dict(self.swag.sample(scale=0.0))
-        return baselines.refresh_batch_norm_(self.model, batches)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the moments so far."""
-        return self.swag.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the moments."""
-        self.swag.load_state_dict(state)
+def _check_swag(config: RunConfig) -> None:
+    collect_from, epochs = config.baseline.collect_from, config.schedule.epochs
+    if round(epochs * (1 - collect_from)) < 2:
+        raise ValueError(
+            f"collect_from={collect_from} leaves swag less than two of {epochs} epochs to collect in; lower it."
+        )
 
 
-class Ensemble(Method):
-    """Deep ensemble: every cycle trains a network drawn anew from a seed of its own, and ends in a sample."""
+# ---- the rows -------------------------------------------------------------------------------------------------------------
 
-    def begin_(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """At the start of a cycle, start again: new weights, no momentum."""
-        if step == 0 or (step == self.clock.start(self.clock.cycle(step)) and self.clock.cycle(step) > 0):
-            self.model.load_state_dict(self.fresh(self._seed(step)).state_dict())
-            optimizer.state.clear()
+SGD_KEYS = frozenset({"lr", "beta1", "weight_decay"})
+SAMPLER_KEYS = SGD_KEYS | {"temperature"}
+CV_ADAM_KEYS = SAMPLER_KEYS | {"beta2", "preconditioner", "scale_decay", "dual_lr", "noise", "global_scale"}
+SCHEDULE_KEYS = frozenset(item.name for item in fields(ScheduleConfig))
+SPARSE_KEYS = frozenset({"target_sparsity", "every", "exclude"})
+RAMP = frozenset({"prune_from", "prune_until"})
 
-    def info(self, step: int) -> dict[str, Any]:
-        """Return the member's seed, as `baselines.DeepEnsemble` wants it."""
-        return {"seed": self._seed(step)}
-
-    def _seed(self, step: int) -> int:
-        cycle = max(0, self.clock.cycle(step))
-        return baselines.independent_seeds(self.config.seed, self.clock.cycles)[cycle]
+_PLAIN = SGD_KEYS | SCHEDULE_KEYS
+_NOISY = SAMPLER_KEYS | SCHEDULE_KEYS | {"noise_epochs"}
+_MOVING = frozenset({"prune_until", "distribution", "drop_fraction"})
+_SPIKE_SLAB = frozenset(item.name for item in fields(PruningConfig)) - {"dense_layers", "distribution", "drop_fraction"}
+_SAMPLES = frozenset({"cycles", "samples_per_cycle", "sample_every"})
 
 
-_METHODS: dict[str, type[Method]] = {
-    "csgld": Cyclical,
-    "csghmc": Cyclical,
-    "rank1": Rank1,
-    "swag": Swag,
-    "ensemble": Ensemble,
-}
+def _baseline(name: str, text: str, kind: Callable[..., Any], own: frozenset[str], **settings: Any) -> Method:
+    """Return the row of a sparse-training baseline on SGD."""
+    keys = _PLAIN | SPARSE_KEYS | {"dense_layers"} | own
+    return Method(name, text, sgd, keys, pruner=sparse(kind, keys, **settings), ramped=keys >= RAMP)
 
 
-def build_method(
-    config: RunConfig, model: nn.Module, clock: CycleClock, num_data: int, fresh: Callable[[int], nn.Module]
-) -> Method:
-    """Return what a run's method adds to the loop."""
-    return _METHODS.get(config.sampler.method, Method)(config, model, clock, num_data, fresh)
+ROWS = (
+    Method("sgd", "Nesterov SGD", sgd, _PLAIN),
+    Method("cvadam", "CV-Adam", cv_adam, CV_ADAM_KEYS | SCHEDULE_KEYS),
+    Method(
+        "emmcmc", "CV-Adam with spike-and-slab pruning", cv_adam, CV_ADAM_KEYS | SCHEDULE_KEYS | _SPIKE_SLAB,
+        pruner=_spike_slab, ramped=True,
+    ),
+    Method("csgld", "cyclical SGLD", _sgld, _NOISY - {"beta1"}, procedure=Cyclical),
+    Method("csghmc", "cyclical SGHMC", _sghmc, _NOISY, procedure=Cyclical),
+    Method(
+        "rank1", "rank-1 BNN", sgd, procedure=Rank1,
+        keys=(_PLAIN - _SAMPLES - {"lr_floor"}) | {"members", "prior", "prior_std", "random_sign", "annealing", "draws"},
+    ),
+    Method(
+        "swag", "SWAG", sgd, procedure=Swag, check=_check_swag,
+        keys=(_PLAIN - _SAMPLES - {"warmup_epochs"}) | {"rank", "collect_from", "draws"},
+    ),
+    Method("ensemble", "deep ensemble", sgd, _PLAIN - {"sample_every"}, procedure=Ensemble, check=_check_ensemble),
+    _baseline(
+        "sparse_momentum", "sparse momentum", baselines.SparseMomentum, _MOVING - {"prune_until"}, every=None,
+        whole_run=True,
+    ),
+    _baseline(
+        "dsr", "dynamic sparse reparameterization", baselines.DynamicSparseReparameterization,
+        _MOVING - {"drop_fraction"},
+    ),
+    _baseline("set", "SET", baselines.SET, _MOVING, every=None),
+    _baseline("rigl", "RigL", baselines.RigL, _MOVING),
+    _baseline("gmp", "gradual magnitude pruning", baselines.GradualMagnitudePruning, RAMP | {"distribution"}),
+    _baseline(
+        "dpf", "DPF as its authors run it", baselines.dynamic_pruning_with_feedback, RAMP, every=16, seeded=False
+    ),
+    Method(
+        "channel_gmp", "gradual L2 channel pruning", sgd, _PLAIN | SPARSE_KEYS | RAMP | {"scope", "min_groups"},
+        pruner=_gradual_channels, ramped=True,
+    ),
+)  # fmt: skip
+"""The built-in methods, in the order of lists."""
+
+for _row in ROWS:
+    register_method(_row)

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from bayesprune.train.config import SECTIONS, RunConfig
+from bayesprune.train.registry import method
 from bayesprune.train.values import convert, nearest
 
 VERSION = 2
@@ -20,28 +21,31 @@ _ZERO_WAS_UNSET = (
 )  # fmt: skip
 
 
-def keys() -> dict[str, str]:
-    """Return every settable key and the section that holds it ("" for `seed`).
+def keys(method_name: str | None = None) -> dict[str, str]:
+    """Return every settable key and the section that holds it ("" for `seed`), with a method's own ones where one is named.
 
     Example:
         >>> keys()["lr"]
         'sampler'
     """
     found = {"seed": ""}
-    for section, kind in zip(SECTIONS, _section_types()):
+    for section, kind in section_types(method_name).items():
         for item in fields(kind):
             found[item.name] = section
     return found
 
 
-def _section_types() -> list[Any]:
+def section_types(method_name: str | None = None) -> dict[str, Any]:
+    """Return the dataclass of each section, with that of a method's own keys ("options") where it has some."""
     hints = typing.get_type_hints(RunConfig)
-    return [hints[section] for section in SECTIONS]
+    found = {section: hints[section] for section in SECTIONS}
+    options = None if method_name is None else method(method_name).options
+    return found if options is None else {"options": options, **found}
 
 
 def get(config: RunConfig, key: str) -> Any:
     """Return the value of a key, `lr` or `sampler.lr`."""
-    section, name = locate(key)
+    section, name = locate(key, config.sampler.method)
     return getattr(getattr(config, section) if section else config, name)
 
 
@@ -71,13 +75,19 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
                 raise ValueError(f"--set {setting!r} has no '='; write key=value, for example lr=0.5.")
             pairs.append((key.strip(), value.strip()))
         settings = dict(pairs)
+    chosen = [settings[key] for key in ("sampler.method", "method") if key in settings]
+    name_of_method = str(chosen[0]) if chosen else config.sampler.method
+    kinds = section_types(name_of_method)
     changes: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
-        section, name = locate(key)
-        holder = dict(zip(SECTIONS, _section_types()))[section] if section else RunConfig
+        section, name = locate(key, name_of_method)
+        holder = kinds[section] if section else RunConfig
         changes.setdefault(section, {})[name] = convert(name, value, typing.get_type_hints(holder)[name])
-    top = changes.pop("", {})
+    top, own = changes.pop("", {}), changes.pop("options", None)
     sections = {section: replace(getattr(config, section), **values) for section, values in changes.items()}
+    if own is not None:
+        kind = kinds["options"]
+        top["options"] = replace(config.options if isinstance(config.options, kind) else kind(), **own)
     return replace(config, **top, **sections)
 
 
@@ -89,6 +99,8 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
         True
     """
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    if plain["options"] is None:
+        del plain["options"]
     return {"version": VERSION, "method": config.sampler.method, **plain}
 
 
@@ -105,21 +117,21 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     version = values.get("version", 1)
     if version not in (1, VERSION):
         raise ValueError(f"version={version!r} of the configuration is not known; read it with a newer bayesprune.")
-    unknown = sorted(set(values) - {"version", "recipe", "method", "seed", *SECTIONS})
+    unknown = sorted(set(values) - {"version", "recipe", "method", "seed", "options", *SECTIONS})
     if unknown:
         raise ValueError(f"unknown section {unknown[0]!r}: {nearest(unknown[0], SECTIONS)}")
     config = RunConfig(recipe=str(values.get("recipe", "custom")))
     flat: dict[str, Any] = {"seed": values.get("seed", 0)}
-    for section in SECTIONS:
+    for section in (*SECTIONS, "options"):
         for name, value in values.get(section, {}).items():
             unset = version == 1 and name in _ZERO_WAS_UNSET and value == 0
             flat[f"{section}.{name}"] = None if unset else value
     return override(config, flat)
 
 
-def locate(key: str) -> tuple[str, str]:
-    """Return (section, name) of a key."""
-    known = keys()
+def locate(key: str, method_name: str | None = None) -> tuple[str, str]:
+    """Return (section, name) of a key, a method's own ones among them where one is named."""
+    known = keys(method_name)
     section, _, name = key.rpartition(".")
     if name in known and section in ("", known[name]):
         return known[name], name

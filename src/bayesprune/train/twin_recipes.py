@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from bayesprune.train.baseline_recipes import SPARSE, sampling_baseline, sparse_baseline
 from bayesprune.train.config import (
-    BASELINES,
     DataConfig,
     NetworkConfig,
     PruningConfig,
@@ -15,11 +15,13 @@ from bayesprune.train.config import (
     SamplerConfig,
     ScheduleConfig,
 )
+from bayesprune.train.recipes import recipe, register_recipe
 
 _DESCRIBED = "CPU twin (half-width ResNet-20 on half-size features, 10,000 images, 10 epochs)"
 _TARGET = 0.9
 
 
+@recipe
 def twin_sgd() -> RunConfig:
     """CPU twin (half-width ResNet-20 on half-size features, 10,000 images, 10 epochs), Nesterov SGD."""
     return RunConfig(
@@ -31,6 +33,7 @@ def twin_sgd() -> RunConfig:
     )
 
 
+@recipe
 def twin_cvadam() -> RunConfig:
     """CPU twin (half-width ResNet-20 on half-size features, 10,000 images, 10 epochs), CV-Adam with 8 samples."""
     return replace(
@@ -65,38 +68,30 @@ def _channel_gmp() -> RunConfig:
 _channel_gmp.__doc__ = f"{_DESCRIBED}, gradual L2 channel pruning on SGD to {_TARGET:.0%} of the prunable weights."
 
 
-def twins(
-    sparse_baseline: Callable[[RunConfig, str, float], RunConfig],
-    sampling_baseline: Callable[..., RunConfig],
-) -> dict[str, Callable[[], RunConfig]]:
-    """Return the twins by name.
+for _name in ("csgld", "csghmc", "rank1", "ensemble", "swag"):
 
-    Args:
-        sparse_baseline: `recipes.sparse_baseline`.
-        sampling_baseline: `recipes.sampling_baseline`.
-    """
-    found: dict[str, Callable[[], RunConfig]] = {"twin-sgd": twin_sgd, "twin-cvadam": twin_cvadam}
-    for name in ("csgld", "csghmc", "rank1", "ensemble", "swag"):
+    def _sampled(name: str = _name) -> RunConfig:
+        config = sampling_baseline(twin_sgd(), name, 0.05)
+        return replace(config, baseline=replace(config.baseline, random_sign=1.0)) if name == "rank1" else config
 
-        def sampled(name: str = name) -> RunConfig:
-            config = sampling_baseline(twin_sgd(), name, 0.05)
-            return replace(config, baseline=replace(config.baseline, random_sign=1.0)) if name == "rank1" else config
+    register_recipe(f"twin-{_name}", _sampled, f"{_DESCRIBED}, {_name}.")
+for _row in SPARSE:
 
-        sampled.__doc__ = f"{_DESCRIBED}, {name}."
-        found[f"twin-{name}"] = sampled
-    for method in BASELINES:
+    def _sparse(method: str = _row.name) -> RunConfig:
+        return sparse_baseline(twin_sgd(), method, _TARGET)
 
-        def sparse(method: str = method) -> RunConfig:
-            return sparse_baseline(twin_sgd(), method, _TARGET)
-
-        sparse.__doc__ = f"{_DESCRIBED}, {method} to {_TARGET:.0%} of the prunable weights."
-        found["twin-dpf-sgd" if method == "dpf" else f"twin-{method.replace('_', '-')}"] = sparse
-    return found | {
-        "twin-dfp": _emmcmc("weight", "none"),
-        "twin-dpf": _emmcmc("weight", "dense_copy"),
-        "twin-dfp-kernel": _emmcmc("kernel", "none"),
-        "twin-dpf-kernel": _emmcmc("kernel", "dense_copy"),
-        "twin-dfp-channel": _emmcmc("channel", "none", 10),
-        "twin-dpf-channel": _emmcmc("channel", "masked", 10),
-        "twin-channel-gmp": _channel_gmp,
-    }
+    register_recipe(
+        "twin-dpf-sgd" if _row.name == "dpf" else f"twin-{_row.name.replace('_', '-')}",
+        _sparse,
+        f"{_DESCRIBED}, {_row.name} to {_TARGET:.0%} of the prunable weights.",
+    )
+for _place, _make in {
+    "dfp": _emmcmc("weight", "none"),
+    "dpf": _emmcmc("weight", "dense_copy"),
+    "dfp-kernel": _emmcmc("kernel", "none"),
+    "dpf-kernel": _emmcmc("kernel", "dense_copy"),
+    "dfp-channel": _emmcmc("channel", "none", 10),
+    "dpf-channel": _emmcmc("channel", "masked", 10),
+    "channel-gmp": _channel_gmp,
+}.items():
+    register_recipe(f"twin-{_place}", _make)

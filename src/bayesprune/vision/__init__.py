@@ -1,6 +1,6 @@
 """Networks, data sets and loaders for images."""
 
-from bayesprune.vision.augment import Augmentation, crop_and_flip, draw, pad_images
+from bayesprune.vision.augment import Augmentation, crop_and_flip, cut_out_, draw, pad_images
 from bayesprune.vision.cifar import load_cifar
 from bayesprune.vision.crops import RandomResizedCrop
 from bayesprune.vision.data import ArrayDataset, channel_statistics, split_validation, stratified_indices, subset
@@ -23,6 +23,8 @@ from bayesprune.vision.networks import build, names
 from bayesprune.vision.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet20, resnet34, resnet50
 from bayesprune.vision.shards import write_shards
 from bayesprune.vision.small import SmallCNN, digits_resnet, mlp, small_cnn
+from bayesprune.vision.views import mirror, shift, views
+from bayesprune.vision.whitened import WhitenedCNN, whitened94, whitened95, whitened96
 from bayesprune.vision.wide_resnet import WideResNet, wide_resnet, wrn28_10
 
 __all__ = [
@@ -36,6 +38,9 @@ __all__ = [
     "resnet50",
     "wide_resnet",
     "wrn28_10",
+    "whitened94",
+    "whitened95",
+    "whitened96",
     "small_cnn",
     "digits_resnet",
     "mlp",
@@ -46,6 +51,7 @@ __all__ = [
     "FRNResNet",
     "WideResNet",
     "SmallCNN",
+    "WhitenedCNN",
     "VGG",
     "DenseNet",
     "VisionTransformer",
@@ -74,4 +80,8 @@ __all__ = [
     "pad_images",
     "draw",
     "crop_and_flip",
+    "cut_out_",
+    "views",
+    "mirror",
+    "shift",
 ]

@@ -1,4 +1,4 @@
-"""Random crop and mirror of whole batches, drawn in advance and applied by indexing into padded images."""
+"""Random crop, mirror and cutout of whole batches, drawn in advance and applied by indexing into padded images."""
 
 from __future__ import annotations
 
@@ -11,28 +11,40 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training image: pad, crop at a random offset, mirror half of them.
+    """What is done to a training image: pad, crop at a random offset, mirror half of them, cut a square out.
 
     Args:
         padding: Pixels added on each side before the crop; 0 leaves the crop out.
         mode: "reflect" or "zero": what the padding holds.
         flip: Mirror left and right with probability 1/2.
+        alternate: Mirror each image in every second epoch in place of by chance: half of them, drawn once, in the even
+            epochs and the others in the odd ones, so that any two epochs in a row show both sides of all.
+        cutout: Side of a square, at a uniform place and cut off at the borders, that is set to the mean; 0 for none.
 
     Raises:
-        ValueError: A negative padding or an unknown mode.
+        ValueError: A negative padding or cutout, an unknown mode, or `alternate` without `flip`.
 
     Example:
         >>> Augmentation(padding=2).offsets
         5
+
+    Reference:
+        Jordan, arXiv 2404.00498, section 3.6 (alternating mirror); DeVries & Taylor, arXiv 1708.04552 (cutout).
     """
 
     padding: int = 4
     mode: str = "reflect"
     flip: bool = True
+    alternate: bool = False
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         if self.padding < 0:
             raise ValueError(f"padding={self.padding}: give 0 (no crop) or more")
+        if self.cutout < 0:
+            raise ValueError(f"cutout={self.cutout}: give 0 (none) or more pixels")
+        if self.alternate and not self.flip:
+            raise ValueError("alternate=True mirrors every second epoch, but flip=False mirrors never: set flip=True")
         if self.mode not in ("reflect", "zero"):
             raise ValueError(f"mode={self.mode!r}: use 'reflect' or 'zero'")
 
@@ -81,27 +93,55 @@ def pad_images(images: Tensor, augmentation: Augmentation, chunk: int = 4096) ->
     return padded
 
 
-def draw(augmentation: Augmentation, n: int, generator: torch.Generator) -> Tensor:
-    """Draw crop offsets and mirror flags for n images.
+def draw(augmentation: Augmentation, n: int, generator: torch.Generator, size: tuple[int, int] = (0, 0)) -> Tensor:
+    """Draw crop offsets, mirror flags and places of the cutout for n images.
 
     Args:
-        augmentation: Gives the number of offsets and whether to mirror.
+        augmentation: Gives the number of offsets, whether to mirror and whether to cut out.
         n: Number of images.
         generator: The generator to draw from, on the CPU.
+        size: Height and width of the crop, where a square is cut out.
 
     Returns:
-        An int64 tensor of shape (3, n): row offset, column offset, 1 where the image is mirrored.
+        An int64 tensor of shape (3, n): row offset, column offset, 1 where the image is mirrored; with a cutout (5, n),
+        row and column of the square's first pixel too, which may lie outside.
 
     Example:
         >>> draw(Augmentation(), 5, torch.Generator().manual_seed(0)).shape
         torch.Size([3, 5])
     """
-    draws = torch.zeros((3, n), dtype=torch.int64)
+    draws = torch.zeros((5 if augmentation.cutout else 3, n), dtype=torch.int64)
     if augmentation.padding:
         draws[:2] = torch.randint(augmentation.offsets, (2, n), generator=generator)
-    if augmentation.flip:
+    if augmentation.flip and not augmentation.alternate:
         draws[2] = torch.randint(2, (n,), generator=generator)
+    if augmentation.cutout:
+        for row, side in zip((3, 4), size):
+            draws[row] = torch.randint(side, (n,), generator=generator) - augmentation.cutout // 2
     return draws
+
+
+def cut_out_(images: Tensor, corners: Tensor, side: int) -> Tensor:
+    """Set a square of each image to 0, the mean of a normalised image, in place.
+
+    Args:
+        images: Images of shape (n, channels, height, width).
+        corners: Row and column of each square's first pixel, of shape (2, n).
+        side: Its side in pixels; what lies outside of the image is left out.
+
+    Returns:
+        The same tensor.
+
+    Example:
+        >>> cut_out_(torch.ones(1, 1, 2, 3), torch.tensor([[0], [1]]), 1).flatten().tolist()
+        [1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    places = (
+        torch.arange(length, device=images.device) - corner.unsqueeze(1)
+        for length, corner in zip(images.shape[2:], corners)
+    )
+    rows, columns = ((place >= 0) & (place < side) for place in places)
+    return images.masked_fill_(rows.view(len(images), 1, -1, 1) & columns.view(len(images), 1, 1, -1), 0.0)
 
 
 def crop_and_flip(padded: Tensor, index: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.vision.augment import Augmentation, crop_and_flip, draw, pad_images
+from bayesprune.vision.augment import Augmentation, crop_and_flip, cut_out_, draw, pad_images
 from bayesprune.vision.position import PositionedLoader, part_of
 
 
@@ -93,6 +93,9 @@ class BatchLoader(PositionedLoader):
         )
 
         self._generator = torch.Generator().manual_seed(seed)
+        self._sides: Tensor | None = None
+        if augmentation is not None and augmentation.alternate:  # which images are mirrored in the even epochs
+            self._sides = torch.randint(2, (len(images),), generator=torch.Generator().manual_seed(seed))
         self._epoch_state = self._generator.get_state()
         self._order: Tensor | None = None
         self._draws: Tensor | None = None
@@ -121,7 +124,10 @@ class BatchLoader(PositionedLoader):
         order = torch.randperm(n, generator=self._generator) if self.shuffle else torch.arange(n)
         self._order = order.to(self.device)
         if self.augmentation is not None:
-            self._draws = draw(self.augmentation, n, self._generator).to(self.device)
+            draws = draw(self.augmentation, n, self._generator, self.image_size)
+            if self._sides is not None:
+                draws[2] = (self._sides[order] + self._epoch) % 2
+            self._draws = draws.to(self.device)
 
     def _images_at(self, index: Tensor, draws: Tensor | None) -> Tensor:
         if draws is None:
@@ -130,7 +136,10 @@ class BatchLoader(PositionedLoader):
             pixels = self._images.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2) if last else self._images[index]
         else:
             pixels = crop_and_flip(self._images, index, draws, self.image_size)
-        return torch.mul(pixels, self._factor).sub_(self._shift).to(self.dtype)
+        images = torch.mul(pixels, self._factor).sub_(self._shift).to(self.dtype)
+        if draws is None or len(draws) == 3 or self.augmentation is None:
+            return images
+        return cut_out_(images, draws[3:], self.augmentation.cutout)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: epoch, batch, and the generator's state at the start of the epoch.

@@ -13,6 +13,7 @@ from bayesprune.vision.families import densenet, vgg16, vit
 from bayesprune.vision.frn import resnet20_frn
 from bayesprune.vision.resnet import resnet18, resnet20, resnet34, resnet50
 from bayesprune.vision.small import digits_resnet, mlp, small_cnn
+from bayesprune.vision.whitened import whitened94, whitened95, whitened96
 from bayesprune.vision.wide_resnet import wide_resnet, wrn28_10
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -29,6 +30,9 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "vgg16": vgg16,
     "densenet": densenet,
     "vit": vit,
+    "whitened94": whitened94,
+    "whitened95": whitened95,
+    "whitened96": whitened96,
 }
 
 

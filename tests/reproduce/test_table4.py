@@ -9,11 +9,12 @@ import pytest
 
 from bayesprune.reproduce import add_commands, comparators
 from bayesprune.reproduce.designs import DESIGNS, draw
+from bayesprune.reproduce.method_names import METHODS
 from bayesprune.reproduce.processes import Job, run_jobs
 from bayesprune.reproduce.rule import row_losses, smallest_within_one_error
 from bayesprune.reproduce.table4 import _missing, ledger_of, row_key, run_table4
 from bayesprune.reproduce.tables import table4_markdown
-from bayesprune.reproduce.worker import METHODS, VARIANTS, run_table4_job
+from bayesprune.reproduce.worker import VARIANTS, run_table4_job
 from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, example2, fit_many
 from child_jobs import die, raise_it, sleep_long, succeed
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
 from bayesprune.report.style import literal
 from bayesprune.report.table import MISSING
 
 KEYS = (
-    "input", "kind", "probability", "evidence", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
+    "input", "kind", "evidence", "probability", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
 )  # fmt: skip
 
 
@@ -31,11 +30,11 @@ def selection_table(selected: Sequence[dict[str, Any]], fmt: str = "text", most:
         ValueError: an unknown format.
 
     Example:
-        >>> row = {"input": "age", "kind": "number", "probability": 0.998, "evidence": 9.2, "chain_min": 0.99,
-        ...        "chain_max": 1.0, "q_value": 0.002, "effect": 1.5, "effect_alone": 1.2, "direction": "increasing"}
+        >>> row = {"input": "age", "kind": "number", "evidence": 12.34, "probability": 0.998, "chain_min": 0.99, "chain_max": 1.0,
+        ...        "q_value": 0.002, "effect": 1.5, "effect_alone": 1.2, "direction": "increasing"}
         >>> print(selection_table([row]), end="")
         Input  Evidence  Chains       Probability  q-value  Effect  Alone  Direction
-        age         9.2  0.990–1.000        0.998    0.002     1.5    1.2  increasing
+        age        12.3  0.990–1.000        0.998    0.002     1.5    1.2  increasing
     """
     writers: dict[str, Callable[[Sequence[dict[str, Any]], int], str]] = {"text": _text, "html": _html, "csv": _csv}
     if fmt not in writers:
@@ -75,17 +74,21 @@ def _text(selected: Sequence[dict[str, Any]], most: int) -> str:
 
 
 def _html(selected: Sequence[dict[str, Any]], most: int) -> str:
-    kind = {name: "" if name in WORDS else ' class="number"' for name in HEADINGS}
-    head = "".join(f'<th scope="col"{kind[name]}>{name}</th>' for name in HEADINGS)
-    rows = []
-    for row in selected[:most]:
-        cells = _cells(row)
-        rest = "".join(f"<td{kind[name]}>{escape(cell)}</td>" for name, cell in list(zip(HEADINGS, cells))[1:])
-        rows.append(f'<tr><th scope="row">{escape(cells[0])}</th>{rest}</tr>')
+    from bayesprune.report.page import html_table
+
+    rows = table_rows(selected[:most])
     if len(selected) > most:
-        rows.append(f'<tr><td colspan="{len(HEADINGS)}">and {len(selected) - most} more</td></tr>')
-    body = "\n".join(rows)
-    return f'<table class="results">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+        rows.append([f"and {len(selected) - most} more", *[""] * (len(ORDER) - 1)])
+    return str(html_table(list(ORDER), rows, 3)).strip()
+
+
+ORDER = ("Input", "Chains", "Direction", "Evidence", "Probability", "q-value", "Effect", "Alone")
+"""The columns of a page: words first, as its tables have them."""
+
+
+def table_rows(selected: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The cells of the selected inputs in the order of `ORDER`, as text."""
+    return [[dict(zip(HEADINGS, _cells(row)))[name] for name in ORDER] for row in selected]
 
 
 def _csv(selected: Sequence[dict[str, Any]], most: int) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bayesprune.reproduce.worker import METHODS
+from bayesprune.reproduce.method_names import METHODS
 
 _MERGE = "take in the rows of other machines' ledgers; run nothing"
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from bayesprune.reproduce.designs import DESIGNS, Table4Design
 from bayesprune.reproduce.ledger import Ledger
+from bayesprune.reproduce.method_names import METHODS
 from bayesprune.reproduce.processes import Job, Outcome, run_jobs
-from bayesprune.reproduce.worker import BATCHED, METHODS, OUTSIDE, VARIANTS, row_base, run_table4_job
+from bayesprune.reproduce.worker import BATCHED, OUTSIDE, VARIANTS, row_base, run_table4_job
 from bayesprune.train.folder import environment
 
 OUTSIDE_CAP, BASELINE_CAP = 10.0, 60.0  # minutes a fit

@@ -8,7 +8,8 @@ from typing import Any
 
 from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
 from bayesprune.reproduce.designs import DESIGNS, Table4Design
-from bayesprune.reproduce.worker import METHODS, OUTSIDE, VARIANTS
+from bayesprune.reproduce.method_names import METHODS
+from bayesprune.reproduce.worker import OUTSIDE, VARIANTS
 
 LABELS = {
     ("dfp", "paper's"): "**DFP**, paper's network",

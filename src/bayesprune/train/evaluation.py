@@ -32,6 +32,15 @@ def load_trained(
 
     Raises:
         ValueError: The folder holds no finished run.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.train import recipe, train
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train(recipe("digits-sgd", ["train_size=64", "epochs=1", "width=4"]), folder, quiet=True)
+        ...     model, samples, data, config = load_trained(folder)
+        >>> len(samples), config.recipe
+        (0, 'digits-sgd')
     """
     run = Path(run)
     config = from_dict(names.read_json(run / names.CONFIG))
@@ -69,6 +78,14 @@ def evaluate(
 
     Returns:
         {"split", "num_samples", "single": {...}, "average": {...}}.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.train import recipe, train
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train(recipe("digits-sgd", ["train_size=64", "epochs=1", "width=4"]), folder, quiet=True)
+        ...     sorted(evaluate(folder))
+        ['average', 'num_samples', 'single', 'split']
     """
     network, samples, held, _ = load_trained(run, data_dir, model=model, data=data)
     loader = held.loader(split, batch_size=256, shuffle=False, device=device)

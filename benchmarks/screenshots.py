@@ -19,6 +19,7 @@ from benchmarks.tables import ROOT
 
 FIGURES = ROOT / "docs" / "figures"
 WIDTHS = {1280: 1400, 390: 1700}
+SETTINGS = ["epochs=8", "width=32"]  # small: the pictures show pages, not results
 
 
 def report(work: Path) -> Path:
@@ -26,7 +27,7 @@ def report(work: Path) -> Path:
     for recipe in ("digits-cnn-sgd", "digits-cnn-emmcmc"):
         run = work / recipe
         if not (run / "result.json").exists():
-            bayesprune(["train", recipe, "--out", str(run), "--quiet"])
+            bayesprune(["train", recipe, "--out", str(run), "--quiet", "--set", *SETTINGS])
             bayesprune(["evaluate", str(run), "--keep"])
     pruned, small = work / "digits-cnn-emmcmc", work / "small"
     if not (pruned / "profile.json").exists():
@@ -52,6 +53,7 @@ def selection(work: Path) -> Path:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "bayesprune-screenshots")
+    parser.add_argument("--only", nargs="+", default=["report", "selection", "docs"])
     arguments = parser.parse_args(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)
     pages = {

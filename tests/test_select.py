@@ -91,7 +91,7 @@ def test_property_the_table_of_selected_inputs(made):
     root, result, _ = made
     rows = read(root / "out" / "selected.csv")
     keys = [
-        "input", "kind", "probability", "evidence", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
+        "input", "kind", "evidence", "probability", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
     ]  # fmt: skip
     assert list(rows[0]) == keys and len(rows) == 3
     for row, told in zip(rows, result["selected"]):

@@ -49,7 +49,7 @@ def run_predict(
             f"model={str(model)!r} holds no estimator.json: name the folder that `bayesprune select` wrote, or its folder "
             "model"
         ) from None
-    names = fitted.get_feature_names_out()
+    names = fitted.needed_names()
     kinds = {one.name: one.kind for one in fitted.encoder_.inputs}
     text = [name for name in names if kinds[name] == "text"]
     frame = read_frame(data, only={*names, fitted.target_name_} if len(names) else None, text=text, strict=False)

@@ -175,7 +175,7 @@ def _describe(
             "members": estimator.posterior_.net.chains,
             "noise_variance": getattr(estimator, "noise_variance_", None),
             "epochs": estimator.n_iter_,
-            "needed": [row["input"] for row in selected],
+            "needed": estimator.needed_names(),
         },
         "prior": estimator.prior_,
         "inputs": inputs,

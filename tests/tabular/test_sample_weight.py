@@ -78,3 +78,16 @@ def test_equation_progress_says_what_is_left(capsys):
     # 4 of 20 steps in 12 s: 48 s are left; 8 in 24 s: 36.
     wanted = "20 % of the training steps, about 48 s left\n40 % of the training steps, about 36 s left\n"
     assert capsys.readouterr().err == wanted
+
+
+def test_limit_what_inputs_bring_on_held_out_rows_is_that_of_repeated_rows():
+    from bayesprune.tabular.comparison import gains_without_refit
+
+    scale, found = Standardiser.of(X, Y, W), []
+    for at, weights in ((np.arange(40), [W]), (MANY, [])):
+        rows = Rows([X[at]], [Y[at]], [scale], len(at), torch.Generator().manual_seed(0), weights)
+        net = ChainMLP(1, (5, 8, 1), generator=torch.Generator().manual_seed(1))
+        columns = torch.arange(5)[None]
+        held = torch.from_numpy(np.flatnonzero(at[rows.order] % 3 == 0))
+        found.append(gains_without_refit(net, columns, rows.narrowed(columns), [held], np.arange(5))[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)

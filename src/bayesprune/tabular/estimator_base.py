@@ -112,6 +112,9 @@ class SparseBNN(SelectorMixin, Parameters):
         self._check_parameters()
         data = read_training_data(self, X, y, sample_weight, self._numeric)
         data = replace(data, response=self._encode(data.response))
+        rows = len(data.response)
+        if rows < 6:
+            raise ValueError(f"X has {rows} rows (n_samples={rows}): give at least 6, some to learn and some to weigh")
         self.encoder_, self.column_names_, self.standardiser_ = data.encoder, data.names, data.standardiser
         self.target_name_ = str(y.name) if getattr(y, "name", None) is not None else None
         return data
@@ -200,11 +203,11 @@ class SparseBNN(SelectorMixin, Parameters):
         if self.encoder_ is None:
             X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
             return self.posterior_.outputs(self.standardiser_.inputs(X, self.inputs_))
-        encoded = self.encoder_.only(self._needed_names()).encode(self._frame(X))
+        encoded = self.encoder_.only(self.needed_names()).encode(self._frame(X))
         mean, scale = self.standardiser_.mean[self.inputs_], self.standardiser_.scale[self.inputs_]
         return self.posterior_.outputs(Standardiser(mean, scale).inputs(encoded))
 
-    def _needed_names(self) -> list[str]:
+    def needed_names(self) -> list[str]:
         """Return the names of the frame's columns that the prediction reads."""
         read, members = set(self.inputs_.tolist()), self.encoder_.members if self.encoder_ else {}
         return [name for name, places in members.items() if read.intersection(places)]
@@ -219,7 +222,7 @@ class SparseBNN(SelectorMixin, Parameters):
         if not is_frame(X):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
             return pandas.DataFrame(X, columns=self.column_names_)
-        named, needed = with_text_names(X), {*self._needed_names(), *also}
+        named, needed = with_text_names(X), {*self.needed_names(), *also}
         here = set(named.columns)
         if here == set(self.column_names_) or not needed or not needed <= here:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,13 @@ class Standardiser:
         scale = np.sqrt(variance)
         # Rounding leaves a constant column a variance of about (ε·mean)².
         scale = np.where(scale <= 1e-7 * np.maximum(np.abs(mean), 1e-30), 1.0, scale)
-        if y is None:
-            return cls(mean, scale)
+        return cls(mean, scale) if y is None else cls(mean, scale).with_response(y, weight)
+
+    def with_response(self, y: np.ndarray, weight: np.ndarray | None = None) -> Standardiser:
+        """Return the same for the columns, with the mean and the scale of a response."""
         y_mean = float(np.average(y, weights=weight))
         y_scale = float(np.sqrt(np.average((y - y_mean) ** 2, weights=weight)))
-        return cls(mean, scale, y_mean, y_scale if y_scale > 0 else 1.0)
+        return replace(self, y_mean=y_mean, y_scale=y_scale if y_scale > 0 else 1.0)
 
     def inputs(self, X: Any, columns: np.ndarray | None = None) -> np.ndarray:
         """Return standardised float32 rows, of all columns or of some."""
@@ -146,6 +148,10 @@ class Rows:
     def responses(self, start: int, size: int | None = None) -> Tensor:
         """Return (S, B) responses of rows from `start`."""
         return self.y[:, start : start + (self.batch_size if size is None else size)]
+
+    def row_weight(self, which: int) -> Tensor:
+        """Return (n + B,) the rows' weights in a data set, ones where they weigh alike."""
+        return torch.ones(len(self.y[0])) if self.weight is None else self.weight[which]
 
     def fold_weights(self, folds: int) -> Tensor:
         """Return (F, n + B) weights: row i is held out of fold i mod F; folds interleave, so every window holds all.

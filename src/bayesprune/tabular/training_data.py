@@ -13,8 +13,6 @@ from bayesprune.tabular.columns import is_frame, with_text_names
 from bayesprune.tabular.frame import FrameEncoder, learn_encoder
 from bayesprune.tabular.rows import Standardiser
 
-_LEAST = 6  # rows
-
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -69,7 +67,7 @@ def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numer
         numeric: whether the response is of numbers; labels are left as they are.
 
     Raises:
-        ValueError: data that are not finite or fewer than 6 rows; the message names the column and the mend.
+        ValueError: data that are not finite; the message names the column and the mend.
     """
     encoder, names = None, []
     if is_frame(X):
@@ -90,11 +88,6 @@ def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numer
     if sample_weight is not None:
         weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
         table, y, weight = table[weight > 0], y[weight > 0], weight[weight > 0]
-    if table.shape[0] < _LEAST:
-        raise ValueError(
-            f"X has {table.shape[0]} rows (n_samples={table.shape[0]}): give at least {_LEAST}, some to learn and some to "
-            "weigh"
-        )
     return TrainingData(table, np.asarray(y, dtype=np.float64) if numeric else y, weight, encoder, names, members)
 
 

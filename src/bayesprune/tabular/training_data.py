@@ -93,7 +93,7 @@ def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numer
 
 def _offending(X: Any) -> str:
     """Name the first column of an array that holds text or lacks values, and the mend."""
-    if not isinstance(X, (np.ndarray, list)) or np.ndim(X) != 2:
+    if not isinstance(X, (np.ndarray, list)) or np.ndim(X) != 2 or np.iscomplexobj(X):
         return ""
     for number, column in enumerate(np.asarray(X).T):
         try:

@@ -118,6 +118,13 @@ def test_property_given_inputs_by_name(quick):
     assert np.isfinite(two.predict(frame[["age", "city"]])).all()
 
 
+def test_error_frames_of_other_columns_are_not_fitted_together(quick):
+    frame, y = mixed()
+    pairs = [(frame[["size", "z0"]], y), (frame[["size", "z1"]], y)]
+    with pytest.raises(ValueError, match="datasets differ in their columns or in the levels of text"):
+        fit_many(SparseBNNRegressor(random_state=0), pairs)
+
+
 @pytest.mark.parametrize("state", [0, np.random.RandomState(0), np.random.default_rng(0), None])
 def test_property_random_state_of_any_kind(quick, state, tmp_path):
     X = np.random.default_rng(0).normal(size=(60, 3))

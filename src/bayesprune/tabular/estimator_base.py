@@ -65,6 +65,10 @@ class SparseBNN(SelectorMixin, Parameters):
         shapes = {each.table.shape for each in data}
         if len(shapes) > 1:
             raise ValueError(f"datasets differ in shape, {sorted(shapes)}: fit those of one shape together")
+        if any((each.names, each.members) != (data[0].names, data[0].members) for each in data):
+            raise ValueError(
+                "datasets differ in their columns or in the levels of text: fit those that are alike together"
+            )
         if len({model._outputs() for model in models}) > 1:
             raise ValueError("datasets differ in their number of classes: fit those of one number together")
         n, p = data[0].table.shape

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.clusters import Cluster
 from bayesprune.tabular.sampling import PosteriorNetworks
 from bayesprune.tabular.selection import Selection
 
 MEMBERS, CHAINS = 12, 3
 
 
-def find_quickly(tables, responses, standardisers, outputs, plan, groups, *, seed, **rest):
+def find_quickly(tables, responses, standardisers, outputs, plan, groups, *, fdr, seed, **rest):
     found = []
     for table, response, standardiser in zip(tables, responses, standardisers):
         Z, Y = standardiser.inputs(table), _targets(response, outputs)
@@ -37,6 +38,11 @@ def find_quickly(tables, responses, standardisers, outputs, plan, groups, *, see
         found.append(
             Selection(
                 probability=probability[of], chain_probability=chains[:, of], q_value=q[of], evidence=evidence[of],
+                p_value=1 - probability[of], leading=np.flatnonzero(q <= fdr).tolist(),
+                clusters=[
+                    Cluster(tuple(groups[j]), (1 / len(groups[j]),) * len(groups[j]), 0.001, float(q[j]))
+                    for j in np.flatnonzero(q <= fdr)
+                ],
                 gain=np.tile(evidence, (CHAINS, 1))[:, of],
                 prior={"expected_inputs": 3.0, "inclusion_probability": 3 / len(groups), "soft_threshold": 0.02}
                 | dict.fromkeys(("spike_decay", "slab_decay", "hard_threshold"), 0.1),

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from bayesprune.common.files import write_text
 from bayesprune.tabular.reader import read_frame
-from bayesprune.train.folder import write_text
 
 _COVERAGE = 0.9
 
@@ -46,8 +46,7 @@ def run_predict(
         fitted = load(place)
     except FileNotFoundError:
         raise ValueError(
-            f"model={str(model)!r} holds no estimator.json: name the folder that `bayesprune select` wrote, or its folder "
-            "model"
+            f"model={str(model)!r} holds no model: name the folder that `bayesprune select` wrote, or its folder model"
         ) from None
     names = fitted.needed_names()
     kinds = {one.name: one.kind for one in fitted.encoder_.inputs}

@@ -115,6 +115,27 @@ def _pairs(estimator: Any, rows: Any, names: list[str], seed: int) -> list[dict[
     ]
 
 
+def describe_clusters(estimator: Any) -> list[dict[str, Any]]:
+    """Collect the findings about inputs, one or several that can stand for each other.
+
+    Args:
+        estimator: fitted on a data frame.
+
+    Returns:
+        Dicts "inputs", "shares", "p_value" and "q_value", the surest first.
+    """
+    told = [
+        {
+            "inputs": [estimator.column_names_[member] for member in cluster.members],
+            "shares": _line(cluster.shares),
+            "p_value": float(cluster.p_value),
+            "q_value": float(cluster.q_value),
+        }
+        for cluster in estimator.clusters_
+    ]
+    return sorted(told, key=lambda one: one["p_value"])
+
+
 def describe_history(estimator: Any) -> dict[str, Any]:
     """Take the paths of inclusion probabilities and the losses over training, thinned to a few hundred epochs.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesprune.common.modes import threads
 from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.clusters import Cluster
 from bayesprune.tabular.columns import column_number, is_frame, with_text_names
 from bayesprune.tabular.frame import FrameEncoder
 from bayesprune.tabular.parameters import Parameters
-from bayesprune.tabular.prediction_sets import member_masks
+from bayesprune.tabular.prediction_sets import masks_of
 from bayesprune.tabular.predictive import sample_networks
 from bayesprune.tabular.progress import progress
 from bayesprune.tabular.rows import Standardiser
@@ -28,7 +30,7 @@ from bayesprune.tabular.store import write_estimator
 from bayesprune.tabular.training_data import TrainingData, read_training_data
 
 _ARRAYS = (
-    "support_", "inclusion_probability_", "chain_probability_", "q_value_", "evidence_", "feature_importances_", "inputs_",
+    "support_", "inclusion_probability_", "chain_probability_", "p_value_", "q_value_", "evidence_", "feature_importances_", "inputs_",
 )  # fmt: skip
 
 
@@ -84,20 +86,13 @@ class SparseBNN(SelectorMixin, Parameters):
                 groups = lead._units(data[0].names, data[0].members)
                 expected = None if lead.expected_inputs == "auto" else float(lead.expected_inputs)
                 found = find_inputs(
-                    tables,
-                    responses,
-                    standardisers,
-                    lead._outputs(),
-                    plan,
-                    groups,
-                    expected=expected,
-                    weights=weights,
-                    seed=seed,
-                )
+                    tables, responses, standardisers, lead._outputs(), plan, groups,
+                    expected=expected, fdr=lead.fdr, weights=weights, seed=seed,
+                )  # fmt: skip
                 for model, selection, each in zip(models, found, data):
                     model._take_selection(selection, groups, each)
                     model.n_iter_ = plan.search.steps
-                masks = [member_masks(s.sets, model.inputs_, groups) for model, s in zip(models, found) if s.sets]
+                masks = masks_of([s.sets for s in found], [model.inputs_ for model in models], groups, plan.chains)
             else:
                 for model, columns, each in zip(models, inputs, data):
                     model._take_inputs(columns, each)
@@ -115,7 +110,7 @@ class SparseBNN(SelectorMixin, Parameters):
         """Check the parameters and the data, and keep what predictions need of them."""
         self._check_parameters()
         data = read_training_data(self, X, y, sample_weight, self._numeric)
-        data = replace(data, response=self._encode(data.response))
+        data = dataclasses.replace(data, response=self._encode(data.response))
         rows = len(data.response)
         if rows < 6:
             raise ValueError(f"X has {rows} rows (n_samples={rows}): give at least 6, some to learn and some to weigh")
@@ -128,15 +123,23 @@ class SparseBNN(SelectorMixin, Parameters):
         support = selection.support(
             self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
         )
-        self.inputs_ = np.flatnonzero(support)
+        self.inputs_ = selection.inputs(self.select, support, groups)
         self.support_ = data.of_columns(support).astype(bool)
         self.inclusion_probability_ = data.of_columns(selection.probability)
         self.chain_probability_ = data.of_columns(selection.chain_probability)
+        self.p_value_ = data.of_columns(selection.p_value, 1.0)
         self.q_value_ = data.of_columns(selection.q_value, 1.0)
         self.evidence_ = data.of_columns(selection.evidence)
+        self.clusters_ = [data.cluster(cluster) for cluster in selection.clusters]
         self.prior_ = selection.prior
         places = data.column_of(selection.history["path_inputs"])
         self.history_ = selection.history | {"path_inputs": places}
+        if self.select == "auto" and not self.clusters_ and self.refit and selection.sets:
+            warnings.warn(
+                f"no input can be singled out at fdr={self.fdr}: predictions average over {len(selection.sets.members)} "
+                f"networks on {len(self.inputs_)} columns that predict best together (select='prediction'); support_ is empty",
+                UserWarning, stacklevel=5,
+            )  # fmt: skip
         gain = data.of_columns(np.maximum(selection.gain.mean(0), 0.0))
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain
         if self.verbose:
@@ -150,7 +153,8 @@ class SparseBNN(SelectorMixin, Parameters):
         self.support_ = np.isin(np.arange(count), given)
         self.inclusion_probability_ = self.support_.astype(np.float64)
         self.chain_probability_ = self.inclusion_probability_[None].copy()
-        self.q_value_ = 1.0 - self.inclusion_probability_
+        self.p_value_ = self.q_value_ = 1.0 - self.inclusion_probability_
+        self.clusters_ = []
         self.evidence_ = np.zeros(count)
         self.feature_importances_ = self.inclusion_probability_ / max(1, len(given))
         self.prior_, self.history_, self.n_iter_ = {}, {}, 0
@@ -261,6 +265,7 @@ class SparseBNN(SelectorMixin, Parameters):
             "n_iter": int(self.n_iter_),
             "target_name": self.target_name_,
             "prior": self.prior_,
+            "clusters": [dataclasses.asdict(cluster) for cluster in self.clusters_],
             "standardiser": {"y_mean": self.standardiser_.y_mean, "y_scale": self.standardiser_.y_scale},
         }
         if hasattr(self, "feature_names_in_"):
@@ -300,6 +305,9 @@ class SparseBNN(SelectorMixin, Parameters):
         for name in _ARRAYS:
             setattr(model, name, arrays[name])
         model.history_ = {key.partition(".")[2]: v for key, v in arrays.items() if key.startswith("history.")}
+        model.clusters_ = [
+            Cluster(tuple(c["members"]), tuple(c["shares"]), c["p_value"], c["q_value"]) for c in about["clusters"]
+        ]
         model.prior_, model.n_features_in_, model.n_iter_ = about["prior"], about["n_features_in"], about["n_iter"]
         model.standardiser_ = Standardiser(
             arrays["standardiser.mean"], arrays["standardiser.scale"], **about["standardiser"]

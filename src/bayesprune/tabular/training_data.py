@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_X_y, validate_data
 
+from bayesprune.tabular.clusters import Cluster
 from bayesprune.tabular.columns import is_frame, with_text_names
 from bayesprune.tabular.frame import FrameEncoder, learn_encoder
 from bayesprune.tabular.rows import Standardiser
@@ -54,6 +55,14 @@ class TrainingData:
         """Return the column of X that each of some columns of the table stands for."""
         owner = {place: column for column, own in enumerate(self.members) for place in own}
         return np.array([owner[int(place)] for place in places], dtype=np.int64)
+
+    def cluster(self, found: Cluster) -> Cluster:
+        """Return a finding about columns of the table as one about columns of X."""
+        shares: dict[int, float] = {}
+        for column, share in zip(self.column_of(np.array(found.members)).tolist(), found.shares):
+            shares[column] = shares.get(column, 0.0) + share
+        members = tuple(sorted(shares))
+        return replace(found, members=members, shares=tuple(shares[column] for column in members))
 
 
 def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numeric: bool) -> TrainingData:

@@ -16,7 +16,15 @@ QUICK = {"search_steps": 60, "evidence_steps": 40, "fit_steps": 80, "n_chains": 
 CHECKED = QUICK | {"search_steps": 40, "evidence_steps": 20, "fit_steps": 50}
 
 
-@parametrize_with_checks([SparseBNNRegressor(**CHECKED), SparseBNNClassifier(**CHECKED)])
+def stochastic(estimator):
+    """What no estimator that samples can meet to the seventh digit; tests/tabular/test_sample_weight.py has what is exact."""
+    reason = "other rows, other random numbers: a weighted likelihood equals repeated rows part by part"
+    return dict.fromkeys([f"check_sample_weight_equivalence_on_{kind}_data" for kind in ("dense", "sparse")], reason)
+
+
+@parametrize_with_checks(
+    [SparseBNNRegressor(**CHECKED), SparseBNNClassifier(**CHECKED)], expected_failed_checks=stochastic
+)
 def test_property_scikit_learn_contract(estimator, check):
     check(estimator)
 
@@ -151,7 +159,7 @@ def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
         ({"fdr": 1.5}, "fdr=1.5 must lie strictly between 0 and 1"),
         ({"n_chains": 0}, "n_chains=0 must be 'auto' or a whole number"),
         ({"select": "number"}, "select='number' needs how many"),
-        ({"groups": [[0, 1], [1]]}, "groups name a column twice"),
+        ({"groups": [[0, 1], [1]]}, "name a column twice"),
         ({"groups": [[99]]}, "groups name column 99"),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes"),
         ({"expected_inputs": -1}, "expected_inputs=-1"),

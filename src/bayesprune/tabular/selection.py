@@ -107,6 +107,7 @@ def find_inputs(
     *,
     expected: float | None,
     fdr: float = 0.05,
+    weights: Sequence[np.ndarray] = (),
     seed: int,
 ) -> list[Selection]:
     """Find the inputs of S data sets of one shape.
@@ -120,6 +121,7 @@ def find_inputs(
         groups: column numbers of every input.
         expected: number of inputs that the prior expects; None estimates it (empirical Bayes).
         fdr: rate at which clusters are found.
+        weights: (n,) of the rows of each data set; none weighs all alike.
         seed: of everything random.
 
     Returns:
@@ -129,10 +131,9 @@ def find_inputs(
     if np.issubdtype(responses[0].dtype, np.floating):
         # Gross outliers would set the scale of y, and with it the steps, for all other rows.
         responses = [winsorised(y, _OUTLYING) for y in responses]
-        standardisers = [
-            replace(s, y_mean=float(y.mean()), y_scale=float(y.std()) or 1.0) for s, y in zip(standardisers, responses)
-        ]
-    rows = Rows(tables, responses, standardisers, plan.batch_size, generator)
+        each: list[Any] = list(weights) or [None] * len(responses)
+        standardisers = [s.with_response(y, weight) for s, y, weight in zip(standardisers, responses, each)]
+    rows = Rows(tables, responses, standardisers, plan.batch_size, generator, weights)
     chains = plan.chains * rows.sets
     folds = Folds(plan.folds, chains, plan.chains, rows.count)
     learning = folds.learning(1, rows.batch_size)
@@ -170,7 +171,7 @@ def _evidence(
     folds: Folds,
     groups: Sequence[np.ndarray],
     plan: Plan,
-    orders: list[list[list[int]]],
+    orders: list[list[list[list[int]]]],
     *,
     seed: int,
 ) -> list[Evidence]:

@@ -1,4 +1,4 @@
-"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict | compact | profile | reproduce | shards."""
+"""The command line: one function a command, those of a field in a file of their own."""
 
 from __future__ import annotations
 
@@ -27,20 +27,6 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=int, help="trainings at once, one thread each (default: one a core, at most 5)"
     )
 
-    recipes = commands.add_parser("recipes", help="list the recipes, or show one")
-    recipes.add_argument("recipe", nargs="?", help="print this recipe's resolved configuration")
-
-    train = commands.add_parser("train", help="train a recipe into a run folder")
-    train.add_argument("recipe", help="a name from `bayesprune recipes`")
-    train.add_argument("--out", required=True, help="run folder")
-    train.add_argument("--data-dir", help="folder that holds the data set (or set BAYESPRUNE_DATA)")
-    train.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of the recipe"
-    )
-    train.add_argument("--device", help="auto, cpu, cuda or mps")
-    train.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
-    train.add_argument("--quiet", action="store_true", help="print only the result")
-
     evaluate = commands.add_parser("evaluate", help="evaluate a finished run")
     evaluate.add_argument("run", help="run folder")
     evaluate.add_argument("--data-dir", help="folder that holds the data set (or set BAYESPRUNE_DATA)")
@@ -51,9 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
 
-    from bayesprune import compact_run, reproduce, select, shard_command
+    from bayesprune import compact_run, recipe_commands, reproduce, select, shard_command
     from bayesprune.deploy.commands import add_profile
 
+    recipe_commands.add_commands(commands)
     select.add_commands(commands)
     compact_run.add_compact(commands)
     add_profile(commands)
@@ -74,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     arguments = _parser().parse_args(argv)
-    command = {"demo": _demo, "recipes": _recipes, "train": _train, "evaluate": _evaluate, "report": _report}
+    command = {"demo": _demo, "evaluate": _evaluate, "report": _report}
     command |= {"compact": _compact, "profile": _profile}
     try:
         handler = getattr(arguments, "handler", None) or command[arguments.command]
@@ -93,36 +80,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     from bayesprune.demo import run_demo
 
     run_demo(arguments.out, arguments.set, processes=arguments.processes)
-    return 0
-
-
-def _recipes(arguments: argparse.Namespace) -> int:
-    from bayesprune.train import recipes
-    from bayesprune.train.settings import as_dict
-
-    if arguments.recipe:
-        print(json.dumps(as_dict(recipes.recipe(arguments.recipe)), indent=1))
-        return 0
-    known = recipes.names()
-    width = max(map(len, known))
-    for name, text in known.items():
-        print(f"{name:<{width}}  {text}")
-    return 0
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    from bayesprune.report import load_run, results_table
-    from bayesprune.train import recipe, train
-    from bayesprune.train.idle import refuse_idle
-    from bayesprune.train.parallel import launched
-
-    device = [f"device={arguments.device}"] if arguments.device else []
-    config = recipe(arguments.recipe, [*arguments.set, *device])
-    for setting in arguments.set:
-        refuse_idle(config, setting.partition("=")[0].strip())
-    train(config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet)
-    if launched()[0] == 0:
-        print(results_table([load_run(arguments.out)], fmt="text"))
     return 0
 
 

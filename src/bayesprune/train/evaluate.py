@@ -37,10 +37,7 @@ def load_trained(
     config = from_dict(names.read_json(run / names.CONFIG))
     if not (run / names.MODEL).exists():
         raise ValueError(f"{run} holds no finished run ({names.MODEL} is missing); finish it with --resume.")
-    wanted = config.data
-    held = (
-        build_data(config, data_dir) if data is None else cut(as_data(data), wanted.train_size, wanted.validation_size)
-    )
+    held = build_data(config, data_dir) if data is None else cut(config, as_data(data))
     network = build_network(config, held) if model is None else own_network(model, config.seed)
     network.load_state_dict(load_file(str(run / names.MODEL)))
     return network.eval(), SampleStore(run / names.SAMPLES), held, config

@@ -18,6 +18,7 @@ from bayesprune.train.config import RunConfig
 from bayesprune.train.loop import Trainer
 from bayesprune.train.settings import as_dict
 from bayesprune.train.task import Task
+from bayesprune.train.trial import trial_config
 
 
 def train(
@@ -28,6 +29,7 @@ def train(
     model: nn.Module | Callable[[], nn.Module] | None = None,
     data: Any = None,
     task: str | Task = "classification",
+    trial: bool = False,
     resume: bool = False,
     quiet: bool = False,
     stop: Callable[[], bool] | None = None,
@@ -43,6 +45,8 @@ def train(
         data: The user's own data instead of `config.data`: `Splits`, a mapping of them, (train, test), or training data alone
             with `validation_size` to hold some out; each a torch Dataset, a DataLoader or an iterable of batches.
         task: What is learned: "classification", "regression", "tokens", or a `Task`.
+        trial: Make a few steps of everything, samples, pruning, checkpoints and evaluations among them, on a few examples: what
+            the numbers are means nothing.
         resume: Go on from the folder's checkpoint (from the start where it has none). On one CPU the resumed run equals
             the uninterrupted one bit for bit; a loader of the user's own that cannot be replayed says so (see `Splits`).
         quiet: Print nothing.
@@ -75,13 +79,16 @@ def train(
     out = Path(out)
     data = None if data is None else as_data(data)
     config = own_config(config, model, data)
+    config = trial_config(config) if trial else config
     check_folder(out, config, resume)
     if resume and (out / names.RESULT).exists():
         return names.read_json(out / names.RESULT)
     threads = torch.get_num_threads()
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(config, out, data_dir=data_dir, model=model, data=data, task=task, quiet=quiet, stop=stop)
+        trainer = Trainer(
+            config, out, data_dir=data_dir, model=model, data=data, task=task, trial=trial, quiet=quiet, stop=stop
+        )
         if trainer.ranks.main:
             names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once all else was in order
         with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):

@@ -4,8 +4,8 @@
     python -m benchmarks.cpu_twins --data-dir DATA [--budget-minutes M] [--only PATTERN …] [--seeds 0 1 2] [--threads 1] [--jobs 2]
 
 Runs what is missing, seed 0 of every method first, goes on with what was stopped, and never runs a finished cell again. Each
-cell is a JSON under benchmarks/results/cpu_twins.rows/, all of them benchmarks/results/cpu_twins.json. Equal epochs, last
-epoch, batch 64; the settings are the recipes twin-METHOD.
+cell is a line of benchmarks/results/cpu_twins.jsonl. Equal epochs, last epoch, batch 64; the settings are the recipes
+twin-METHOD.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bayesprune.reproduce.cells import Cell, merged, run_cells, take_in
+from bayesprune.reproduce.cells import Cell, run_cells, standing
+from bayesprune.reproduce.ledger import Ledger
 from bayesprune.reproduce.paper import chosen
 from bayesprune.reproduce.paper_tables import mean_and_spread
 
-RESULTS = Path(__file__).parent / "results" / "cpu_twins.json"
+RESULTS = Path(__file__).parent / "results" / "cpu_twins.jsonl"
 DENSE = {"sgd": "SGD (Nesterov)", "csgld": "cSGLD", "csghmc": "cSGHMC", "rank1": "rank-1 BNN", "cvadam": "CV-Adam"}
 WEIGHTS = {
     "sparse-momentum": "sparse momentum", "dsr": "DSR", "set": "SET", "rigl": "RigL", "gmp": "gradual magnitude pruning",
@@ -43,7 +44,7 @@ def names() -> list[str]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the table in three blocks, from the merged JSON."""
+    """Return the table in three blocks, from the rows of its ledger."""
     rows = [row for row in result["rows"] if row["status"] == "done" and not row["changes"]]
     parts = []
     blocks = [("Dense", [(label, f"twin-{name}") for name, label in DENSE.items()])]
@@ -93,8 +94,8 @@ def main() -> None:
     parser.add_argument("--retry", action="store_true")
     arguments = parser.parse_args()
     if arguments.merge:
-        take_in(arguments.out, arguments.merge)
-        print(table(merged(arguments.out)))
+        Ledger(arguments.out).merge(*arguments.merge)
+        print(table(standing(arguments.out)))
         return
     settings = (*arguments.set, f"threads={arguments.threads}", "device=cpu")
     cells = [Cell(name, seed, settings) for seed in arguments.seeds for name in chosen(names(), arguments.only)]

@@ -1,4 +1,4 @@
-"""Write the tables of README and docs from the JSONs under benchmarks/results/.
+"""Write the tables of README and docs from the JSONs and the ledgers under benchmarks/results/.
 
     python -m benchmarks.tables [--check]
 
@@ -31,6 +31,12 @@ NAMES = {"sgd": "SGD (Nesterov)", "cvadam": "CV-Adam", "emmcmc": "CV-Adam + EM-M
 
 def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def ledger(name: str) -> dict[str, Any]:
+    from bayesprune.reproduce.cells import standing
+
+    return standing(RESULTS / f"{name}.jsonl")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -131,21 +137,22 @@ def stationary_law() -> str:
 
 
 def table4() -> str:
+    from bayesprune.reproduce.table4 import read_table4
     from bayesprune.reproduce.tables import table4_markdown
 
-    return table4_markdown(load("table4"))
+    return table4_markdown(read_table4(RESULTS / "table4.jsonl"))
 
 
 def cpu_twins() -> str:
     from benchmarks import cpu_twins as benchmark
 
-    return benchmark.table(load("cpu_twins"))
+    return benchmark.table(ledger("cpu_twins"))
 
 
 def paper_table(name: str) -> str:
     from bayesprune.reproduce.paper_tables import paper_table_markdown
 
-    return paper_table_markdown(name, load(name))
+    return paper_table_markdown(name, ledger(name))
 
 
 def selection_fdr() -> str:
@@ -238,7 +245,8 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def filled(name: str) -> str:
-    return TABLES[name]() if (RESULTS / f"{name}.json").exists() else "Not measured yet."
+    measured = any((RESULTS / f"{name}{ending}").exists() for ending in (".json", ".jsonl"))
+    return TABLES[name]() if measured else "Not measured yet."
 
 
 def refreshed(text: str) -> str:

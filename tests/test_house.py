@@ -43,6 +43,10 @@ EXTRAS = {
     "pandas",
     "pyarrow",
     "lassonet",
+    "jinja2",
+    "markupsafe",
+    "shtab",
+    "arviz",
 }
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu.driver table1 --data DATA --store WORK --out OUT --minutes 9 [--jobs 3] [--only PATTERN …] [--seeds 1]
 
 Unpacks the data into WORK once (the official files, their archive, or packed mosaics, which may come in parts: --gather),
-trains until the time is up, and leaves OUT/table1.json and OUT/table1.rows/. The same command again goes on from the
-checkpoints in WORK/runs. `bayesprune reproduce table1 --merge OUT/table1.json` takes the rows in elsewhere.
+trains until the time is up, and leaves the rows in OUT/table1.jsonl. The same command again goes on from the
+checkpoints in WORK/runs. `bayesprune reproduce table1 --merge OUT/table1.jsonl` takes the rows in elsewhere.
 
 `python -m benchmarks.gpu.driver step [--out OUT]` times the optimizers' steps instead: OUT/optimizer_step_cuda.json.
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     cells = table_cells(arguments.table, arguments.seeds, [*settings, f"device={arguments.device}"], arguments.only)
     result = run_cells(
-        cells, arguments.out / f"{arguments.table}.json", runs=arguments.store / "runs", data_dir=data,
+        cells, arguments.out / f"{arguments.table}.jsonl", runs=arguments.store / "runs", data_dir=data,
         budget_minutes=arguments.minutes, jobs=arguments.jobs,
     )  # fmt: skip
     print(paper_table_markdown(arguments.table, result))

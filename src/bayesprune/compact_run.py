@@ -1,9 +1,7 @@
-"""The command `bayesprune compact RUN`: a run's network and samples, made small, in a folder that loads anywhere."""
+"""A run's network and samples, made small, in a folder that loads anywhere."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -233,56 +231,3 @@ def _check(model: nn.Module, samples: Samples, chosen: Sequence[int], small: nn.
             f"the compact network's outputs differ by {worst:.1e} from the masked network's; nothing was written"
         )
     return worst
-
-
-def add_compact(commands: Any) -> None:
-    """Add the command's arguments to a parser's subcommands.
-
-    Args:
-        commands: what ``ArgumentParser.add_subparsers`` returned.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_compact(parser.add_subparsers(dest="command"))
-        >>> parser.parse_args(["compact", "runs/a", "--out", "small", "--round-to", "8"]).round_to
-        8
-    """
-    parser = commands.add_parser("compact", help="make a pruned run physically small, in a folder that loads anywhere")
-    parser.add_argument("run", help="run folder of a finished run")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--onnx", action="store_true", help="also write model.onnx, checked in onnxruntime")
-    parser.add_argument("--torch-export", action="store_true", help="also write model.pt2 (torch.export)")
-    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N channels")
-    parser.add_argument(
-        "--members", default="all", choices=("all", "final", "none"),
-        help="which samples: all; final, those inside the final mask; none, the last iterate alone (default: all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--coupling", default="intersection", choices=("group", "intersection", "indexed"),
-        help="how residual streams are cut (default: intersection)",
-    )  # fmt: skip
-    parser.add_argument("--data-dir", help="folder of the data set, for runs on an image folder")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def compact_command(arguments: argparse.Namespace) -> int:
-    """Compact a run and print what was removed.
-
-    Args:
-        arguments: as parsed.
-
-    Returns:
-        The exit status, 0.
-    """
-    result = compact_run(
-        arguments.run, arguments.out, members=arguments.members, coupling=arguments.coupling,
-        round_to=arguments.round_to, onnx=arguments.onnx, torch_export=arguments.torch_export,
-        data_dir=arguments.data_dir,
-    )  # fmt: skip
-    if arguments.json:
-        values = {"folder": str(result.folder), "members": result.members, "left_out": result.left_out}
-        values |= {"parameters": result.parameters, "difference": result.difference, "exported": result.exported}
-        print(json.dumps(values, indent=1))
-    else:
-        print(result)
-    return 0

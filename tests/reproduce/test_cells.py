@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from bayesprune.cli import main
 from bayesprune.reproduce import paper
-from bayesprune.reproduce.cells import Cell, merged, read_rows, run_cells, take_in
+from bayesprune.reproduce.cells import Cell, run_cells, standing
+from bayesprune.reproduce.ledger import Ledger
 from bayesprune.reproduce.paper import TABLES, Block, table_cells
 from bayesprune.reproduce.paper_tables import mean_and_spread, paper_table_markdown
 from bayesprune.train import Interrupted, Trainer, recipe, train
@@ -47,7 +48,7 @@ def test_roundtrip_a_run_stopped_anywhere_equals_an_uninterrupted_one(tmp_path, 
 
 
 def test_property_finished_cells_are_never_repeated_and_stopped_ones_go_on(tmp_path, monkeypatch):
-    out, how = tmp_path / "t.json", {"runs": tmp_path / "runs", "quiet": True}
+    out, how = tmp_path / "t.jsonl", {"runs": tmp_path / "runs", "quiet": True}
     trained, step = [], Trainer._train_step
 
     def counted(self, images, labels):
@@ -56,20 +57,20 @@ def test_property_finished_cells_are_never_repeated_and_stopped_ones_go_on(tmp_p
 
     monkeypatch.setattr(Trainer, "_train_step", counted)
     stopped = run_cells([SGD, SAMPLED], out, budget_minutes=1e-9, **how)
-    assert stopped["rows"] == [] and stopped["commands"][0]["not_started"] == 2 and not trained
+    assert stopped["rows"] == [] and stopped["command"]["not_started"] == 2 and not trained
     monkeypatch.setattr("bayesprune.reproduce.cells.time.time", Clock(start=100.0, after=4))
     half = run_cells([SGD, SAMPLED], out, budget_minutes=1.0, **how)
     monkeypatch.undo()
     monkeypatch.setattr(Trainer, "_train_step", counted)
-    assert half["rows"] == [] and half["commands"][-1]["stopped"] == 1
+    assert half["rows"] == [] and half["command"]["stopped"] == 1
     assert "a checkpoint" in half["unfinished"][SGD.name] and 0 < len(trained) < 18
     result = run_cells([SGD, SAMPLED], out, **how)
     assert [each["name"] for each in result["rows"]] == [SGD.name, SAMPLED.name] and not result["unfinished"]
     assert len(trained) == 2 * 18  # no step twice
     assert result["rows"][0]["changes"] == sorted(TINY[:4]) and "device=cpu" not in SGD.name
-    before = (tmp_path / "t.rows" / f"{SGD.name}.json").read_text()
-    assert len(run_cells([SGD, SAMPLED], out, **how)["commands"]) == len(result["commands"])
-    assert len(trained) == 36 and (tmp_path / "t.rows" / f"{SGD.name}.json").read_text() == before
+    before = out.read_text()
+    assert run_cells([SGD, SAMPLED], out, **how)["command"]["cells"] == 0
+    assert len(trained) == 36 and out.read_text() == before and len(before.splitlines()) == 2
 
 
 class Clock:
@@ -84,31 +85,19 @@ class Clock:
 
 
 def test_property_a_loss_that_is_not_finite_is_a_row_and_other_errors_are_not(tmp_path):
-    wild = Cell("digits-sgd", 0, (*TINY, "lr=1e6", "weight_decay=1000"))
+    wild, out = Cell("digits-sgd", 0, (*TINY, "lr=1e6", "weight_decay=1000")), tmp_path / "t.jsonl"
     how = {"runs": tmp_path / "runs", "quiet": True}
-    result = run_cells([wild], tmp_path / "t.json", **how)
+    result = run_cells([wild], out, **how)
     assert result["rows"][0]["status"] == "failed" and "not finite" in result["rows"][0]["reason"]
-    assert not run_cells([wild], tmp_path / "t.json", **how)["commands"][1:]  # not tried again
-    assert len(run_cells([wild], tmp_path / "t.json", retry=True, **how)["commands"]) == 2
+    assert run_cells([wild], out, **how)["command"]["cells"] == 0  # not tried again
+    stopped = run_cells([wild], out, retry=True, budget_minutes=1e-9, **how)
+    assert stopped["rows"] == []  # until it is: whatever comes of it counts, and a later command goes on with it
+    assert run_cells([wild], out, **how)["command"]["failed"] == 1 and len(standing(out)["rows"]) == 1
     with pytest.raises(RuntimeError, match="did you mean"):
-        run_cells([Cell("digits-sdg")], tmp_path / "u.json", **how)
-    assert read_rows(tmp_path / "u.rows") == {}
-
-
-def test_property_rows_of_other_machines_are_taken_in_once(tmp_path):
-    mine, other = tmp_path / "mine.json", tmp_path / "other.json"
-    (tmp_path / "mine.rows").mkdir()
-    for each in (row("a", status="failed"), row("b", accuracy=0.5)):
-        (tmp_path / "mine.rows" / f"{each['name']}.json").write_text(json.dumps(each))
-    other.write_text(json.dumps({"rows": [row("a"), row("b", accuracy=0.7), row("c")]}))
-    assert take_in(mine, [other]) == 2 and take_in(mine, [other, tmp_path]) == 0
-    rows = {each["recipe"]: each for each in merged(mine)["rows"]}
-    assert rows["a"]["status"] == "done" and rows["b"]["accuracy_single"] == 0.5 and set(rows) == set("abc")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        take_in(mine, [tmp_path / "nowhere"])
-    (tmp_path / "torn.json").write_text("{")
-    with pytest.raises(ValueError, match="not whole"):
-        take_in(mine, [tmp_path / "torn.json"])
+        run_cells([Cell("digits-sdg")], tmp_path / "u.jsonl", **how)
+    assert Ledger(tmp_path / "u.jsonl").rows() == {}
+    with pytest.raises(ValueError, match="jsonl"):
+        run_cells([wild], tmp_path / "t.json", **how)
 
 
 # ---- the tables
@@ -159,7 +148,7 @@ def test_property_the_table_has_the_papers_figure_beside_ours_with_n():
 def test_property_the_command_runs_stops_lists_and_merges(tmp_path, monkeypatch, capsys):
     block = Block("digits", "digits", (80,), {"sgd": 99.0}, {}, {}, methods=("sgd",))
     monkeypatch.setitem(paper.TABLES, "table1", (block,))
-    out = str(tmp_path / "t1.json")
+    out = str(tmp_path / "t1.jsonl")
     common = ["reproduce", "table1", "--out", out, "--runs", str(tmp_path / "runs"), "--quiet", "--set", *TINY[:-1]]
     assert main([*common, "--seeds", "2", "--list"]) == 0
     assert len(capsys.readouterr().out.split()) == 2
@@ -168,7 +157,7 @@ def test_property_the_command_runs_stops_lists_and_merges(tmp_path, monkeypatch,
     assert main([*common, "--seeds", "1", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "| SGD (Nesterov) | dense | 99.0 |" in printed and "missing" not in printed
-    elsewhere = str(tmp_path / "elsewhere.json")
+    elsewhere = str(tmp_path / "elsewhere.jsonl")
     assert main(["reproduce", "table1", "--out", elsewhere, "--merge", out]) == 0
     assert "1 new rows" in capsys.readouterr().out
 

@@ -44,6 +44,14 @@ def export_onnx(
     Raises:
         ImportError: if onnx, onnxscript or onnxruntime is not installed.
         ValueError: if the model cannot be exported, or onnxruntime's outputs differ by more.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     worst = export_onnx(torch.nn.Linear(3, 2), f"{folder}/model.onnx", example_input=torch.zeros(2, 3))
+        >>> worst < 1e-4
+        True
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:

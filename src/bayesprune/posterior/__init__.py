@@ -9,6 +9,7 @@ from bayesprune.posterior.health import (
     temperature_of,
     weight_spread,
 )
+from bayesprune.posterior.inference_data import from_bayesprune
 from bayesprune.posterior.metrics import (
     ReliabilityCurve,
     accuracy,
@@ -27,6 +28,7 @@ from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.predict import predict, use_sample
 from bayesprune.posterior.samples import MemorySamples, Samples, SampleStore
 from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
+from bayesprune.posterior.selective import RiskCoverage, risk_coverage
 
 __all__ = [
     "Samples",
@@ -36,6 +38,7 @@ __all__ = [
     "Prediction",
     "RegressionPrediction",
     "use_sample",
+    "from_bayesprune",
     "preserved",
     "accuracy",
     "nll",
@@ -51,6 +54,8 @@ __all__ = [
     "auroc",
     "average_precision",
     "ood_metrics",
+    "risk_coverage",
+    "RiskCoverage",
     "false_selection_rate",
     "miss_rate",
     "exact_recoveries",

@@ -31,6 +31,12 @@ class Samples(ABC):
     A sample is every parameter and persistent buffer, so each member predicts with its own normalisation statistics.
     ``len(samples)``, iteration and ``samples[i]`` give state dicts one at a time; nothing holds all of them in memory
     unless the subclass says so.
+
+    Example:
+        >>> model, samples = nn.Linear(2, 1), MemorySamples()
+        >>> _ = samples.collect(model, step=7)
+        >>> isinstance(samples, Samples), len(samples), sorted(samples[0]), samples.infos[0]["step"]
+        (True, 1, ['bias', 'weight'], 7)
     """
 
     layout: Layout | None

@@ -24,7 +24,13 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Traces:
-    """Paths of all weights of some channels: `channels` maps (kind, parameter name, channel) to an (n, m) array."""
+    """Paths of all weights of some channels: `channels` maps (kind, parameter name, channel) to an (n, m) array.
+
+    Example:
+        >>> paths = Traces(np.arange(2), np.array([0.1, 0.0]), {("input", "conv.weight", 3): np.zeros((2, 9))})
+        >>> [array.shape for array in paths.channels.values()]
+        [(2, 9)]
+    """
 
     steps: Array
     lr: Array
@@ -46,6 +52,7 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
+    profile: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -110,6 +117,28 @@ class Run:
             [0.5, nan]
         """
         return np.array([np.nan if row.get(key) is None else float(row[key]) for row in self.history], dtype=float)
+
+    def predictions(self) -> dict[str, Array] | None:
+        """Read the predictions on the test inputs that `bayesprune evaluate` kept; None where there are none.
+
+        Raises:
+            ValueError: the file is damaged or is not one of ours.
+        """
+        file = self.path / "predictions.safetensors"
+        if not file.is_file():
+            return None
+        from safetensors.numpy import load_file
+
+        try:
+            found = load_file(file)
+        except Exception as error:  # safetensors raises its own type, which moved between releases
+            raise ValueError(f"{file}: cannot be read as safetensors ({error})") from error
+        absent = {"total", "epistemic", "classes", "labels"} - found.keys()
+        if absent or len({len(found[key]) for key in ("total", "epistemic", "classes", "labels")}) != 1:
+            raise ValueError(
+                f"{file}: expected one total, epistemic, class and label for each input; missing {sorted(absent)}"
+            )
+        return found
 
     def traces(self) -> Traces | None:
         """Read the recorded weight paths; None if the run recorded none.
@@ -178,7 +207,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     result = _read(path, "result.json", dict) if (path / "result.json").exists() else None
     if result is not None:
         _check_numbers(result, NUMBERS, str(path / "result.json"))
-    return Run(path, config, environment, history, result)
+    profile = _read(path, "profile.json", dict) if (path / "profile.json").exists() else None
+    return Run(path, config, environment, history, result, profile)
 
 
 def find_runs(folder: str | os.PathLike[str]) -> list[Run]:

@@ -38,7 +38,15 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5
 
 
 class NothingToDraw(ValueError):
-    """The runs hold no data for this figure; the message says what is missing."""
+    """The runs hold no data for this figure; the message says what is missing.
+
+    Example:
+        >>> try:
+        ...     raise NothingToDraw("the run recorded no weight paths")
+        ... except NothingToDraw as reason:
+        ...     print(reason)
+        the run recorded no weight paths
+    """
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -137,6 +145,9 @@ def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:
         >>> len(figure.legends)
         1
     """
+    for handle, label in zip(handles, labels):  # what the page shows over its points
+        if hasattr(handle, "set_label"):
+            handle.set_label(label)
     names = [literal(label, 44) for label in labels]
     names = [" " + name if name.startswith("_") else name for name in names]  # Matplotlib hides those
     room = figure.get_size_inches()[0] / 0.078  # characters that fit in a line

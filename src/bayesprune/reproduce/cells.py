@@ -1,18 +1,19 @@
-"""Runs of a table as cells: what is missing is run, what was stopped goes on, and every finished cell is one small JSON."""
+"""Runs of a table as cells: what is missing is run, what was stopped goes on, and every finished cell is a line of the ledger."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bayesprune.reproduce.ledger import Ledger
 from bayesprune.reproduce.processes import Job, Outcome, run_jobs
-from bayesprune.train.folder import CHECKPOINT, CONFIG, HISTORY, RESULT, write_json
+from bayesprune.train.folder import CHECKPOINT, CONFIG, HISTORY, RESULT
 from bayesprune.train.settings import locate
 
 KEPT = (
@@ -75,15 +76,14 @@ def run_cells(
     need_runs: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Run what is missing of some cells, in their order, and merge all rows into a JSON.
+    """Run what is missing of some cells, in their order; every finished one is a line of a ledger.
 
-    Rows are kept one file each in the folder "OUT without .json" + ".rows"; a cell whose row is there is not run again. A
-    cell that was stopped goes on from the checkpoint in its run folder. Several commands may share both folders: a cell
-    that another one is running is passed over.
+    A cell whose row is there is not run again. A cell that was stopped goes on from the checkpoint in its run folder.
+    Several commands may share ledger and run folders: a cell that another one is running is passed over.
 
     Args:
         cells: what to run, first things first.
-        out: the JSON.
+        out: the ledger, .jsonl (see `Ledger`).
         runs: folder of the run folders.
         data_dir: folder of the data set.
         budget_minutes: after so long the runs stop between two steps, with a checkpoint; None runs all.
@@ -94,27 +94,28 @@ def run_cells(
         quiet: print nothing.
 
     Returns:
-        What was written: "rows" and "unfinished", and of this command "commands".
+        "rows", all of the ledger's in the order of their names; "unfinished", how far the others of `cells` have come; and
+        "command", what this one did.
 
     Raises:
         RuntimeError: a cell ended with an error other than a loss that is not finite; its message says which.
-        ValueError: a number out of range.
+        ValueError: a number out of range, or an `out` of another ending.
 
     Example:
         >>> import tempfile
-        >>> run_cells([], Path(tempfile.mkdtemp()) / "table.json")["rows"]
+        >>> run_cells([], Path(tempfile.mkdtemp()) / "table.jsonl")["rows"]
         []
     """
     if jobs < 1 or not (budget_minutes is None or budget_minutes > 0):
         raise ValueError(f"jobs={jobs}, budget_minutes={budget_minutes}: give at least 1, and more than 0")
-    out, runs, begin = Path(out), Path(runs), time.time()
-    folder, until = out.with_suffix(".rows"), None if budget_minutes is None else begin + 60 * budget_minutes
-    have = read_rows(folder)
+    ledger, runs, begin = Ledger(Path(out)), Path(runs), time.time()
+    until = None if budget_minutes is None else begin + 60 * budget_minutes
+    have = ledger.rows()
     todo = []
     for cell in dict.fromkeys(cells):
         row = have.get(cell.name)
         if retry and row is not None and row["status"] == "failed":
-            (folder / f"{cell.name}.json").unlink()
+            ledger.append(row | {"status": "withdrawn"})
             shutil.rmtree(runs / cell.name, ignore_errors=True)
         elif row is not None and not (need_runs and not (runs / cell.name / RESULT).exists()):
             continue
@@ -126,7 +127,7 @@ def run_cells(
         status = row["status"]
         counts[status] = counts.get(status, 0) + 1
         if status in ("done", "failed"):
-            write_json(folder / f"{cell.name}.json", row)
+            ledger.append(row)
             if discard:
                 shutil.rmtree(runs / cell.name, ignore_errors=True)
         elif status == "error":
@@ -139,30 +140,31 @@ def run_cells(
         for cell in todo
     ]
     started = 0
-    try:
-        if jobs == 1:
-            for argument in arguments:
-                if until is not None and time.time() >= until:
-                    break
-                if not quiet:
-                    print(f"[{(time.time() - begin) / 60:6.1f} min] {argument['cell'].name}", flush=True)
-                started += 1
-                finished(argument["cell"], run_cell(argument | {"quiet": quiet}))
-                if errors:
-                    break
-        else:
-            work = [Job(run_cell, argument | {"quiet": True}) for argument in arguments]
-            seconds = None if budget_minutes is None else 60 * budget_minutes
-            started = len(work) - run_jobs(work, jobs, _after(finished), start_until=seconds, grace=60.0)
-    finally:
-        command = {
-            "budget_minutes": budget_minutes, "jobs": jobs, "cells": len(todo), "not_started": len(todo) - started,
-            "wall_seconds": round(time.time() - begin, 1), **counts,
-        }  # fmt: skip
-        result = merged(out, [command] if todo else [], _unfinished(cells, runs, folder))
+    if jobs == 1:
+        for argument in arguments:
+            if errors or (until is not None and time.time() >= until):
+                break
+            if not quiet:
+                print(f"[{(time.time() - begin) / 60:6.1f} min] {argument['cell'].name}", flush=True)
+            started += 1
+            finished(argument["cell"], run_cell(argument | {"quiet": quiet}))
+    else:
+        work = [Job(run_cell, argument | {"quiet": True}) for argument in arguments]
+        seconds = None if budget_minutes is None else 60 * budget_minutes
+        started = len(work) - run_jobs(work, jobs, _after(finished), start_until=seconds, grace=60.0)
     if errors:
         raise RuntimeError("; ".join(errors))
-    return result
+    command = {
+        "budget_minutes": budget_minutes, "jobs": jobs, "cells": len(todo), "not_started": len(todo) - started,
+        "wall_seconds": round(time.time() - begin, 1), **counts,
+    }  # fmt: skip
+    return standing(out) | {"unfinished": _unfinished(cells, runs, ledger), "command": command}
+
+
+def standing(out: str | Path) -> dict[str, Any]:
+    """Return what tables are drawn from: "rows", those of a ledger in the order of their names."""
+    rows = Ledger(Path(out)).rows()
+    return {"rows": [rows[name] for name in sorted(rows)]}
 
 
 def run_cell(job: dict[str, Any]) -> dict[str, Any]:
@@ -210,84 +212,9 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     return row | kept | {"recipe": cell.recipe, "status": "done", "members": result.get("members"), "curves": curves}
 
 
-def read_rows(*places: str | Path) -> dict[str, dict[str, Any]]:
-    """Return rows by name, of folders of rows or of merged JSONs; a file that is not whole is not a row.
-
-    Where several places hold a row of one name, a finished one wins, then the first.
-
-    Raises:
-        FileNotFoundError: a merged JSON that is not there.
-        ValueError: a file that holds no rows.
-
-    Example:
-        >>> read_rows("/nowhere")
-        {}
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for place in map(Path, places):
-        for row in _rows_of(place):
-            before = found.get(row["name"])
-            if before is None or (before["status"] != "done" and row["status"] == "done"):
-                found[row["name"]] = row
-    return found
-
-
-def take_in(out: str | Path, places: Iterable[str | Path]) -> int:
-    """Copy the rows of other machines beside ours; return how many were new.
-
-    Args:
-        out: the JSON of `run_cells`.
-        places: merged JSONs, folders of rows, or folders of either.
-    """
-    folder = Path(out).with_suffix(".rows")
-    have, found = read_rows(folder), {}
-    for place in map(Path, places):
-        if not place.exists():
-            raise FileNotFoundError(f"merge: {place} is not there; name a merged JSON or a folder of rows.")
-        nested = (
-            [place, *sorted(each for each in place.rglob("*.rows") if each.is_dir())] if place.is_dir() else [place]
-        )
-        for name, row in read_rows(*nested).items():
-            mine = have.get(name)
-            if mine is None or (mine["status"] != "done" and row["status"] == "done"):
-                found[name] = row
-    for name, row in found.items():
-        write_json(folder / f"{name}.json", row)
-    return len(found)
-
-
-def merged(out: str | Path, commands: Sequence[dict[str, Any]] = (), unfinished: Any = None) -> dict[str, Any]:
-    """Write all rows of the folder beside `out` into it and return what was written."""
-    out = Path(out)
-    before = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    rows = read_rows(out.with_suffix(".rows"))
-    result = {
-        "rows": [rows[name] for name in sorted(rows)],
-        "commands": [*before.get("commands", []), *commands],
-        "unfinished": before.get("unfinished", {}) if unfinished is None else unfinished,
-    }
-    if result != before:
-        write_json(out, result)
-    return result
-
-
-def _rows_of(place: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted(place.glob("*.json")) if place.is_dir() else [place] if place.exists() else []:
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            if place.is_dir():
-                continue
-            raise ValueError(f"{file} is not whole JSON; fetch it again.") from None
-        rows = content.get("rows", [content]) if isinstance(content, dict) else []
-        if not place.is_dir() and "rows" not in content:
-            raise ValueError(f"{file} holds no rows; it was not written by `reproduce`.")
-        yield from (row for row in rows if isinstance(row, dict) and {"name", "status"} <= row.keys())
-
-
-def _unfinished(cells: Sequence[Cell], runs: Path, folder: Path) -> dict[str, str]:
+def _unfinished(cells: Sequence[Cell], runs: Path, ledger: Ledger) -> dict[str, str]:
     """Say of every cell that was begun how far it has come."""
-    have, found = read_rows(folder), {}
+    have, found = ledger.rows(), {}
     for cell in dict.fromkeys(cells):
         place = runs / cell.name
         if cell.name not in have and (place / CONFIG).exists():

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bayesprune.reproduce.worker import METHODS
+from bayesprune.reproduce.method_names import METHODS
+
+_MERGE = "take in the rows of other machines' ledgers; run nothing"
 
 
 def add_commands(commands: Any) -> None:
@@ -39,7 +41,10 @@ def add_commands(commands: Any) -> None:
         "--cap-minutes", type=float, default=10.0, metavar="M", help="kill an outside method's fit after this"
     )
     table4.add_argument("--retry", action="store_true", help="run failed and timed-out rows again")
-    table4.add_argument("--out", default="benchmarks/results/table4.json", metavar="FILE")
+    table4.add_argument(
+        "--out", default="benchmarks/results/table4.jsonl", metavar="FILE", help="the ledger of its rows"
+    )
+    table4.add_argument("--merge", nargs="+", default=[], metavar="FILE", help=_MERGE)
     table4.set_defaults(handler=_table4)
     for name, text in (
         ("table1", "CIFAR-10: accuracy dense and sparse"),
@@ -47,13 +52,11 @@ def add_commands(commands: Any) -> None:
         ("table3", "ImageNet: accuracy dense and sparse"),
     ):
         table = what.add_parser(name, help=text)
-        _add_run_options(table, f"benchmarks/results/{name}.json")
+        _add_run_options(table, f"benchmarks/results/{name}.jsonl")
         table.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="cells by recipe; patterns with *")
         table.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each cell (default: 3)")
         table.add_argument("--list", action="store_true", help="print the cells in their order and run nothing")
-        table.add_argument(
-            "--merge", nargs="+", default=[], metavar="FILE", help="take in the rows of other machines; run nothing"
-        )
+        table.add_argument("--merge", nargs="+", default=[], metavar="FILE", help=_MERGE)
         table.set_defaults(handler=_table)
     for name, text in (("figure1", "sample paths of channels"), ("figure2", "accuracy and sparsity over epochs")):
         figure = what.add_parser(name, help=text)
@@ -86,7 +89,8 @@ def _how(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from bayesprune.reproduce.cells import merged, run_cells, take_in
+    from bayesprune.reproduce.cells import run_cells, standing
+    from bayesprune.reproduce.ledger import Ledger
     from bayesprune.reproduce.paper import table_cells
     from bayesprune.reproduce.paper_tables import paper_table_markdown
 
@@ -95,8 +99,8 @@ def _table(arguments: argparse.Namespace) -> int:
         print("\n".join(cell.name for cell in cells))
         return 0
     if arguments.merge:
-        print(f"{take_in(arguments.out, arguments.merge)} new rows")
-        result = merged(arguments.out)
+        print(f"{Ledger(Path(arguments.out)).merge(*arguments.merge)} new rows")
+        result = standing(arguments.out)
     else:
         result = run_cells(cells, arguments.out, **_how(arguments))
     print(paper_table_markdown(arguments.what, result))
@@ -117,25 +121,17 @@ def _figure(arguments: argparse.Namespace) -> int:
 
 
 def _table4(arguments: argparse.Namespace) -> int:
-    from bayesprune.reproduce.table4 import run_table4
+    from bayesprune.reproduce.table4 import ledger_of, read_table4, run_table4
     from bayesprune.reproduce.tables import table4_markdown
 
-    result = run_table4(
-        arguments.out,
-        examples=arguments.examples,
-        repetitions=arguments.repetitions,
-        methods=arguments.methods,
-        seed=arguments.seed,
-        jobs=arguments.jobs,
-        chunk=arguments.chunk,
-        budget_minutes=arguments.budget_minutes,
-        cap_minutes=arguments.cap_minutes,
-        retry=arguments.retry,
-    )
+    if arguments.merge:
+        print(f"{ledger_of(arguments.out).merge(*arguments.merge)} new rows")
+        print(table4_markdown(read_table4(arguments.out)))
+        return 0
+    names = ("examples", "repetitions", "methods", "seed", "jobs", "chunk", "budget_minutes", "cap_minutes", "retry")
+    result = run_table4(arguments.out, **{name: getattr(arguments, name) for name in names})
     print(table4_markdown(result))
     left = result["commands"][-1]["not_started"] if result["commands"] else 0
     if left:
-        print(
-            f"\n{left} jobs were not started; run the command again to go on. Rows: {Path(arguments.out).with_suffix('.rows')}"
-        )
+        print(f"\n{left} jobs were not started; run the command again to go on. Rows: {arguments.out}")
     return 0

@@ -19,7 +19,7 @@ def run_figure(
     Args:
         figure: "figure1" (paths of all weights of some channels above the cyclical rate) or "figure2" (accuracy, soft and
             hard sparsity over epochs, DFP against DPF).
-        out: the PNG; a page of the same name with .html stands beside it, and the runs' rows in a JSON.
+        out: the PNG; a page of the same name with .html stands beside it, and the runs' rows in a .jsonl.
         recipes: other runs than `RUNS`.
         settings: "key=value" overrides.
         **how: of `run_cells`.
@@ -31,7 +31,7 @@ def run_figure(
 
     out, runs = Path(out), Path(how.get("runs", "runs"))
     cells = [Cell(name, 0, tuple(settings)) for name in recipes or RUNS[figure]]
-    run_cells(cells, out.with_suffix(".json"), need_runs=True, **how)
+    run_cells(cells, out.with_suffix(".jsonl"), need_runs=True, **how)
     loaded = [load_run(runs / cell.name) for cell in cells if (runs / cell.name / "result.json").exists()]
     if len(loaded) < len(cells):
         return []

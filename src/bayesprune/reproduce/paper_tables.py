@@ -1,4 +1,4 @@
-"""Tables 1 to 3 as Markdown, from their JSON: what the paper prints beside ours, with n."""
+"""Tables 1 to 3 as Markdown, from their ledgers: what the paper prints beside ours, with n."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def paper_table_markdown(table: str, result: dict[str, Any]) -> str:
 
     Args:
         table: "table1", "table2" or "table3".
-        result: what `run_cells` wrote.
+        result: as of `run_cells` or `standing`.
 
     Returns:
         Markdown; runs that were changed from the paper's setting have rows of their own, and cells that neither the paper

@@ -1,17 +1,18 @@
-"""Table 4 as a list of jobs: what is missing is run, every finished row is a file, and all rows are merged into one JSON."""
+"""Table 4 as a list of jobs: what is missing is run, and every finished row is a line of the ledger."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bayesprune.reproduce.designs import DESIGNS, Table4Design
+from bayesprune.reproduce.ledger import Ledger
+from bayesprune.reproduce.method_names import METHODS
 from bayesprune.reproduce.processes import Job, Outcome, run_jobs
-from bayesprune.reproduce.worker import BATCHED, METHODS, OUTSIDE, VARIANTS, row_base, run_table4_job
-from bayesprune.train.folder import environment, write_json
+from bayesprune.reproduce.worker import BATCHED, OUTSIDE, VARIANTS, row_base, run_table4_job
+from bayesprune.train.folder import environment
 
 OUTSIDE_CAP, BASELINE_CAP = 10.0, 60.0  # minutes a fit
 _OURS_ONLY = ("dfp", "dpf", "true-inputs")
@@ -33,13 +34,12 @@ def run_table4(
     settings: dict[str, dict[str, Any]] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Run what is missing of Table 4 and write all rows to a JSON.
+    """Run what is missing of Table 4; every row is a line of a ledger, and so is the record of every command.
 
-    Rows are kept one file each in the folder "OUT without .json" + ".rows"; a row that is there is not run again, whether
-    it is done, failed or timed out. Several commands may share the folder.
+    A row that is there is not run again, whether it is done, failed or timed out. Several commands may share the ledger.
 
     Args:
-        out: the JSON.
+        out: the ledger, .jsonl (see `Ledger`).
         examples: which of the paper's examples.
         repetitions: data sets of each design.
         methods: some of `METHODS`; they run in that order of value.
@@ -54,22 +54,21 @@ def run_table4(
         quiet: print nothing.
 
     Returns:
-        What was written: "rows", "commands", "environment" and more.
+        As `read_table4`.
 
     Raises:
         ValueError: an unknown method or example, or a number out of range.
 
     Example:
-        >>> run_table4("table4.json", examples=[4])
+        >>> run_table4("table4.jsonl", examples=[4])
         Traceback (most recent call last):
         ...
         ValueError: examples=[4]: the table has examples 1, 2, 3
     """
     _check(examples, methods, {"repetitions": repetitions, "jobs": jobs, "chunk": chunk}, cap_minutes)
-    path = Path(out)
-    folder = path.with_suffix(".rows")
+    ledger = ledger_of(out)
     blocks = [block for block in DESIGNS.values() if block.example in examples]
-    have = read_rows(folder)
+    have = ledger.rows()
     if retry:
         have = {key: row for key, row in have.items() if row["status"] == "done"}
     common = {"seed": seed, "sizes": sizes}
@@ -89,7 +88,7 @@ def run_table4(
             } | _sklearn()
             row["cap_minutes"] = None if job.cap is None else job.cap / 60
             row["small"] = {key: value for key, value in job.argument.items() if key in ("sizes", "settings") and value}
-            write_json(folder / f"{row_key(row)}.json", row)
+        ledger.append(*rows)
         if not quiet:
             print(_line(job.argument, rows, outcome, time.monotonic() - begin), flush=True)
 
@@ -100,30 +99,21 @@ def run_table4(
     try:
         left = run_jobs(work, jobs, finished, start_until=until)
     finally:
-        rows = sorted(read_rows(folder).values(), key=_order)
-        before = json.loads(path.read_text(encoding="utf-8"))["commands"] if path.exists() else []
-        run = told | {"wall_seconds": time.monotonic() - begin, "jobs": len(work), "not_started": left, "rows": counts}
-        result = {
-            "what": "Table 4: variable selection on simulated data",
-            "commands": [*before, run] if work else before,
-            "wall_seconds": sum(each["wall_seconds"] for each in before) + (run["wall_seconds"] if work else 0.0),
-            "cap_minutes": {"outside methods": cap_minutes, "svbnn, splbnn": BASELINE_CAP},
-            "rows": rows,
-        }
-        write_json(path, result)
-    return result
+        if work:
+            run = told | {"wall_seconds": time.monotonic() - begin, "jobs": len(work), "not_started": left}
+            ledger.append({"command": run | {"rows": counts}})
+    return read_table4(out)
 
 
-def read_rows(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of a folder by key; a file that is not whole is not a row."""
-    rows = {}
-    for file in sorted(Path(folder).glob("*.json")):
-        try:
-            row = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            continue
-        rows[row_key(row)] = row
-    return rows
+def read_table4(out: str | Path) -> dict[str, Any]:
+    """Return "rows", those of a ledger in the table's order, and "commands", the records of the commands that wrote them."""
+    ledger = ledger_of(out)
+    return {"rows": sorted(ledger.rows().values(), key=_order), "commands": ledger.commands()}
+
+
+def ledger_of(out: str | Path) -> Ledger:
+    """Return Table 4's ledger in a file."""
+    return Ledger(Path(out), row_key)
 
 
 def row_key(row: dict[str, Any]) -> str:

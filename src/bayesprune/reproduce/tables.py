@@ -1,4 +1,4 @@
-"""Table 4 as Markdown, from its JSON: the paper's figures beside ours."""
+"""Table 4 as Markdown, from its ledger: the paper's figures beside ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
 from bayesprune.reproduce.designs import DESIGNS, Table4Design
-from bayesprune.reproduce.worker import METHODS, VARIANTS
+from bayesprune.reproduce.method_names import METHODS
+from bayesprune.reproduce.worker import OUTSIDE, VARIANTS
 
 LABELS = {
     ("dfp", "paper's"): "**DFP**, paper's network",
@@ -48,13 +49,13 @@ def table4_markdown(result: dict[str, Any]) -> str:
     missed is Σ|S∖Ŝ|/Σ|S|, pooled over repetitions.
 
     Args:
-        result: what `run_table4` wrote.
+        result: "rows" and "commands", as of `read_table4`.
 
     Returns:
         Markdown.
 
     Example:
-        >>> table4_markdown({"rows": [], "commands": [], "wall_seconds": 0.0, "cap_minutes": {}})
+        >>> table4_markdown({"rows": [], "commands": []})
         'No rows yet.'
     """
     rows = result["rows"]
@@ -168,7 +169,12 @@ def _notes(result: dict[str, Any]) -> str:
     ]
     exact = sum(row["selected"] == row["true_inputs"] for row in ours)
     n = max((row.get("n", 0) for row in rows), default=0)
-    caps = ", ".join(f"{value:g} minutes for {key}" for key, value in result["cap_minutes"].items())
+    capped = [("outside methods", list(OUTSIDE)), ("svbnn, splbnn", ["svbnn", "splbnn"])]
+    caps = {
+        text: max((row.get("cap_minutes") or 0.0 for row in rows if row["method"] in names), default=0.0)
+        for text, names in capped
+    }
+    told = ", ".join(f"{value:g} minutes for {text}" for text, value in caps.items() if value)
     notes = [
         f"Means over n repetitions ± standard error; {n:,} training rows, 5,000 test rows of their own seeds, columns in random "
         "order. *Italic*: reference rows, which select nothing. Seconds are those of one fit on one core while the other "
@@ -182,10 +188,10 @@ def _notes(result: dict[str, Any]) -> str:
     why = reasons(rows)
     if why:
         notes.append("Without a result: " + "; ".join(why) + ".")
-    last = result["commands"][-1] if result["commands"] else None
-    if last:
+    if result["commands"]:
+        last, hours = result["commands"][-1], sum(each["wall_seconds"] for each in result["commands"]) / 3600
         notes.append(
-            f"A fit is killed after: {caps}. {result['wall_seconds'] / 3600:.1f} hours of commands in all; "
+            f"A fit is killed after: {told}. {hours:.1f} hours of commands in all; "
             f"{last['cpu']}, {last['cores']} cores, "
             f"{last['processes']} processes of 1 thread, torch {last['torch']}, commit {last['commit']}."
         )

@@ -32,7 +32,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "svbnn": ("paper's",),
     "splbnn": ("paper's",),
 }
-METHODS = ("dfp", "dpf", "true-inputs", "boosting", "lasso", "svbnn", "splbnn", "lassonet", "forest")  # by value
 BATCHED = ("dfp", "dpf", "true-inputs")  # several repetitions as one computation
 
 

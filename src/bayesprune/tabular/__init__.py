@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
+from bayesprune.common.lazy import lazy
 from bayesprune.tabular.dataset import Drawing, SimulatedData, simulate
 from bayesprune.tabular.further import b1, c1, d1, k1, n0
 from bayesprune.tabular.inputs import block_correlated, equicorrelated, truncated_normal
@@ -16,11 +14,9 @@ from bayesprune.tabular.responses import (
 )
 from bayesprune.tabular.simulated import design, designs, example1, example2, example3, small_n
 
-_WITH_SKLEARN = {  # imported when asked for
-    "SparseBNNRegressor": "estimators",
-    "SparseBNNClassifier": "estimators",
-    "fit_many": "estimator_base",
-    "load": "estimators",
+_WITH_SKLEARN = {  # imported when asked for: the simulated designs need numpy only
+    "bayesprune.tabular.estimators": "SparseBNNRegressor SparseBNNClassifier load",
+    "bayesprune.tabular.estimator_base": "fit_many",
 }
 
 __all__ = [
@@ -51,9 +47,4 @@ __all__ = [
     "repeated_response",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the scikit-learn estimators on first use: the simulated designs need numpy only."""
-    if name in _WITH_SKLEARN:
-        return getattr(importlib.import_module(f"bayesprune.tabular.{_WITH_SKLEARN[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _WITH_SKLEARN, extra="tabular")

@@ -43,11 +43,21 @@ from bayesprune.train.trial import trial_data
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became inf or nan; the message names the step, the step size and the last good checkpoint."""
+    """The loss became inf or nan; the message names the step, the step size and the last good checkpoint.
+
+    Example:
+        >>> issubclass(NonFiniteLoss, RuntimeError)
+        True
+    """
 
 
 class Interrupted(RuntimeError):
-    """The run was stopped by Ctrl-C, SIGTERM or `stop` after writing a checkpoint."""
+    """The run was stopped by Ctrl-C, SIGTERM or `stop` after writing a checkpoint.
+
+    Example:
+        >>> issubclass(Interrupted, Exception)
+        True
+    """
 
 
 class Trainer:
@@ -63,6 +73,15 @@ class Trainer:
         trial: Use a few examples only.
         quiet: Print nothing.
         stop: Asked between two steps and between two batches of an evaluation.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.train import recipe
+        >>> settings = ["train_size=64", "epochs=1", "width=4"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trainer = Trainer(recipe("digits-sgd", settings), Path(folder) / "run", quiet=True)
+        ...     print(trainer.step, type(trainer.optimizer).__name__)
+        0 SGD
     """
 
     def __init__(

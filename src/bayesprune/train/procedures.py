@@ -27,6 +27,13 @@ class Procedure:
         num_data: Number of training examples.
         fresh: A new network from a seed.
         task: What is learned.
+
+    Example:
+        >>> class HotStart(Procedure):
+        ...     def lr(self, step):
+        ...         return 2 * super().lr(step)
+        >>> HotStart.collects
+        True
     """
 
     collects = True

@@ -54,6 +54,14 @@ def load_tree(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         ValueError: The file is not one of ours, or is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_tree(f"{folder}/state.safetensors", {"step": 3, "weights": [torch.ones(2)]})
+        ...     load_tree(f"{folder}/state.safetensors")["step"]
+        3
     """
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:

@@ -144,7 +144,7 @@ def _find(layout: _Layout, root: Path) -> Path | None:
 
 def _nothing_found(layout: _Layout, root: Path) -> str:
     wanted = f"expected {layout.folder}/ with {', '.join(layout.files)}, or {layout.archive}"
-    mend = f"fetch {layout.url} into it, or pass download=True"
+    mend = f"fetch {layout.url} into it (load_cifar(…, download=True) does)"
     if not root.exists():
         return f"data_dir={str(root)!r} does not exist: {wanted} in it; {mend}"
     entries = sorted(entry.name for entry in root.iterdir())

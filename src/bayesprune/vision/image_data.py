@@ -32,6 +32,18 @@ class ImageDataset:
         mean: Mean of each channel, as a share of `scale`; ImageNet's, whatever the data.
         std: Standard deviation of each channel, likewise.
         workers: Processes that decode for a loader.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from bayesprune.vision import open_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for where in (Path(folder, split, name) for split in ("train", "val") for name in "ab"):
+        ...         where.mkdir(parents=True)
+        ...         Image.new("RGB", (12, 12)).save(where / "0.png")
+        ...     data = open_images(folder)
+        ...     data.classes, len(data.train)
+        (('a', 'b'), 2)
     """
 
     train: ImageIndex

@@ -54,6 +54,18 @@ def write_shards(index: ImageIndex, out: Path, size: int) -> list[Path]:
     Raises:
         FileExistsError: `out` holds something.
         ValueError: A size below 1.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from bayesprune.vision import open_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for where in (Path(folder, split, name) for split in ("train", "val") for name in "ab"):
+        ...         where.mkdir(parents=True)
+        ...         Image.new("RGB", (12, 12)).save(where / "0.png")
+        ...     data = open_images(folder)
+        ...     [path.name for path in write_shards(data.train, Path(folder) / "shards", size=1)]
+        ['shard-000000.tar', 'shard-000001.tar']
     """
     if size < 1:
         raise ValueError(f"size={size}: put at least 1 image into a shard")

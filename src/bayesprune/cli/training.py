@@ -1,0 +1,201 @@
+"""demo, recipes, keys, train, evaluate, report and shards: from data to a run folder, and what is read from it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bayesprune.cli.parsing import add, add_settings
+
+_DATA_DIR = "folder that holds the data set (or set BAYESPRUNE_DATA)"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to a parser's subcommands."""
+    demo = add(
+        commands, "demo", "train, prune and compact on real handwritten digits, and print one table", _demo,
+        "bayesprune demo --out demo",
+    )  # fmt: skip
+    demo.add_argument("--out", default="demo", help="folder to write (default: demo)")
+    add_settings(demo, "override keys of both trainings")
+    demo.add_argument(
+        "--processes", type=int, help="trainings at once, one thread each (default: one for each core, at most 5)"
+    )
+
+    recipes = add(
+        commands, "recipes", "list the recipes, or show one", _recipes,
+        "bayesprune recipes", "bayesprune recipes 'digits-*'", "bayesprune recipes cifar10-resnet20",
+    )  # fmt: skip
+    recipes.add_argument(
+        "recipe", nargs="?", metavar="RECIPE",
+        help="print all settings of this recipe; or list those that match, by * and ? or by a part of the name",
+    )  # fmt: skip
+
+    keys = add(
+        commands, "keys", "list what --set and a file of settings can set, and what it means", _keys,
+        "bayesprune keys 'prune_*'", "bayesprune keys --recipe digits-emmcmc",
+    )  # fmt: skip
+    keys.add_argument("pattern", nargs="?", default="*", help="only keys that match, or a word of key or meaning")
+    keys.add_argument("--recipe", help="its values, and only the keys that change something under it")
+
+    train = add(
+        commands, "train", "train a recipe into a run folder", _train,
+        "bayesprune train digits-emmcmc --out runs/digits",
+        "bayesprune train cifar10-resnet20 --out runs/a --data-dir DATA --set epochs=20 lr=0.5",
+        "bayesprune train cifar10-resnet20 --out runs/a --data-dir DATA --resume",
+        "bayesprune train mine.toml --out runs/b --fast-dev-run",
+    )  # fmt: skip
+    train.add_argument(
+        "recipe", help="a name that `bayesprune recipes` lists, a TOML file of settings, or a Python file with a recipe"
+    )
+    train.add_argument("--out", required=True, help="run folder")
+    train.add_argument("--data-dir", help=_DATA_DIR)
+    train.add_argument("--config", metavar="FILE", help="TOML file of settings upon the recipe")
+    add_settings(train, "override keys of recipe and file (`bayesprune keys` lists them)")
+    train.add_argument("--device", help="auto, cpu or cuda")
+    train.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    train.add_argument(
+        "--fast-dev-run", action="store_true",
+        help="a few steps of everything, files and report among them: to see that it runs, not what comes out",
+    )  # fmt: skip
+    train.add_argument("--quiet", action="store_true", help="print only the result")
+
+    evaluate = add(
+        commands, "evaluate", "evaluate a finished run", _evaluate,
+        "bayesprune evaluate runs/a --data-dir DATA --split validation",
+        "bayesprune evaluate runs/digits --keep && bayesprune report runs/digits",
+    )  # fmt: skip
+    evaluate.add_argument("run", help="run folder")
+    evaluate.add_argument("--data-dir", help=_DATA_DIR)
+    evaluate.add_argument("--split", default="test", choices=("test", "validation", "train"))
+    evaluate.add_argument("--device", default="cpu", help="auto, cpu or cuda (default: cpu)")
+    evaluate.add_argument(
+        "--keep",
+        action="store_true",
+        help="also keep the test predictions and the doubtful images for `bayesprune report`",
+    )
+
+    report = add(
+        commands, "report", "write one self-contained page about runs", _report,
+        "bayesprune report runs/a runs/b --out report.html",
+    )  # fmt: skip
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
+
+    shards = add(
+        commands, "shards", "pack folders of images into tar shards", _shards,
+        "bayesprune shards imagenet --out imagenet-shards",
+    )  # fmt: skip
+    shards.add_argument("folder", metavar="DIR", help="folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg")
+    shards.add_argument("--out", required=True, help="folder to write: train/shard-000000.tar, …, val/…, classes.json")
+    shards.add_argument("--size", type=int, default=5000, help="images in a shard (default: 5000)")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from bayesprune.demo import run_demo
+
+    run_demo(arguments.out, arguments.set, processes=arguments.processes)
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    from bayesprune.train import recipes
+    from bayesprune.train.settings import as_dict
+
+    found = recipes.names(arguments.recipe or "*")
+    if arguments.recipe in recipes.names() or not found:
+        print(
+            json.dumps(as_dict(recipes.recipe(arguments.recipe)), indent=1)
+        )  # "-80" too, or an error that names the nearest
+        return 0
+    rows = [("recipe", "data", "network", "method", "epochs", "")]
+    for name, text in found.items():
+        config = recipes.recipe(name)
+        place = config.data.dataset, config.network.network
+        rows.append((name, *place, config.sampler.method, str(config.schedule.epochs), text))
+    widths = [max(map(len, column)) for column in list(zip(*rows))[:-1]]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip())
+    return 0
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from bayesprune.train.key_list import key_list
+
+    config = None
+    if arguments.recipe:
+        from bayesprune.train.recipe_file import choose
+
+        config = choose(arguments.recipe).config
+    listed = key_list(arguments.pattern, config)
+    if not listed:
+        raise ValueError(f"no key matches {arguments.pattern!r}: `bayesprune keys` lists them all.")
+    print(listed)
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from bayesprune.report import load_run, results_table, write_report
+    from bayesprune.train import train
+    from bayesprune.train.parallel import launched
+    from bayesprune.train.recipe_file import choose
+
+    device = [f"device={arguments.device}"] if arguments.device else []
+    chosen = choose(arguments.recipe, [*arguments.set, *device], arguments.config)
+    train(
+        chosen.config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet,
+        trial=arguments.fast_dev_run, **chosen.own,
+    )  # fmt: skip
+    if launched()[0] == 0:
+        run = load_run(arguments.out)
+        print(results_table([run], fmt="text"))
+        if arguments.fast_dev_run:
+            page = write_report([run], Path(arguments.out) / "report.html")
+            print(f"everything ran, up to {page}; the numbers mean nothing", file=sys.stderr)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from bayesprune.train import evaluate
+
+    result = evaluate(arguments.run, data_dir=arguments.data_dir, split=arguments.split, device=arguments.device)
+    print(json.dumps(result, indent=1))
+    if arguments.keep:
+        _keep(arguments)
+    return 0
+
+
+def _keep(arguments: argparse.Namespace) -> None:
+    """Keep the predictions; digits are held against drawn letters."""
+    from bayesprune.report import load_run
+    from bayesprune.train.predictions import keep_predictions
+
+    other = None
+    if load_run(arguments.run).dataset == "digits":
+        from bayesprune.demo.letters import letter_images
+
+        other = letter_images()
+    keep_predictions(arguments.run, data_dir=arguments.data_dir, device=arguments.device, other=other)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from bayesprune.report import load_run, write_report
+
+    print(write_report([load_run(run) for run in arguments.runs], arguments.out))
+    return 0
+
+
+def _shards(arguments: argparse.Namespace) -> int:
+    from bayesprune.train.folder import write_text
+    from bayesprune.vision import open_images, write_shards
+    from bayesprune.vision.shards import CLASSES
+
+    data, out = open_images(arguments.folder), Path(arguments.out)
+    for index in filter(None, (data.train, data.validation, data.test)):
+        paths = write_shards(index, out / index.root.name, arguments.size)
+        print(f"{out / index.root.name}: {len(index)} images in {len(paths)} shards")
+    write_text(out / CLASSES, json.dumps(list(data.classes), ensure_ascii=False) + "\n")
+    return 0

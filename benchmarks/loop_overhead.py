@@ -16,7 +16,6 @@ import resource
 import statistics
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +121,12 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     data = pictures(4 * batch)
     watch = Watch(BareLoop(config, data), steps)
     flops = operations(build_network(config, data), (3, 32, 32))
-    with tempfile.TemporaryDirectory() as place, suppress(Interrupted):
-        train(config, Path(place) / "run", data=data, quiet=True, stop=watch)
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            train(config, Path(place) / "run", data=data, quiet=True, stop=watch)
+        except Interrupted:
+            if len(watch.ours) < steps:  # by Ctrl-C
+                raise
     ours, plain = (statistics.median(values[2:]) for values in (watch.ours, watch.plain))
     ratio = statistics.median(a / b for a, b in zip(watch.ours[2:], watch.plain[3:]))
     product = 2 * _SIDE**3 / min(watch.product)

@@ -6,6 +6,7 @@ from bayesprune._version import __version__
 from bayesprune.common.lazy import lazy
 
 if TYPE_CHECKING:
+    from bayesprune.common.artefact import ArtefactError
     from bayesprune.compaction import compact
     from bayesprune.deploy import Ensemble, export_onnx, export_program, load, profile, save
     from bayesprune.posterior import (
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bayesprune.sparsity import FeedbackPruning, ForwardPruning, SpikeSlabPrior, partition, sparsity_report
 
 _PLACES = {
+    "bayesprune.common.artefact": "ArtefactError",
     "bayesprune.samplers": "CVAdam SGHMC SGLD PSGLD VariationalCVAdam CycleClock CyclicalLR",
     "bayesprune.sparsity": "ForwardPruning FeedbackPruning SpikeSlabPrior partition sparsity_report",
     "bayesprune.compaction": "compact",
@@ -75,6 +77,7 @@ __all__ = [
     "fit_check",
     "classification_metrics",
     "ood_metrics",
+    "ArtefactError",
 ]
 
 __getattr__ = lazy(__name__, _PLACES, _ROOMS)

@@ -10,17 +10,17 @@ from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bayesprune import deploy, vision
+from bayesprune.common.artefact import MissingArtefactError
 from bayesprune.common.modes import evaluating
 from bayesprune.deploy.folder import EXPORTED, ONNX
 from bayesprune.posterior import Samples, SampleStore, preserved
 from bayesprune.train import folder as names
 from bayesprune.train.build import build_data, build_network
 from bayesprune.train.config import RunConfig
-from bayesprune.train.settings import as_dict, from_dict
+from bayesprune.train.settings import as_dict, read_config
 
 # Channels, side, scale, mean and standard deviation of the images that need no folder to be known.
 _CIFAR = {
@@ -157,9 +157,11 @@ def _load(
     run: Path, data_dir: str | os.PathLike[str] | None
 ) -> tuple[nn.Module, SampleStore, RunConfig, dict[str, Any]]:
     """A run's network at its last iterate, its samples, its configuration, and what its inputs and outputs mean."""
-    config = from_dict(names.read_json(run / names.CONFIG))
+    config = read_config(run)
     if not (run / names.MODEL).exists() or not (run / names.RESULT).exists():
-        raise ValueError(f"{run} holds no finished run ({names.MODEL} or {names.RESULT} is missing); finish it first")
+        raise MissingArtefactError(
+            run, f"holds no finished run ({names.MODEL} or {names.RESULT} is missing)", mend="finish it first"
+        )
     classes = list(names.read_json(run / names.RESULT)["classes"])
     dataset = config.data.dataset
     if dataset in _CIFAR:
@@ -171,7 +173,7 @@ def _load(
         normalisation = {"scale": data.scale, "mean": list(data.mean), "std": list(data.std)}
     known: Any = SimpleNamespace(num_classes=len(classes), in_channels=shape[0])
     model = build_network(config, known)
-    model.load_state_dict(load_file(str(run / names.MODEL)))
+    names.load_model_(model, run)
     about = {
         "recipe": config.recipe,
         "network": config.network.network,
@@ -180,7 +182,7 @@ def _load(
         "input_shape": list(shape),
         "normalisation": normalisation,
     }
-    return model.eval(), SampleStore(run / names.SAMPLES), config, about
+    return model, SampleStore(run / names.SAMPLES), config, about
 
 
 def _choose(model: nn.Module, samples: Samples, members: str) -> tuple[list[int], list[int]]:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bayesprune import cli
+from bayesprune import ArtefactError, cli
+from bayesprune.common.tensors import read_tensors, write_tensors
 from bayesprune.vision import ImageLoader, RandomResizedCrop, open_images, write_shards
 from pictures import write_pictures
 
@@ -205,11 +206,11 @@ def test_error_half_the_shards(shards, tmp_path):
     data = shard.read_bytes()
     shard.write_bytes(data[:2000])
     with pytest.raises(
-        ValueError, match=r"shard-000002\.tar has 2000 bytes, index\.safetensors says \d+: copy it again"
+        ValueError, match=r"shard-000002\.tar: has 2000 bytes, index\.safetensors says \d+; copy it again"
     ):
         open_images(half)
     shard.unlink()
-    with pytest.raises(FileNotFoundError, match=r"shard-000002\.tar is missing: .*index\.safetensors lists it"):
+    with pytest.raises(FileNotFoundError, match=r"shard-000002\.tar: is missing: .*index\.safetensors lists it"):
         open_images(half)
     (half / "train" / "index.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"expected shard-000002\.tar too, as there is shard-000004\.tar"):
@@ -218,10 +219,10 @@ def test_error_half_the_shards(shards, tmp_path):
         begins = tar.getmembers()[2].offset
     for cut in (begins - 600, begins, begins + 100):  # in an image, between two, in a header
         shard.write_bytes(data[:cut])
-        with pytest.raises(ValueError, match=r"shard-000002\.tar (is cut off|cannot be read)"):
+        with pytest.raises(ValueError, match=r"shard-000002\.tar: (is cut off|cannot be read)"):
             open_images(half)
     shard.write_bytes(b"no tar" * 200)
-    with pytest.raises(ValueError, match=r"shard-000002\.tar cannot be read as a tar file"):
+    with pytest.raises(ValueError, match=r"shard-000002\.tar: cannot be read .*expected a tar file"):
         open_images(half)
 
 
@@ -231,7 +232,8 @@ def test_error_half_the_shards(shards, tmp_path):
         ({"a.jpg": b"x"}, r"a\.jpg has no a\.cls beside it"),
         ({"a.jpg": b"x", "a.cls": b"cat"}, r"a\.cls holds b'cat'; expected the number of a class"),
         ({"a.txt": b"x"}, r"found no image"),
-        ({"a.jpg": b"x", "a.cls": b"1"}, r"train has no image of 1 classes, such as 0"),
+        ({"a.jpg": b"x", "a.cls": b"1"}, r"train: has class 1, but only 1 images"),
+        ({"a.jpg": b"x", "a.cls": b"1", "b.jpg": b"x", "b.cls": b"1"}, r"train: has no image of 1 classes, such as 0"),
     ],
 )
 def test_error_shards_of_another_kind(tmp_path, members, message):
@@ -244,6 +246,44 @@ def test_error_shards_of_another_kind(tmp_path, members, message):
                 tar.addfile(info, io.BytesIO(data))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shards": {"../outside.tar": 20480}}, r"lists the shard '\.\./outside\.tar', which is no name in its folder"),
+        ({"shards": {"/etc/passwd": 20480}}, r"lists the shard '/etc/passwd'"),
+        ({"places": (0, 1, 1 << 40)}, "outside its shards"),
+        ({"places": (0, 1, -5)}, "outside its shards"),
+        ({"places": (0, 0, 10**9)}, "outside its shards"),
+        ({"labels": (1, -3)}, "outside its shards"),
+        ({"ends": (0, 10**9)}, "outside its shards"),
+        ({"labels": None}, "there is no 'labels'"),
+    ],
+)
+def test_error_a_forged_index_that_points_outside(shards, tmp_path, change, message):
+    half = copy(shards, tmp_path)
+    path = half / "train" / "index.safetensors"
+    found = read_tensors(path, ["bayesprune-shards-2"])
+    metadata, (key, value) = dict(found.metadata), next(iter(change.items()))
+    if key == "shards":
+        metadata[key] = json.dumps(value)
+    elif value is None:
+        del found.tensors[key]
+    else:
+        *place, number = value
+        found.tensors[key][tuple(place)] = number
+    write_tensors(path, found.tensors, "bayesprune-shards-2", metadata)
+    with pytest.raises(ArtefactError, match=message):
+        open_images(half)
+
+
+def test_error_classes_that_are_no_names(shards, tmp_path):
+    half = copy(shards, tmp_path)
+    for content in ("{}", "[1, 2]", '["a", "a"]', "[", "\xff"):
+        (half / "classes.json").write_text(content, encoding="latin-1")
+        with pytest.raises(ArtefactError, match=r"classes\.json"):
+            open_images(half)
 
 
 def test_error_shards_are_not_overwritten(root, shards, capsys):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from bayesprune._version import __version__
-from bayesprune.cli import completion, models, tables, training
+from bayesprune.cli import completion, doctor, models, tables, training
 from bayesprune.common.lazy import missing
 from bayesprune.reproduce import commands as paper
 
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_commands(commands)
     tables.add_commands(commands)
     models.add_commands(commands)
+    doctor.add_command(commands)
     paper.add_commands(commands)
     completion.add_command(commands, parser)
     return parser
@@ -58,15 +59,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
-        return int(arguments.handler(arguments))
+        status = int(arguments.handler(arguments))
+        sys.stdout.flush()  # a full disk is told here, not at the interpreter's end
+        return status
     except KeyboardInterrupt:
         print("bayesprune: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get("BAYESPRUNE_DEBUG"):
             raise
         if isinstance(error, ModuleNotFoundError):
             extra = "tabular" if arguments.command in ("select", "predict") else None
             error = missing(error, f"bayesprune {arguments.command}", extra)
-        print(f"bayesprune: {error}", file=sys.stderr)
+        print(f"bayesprune: {_said(error)}", file=sys.stderr)
         return 130 if type(error).__name__ == "Interrupted" else 1
+
+
+def _said(error: BaseException) -> str:
+    """An error's message; of one that the system gives, the file and what happened to it."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)

@@ -84,7 +84,7 @@ def _profile(arguments: argparse.Namespace) -> int:
     result = profile(arguments.folder, batch_sizes=arguments.batch, seconds=arguments.seconds)
     zeros = unstructured_report(seconds=arguments.seconds) if arguments.unstructured else None
     if arguments.run:
-        from bayesprune.train.folder import write_json
+        from bayesprune.common.files import write_json
 
         write_json(Path(arguments.run) / "profile.json", result.as_dict())
     if arguments.json:

@@ -56,6 +56,9 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--config", metavar="FILE", help="TOML file of settings upon the recipe")
     add_settings(train, "override keys of recipe and file (`bayesprune keys` lists them)")
     train.add_argument("--device", help="auto, cpu or cuda")
+    train.add_argument(
+        "--chains", type=int, metavar="N", help="that many chains with seeds of their own, into one store"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     train.add_argument(
         "--fast-dev-run", action="store_true",
@@ -139,16 +142,25 @@ def _keys(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, results_table, write_report
-    from bayesprune.train import train
+    from bayesprune.train import train, train_chains
+    from bayesprune.train.memory import keep_freed_memory
     from bayesprune.train.parallel import launched
     from bayesprune.train.recipe_file import choose
 
     device = [f"device={arguments.device}"] if arguments.device else []
     chosen = choose(arguments.recipe, [*arguments.set, *device], arguments.config)
-    train(
-        chosen.config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet,
-        trial=arguments.fast_dev_run, **chosen.own,
-    )  # fmt: skip
+    keep_freed_memory()  # this process is the command's own
+    how = {"data_dir": arguments.data_dir, "resume": arguments.resume, "quiet": arguments.quiet}
+    if arguments.chains is not None:
+        if chosen.own or arguments.fast_dev_run:
+            raise ValueError(
+                "--chains takes a recipe by its own data and network, and no --fast-dev-run; leave one out."
+            )
+        found = train_chains(chosen.config, arguments.out, arguments.chains, **how)
+        if launched()[0] == 0:
+            print(json.dumps(found, indent=1))
+        return 0
+    train(chosen.config, arguments.out, trial=arguments.fast_dev_run, **how, **chosen.own)
     if launched()[0] == 0:
         run = load_run(arguments.out)
         print(results_table([run], fmt="text"))
@@ -189,7 +201,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _shards(arguments: argparse.Namespace) -> int:
-    from bayesprune.train.folder import write_text
+    from bayesprune.common.files import write_text
     from bayesprune.vision import open_images, write_shards
     from bayesprune.vision.shards import CLASSES
 

@@ -89,7 +89,7 @@ def found_table(runs: Sequence[Run]) -> dict[str, Any]:
     )
     if timed:
         legend += (
-            " Compact: what `bayesprune compact` wrote, with the outputs of the masked network; milliseconds were measured in "
+            " Compact: what bayesprune compact wrote, with the outputs of the masked network; milliseconds were measured in "
             "turns, and the ratio carries its interval."
         )
     return {"heads": heads, "rows": rows, "legend": legend}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import layer_sparsity, member_accuracies, reliability_diagram, sample_paths
 from bayesprune.report.doubt import doubtful_images, other_data, risk_curves
 from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves
@@ -22,7 +23,6 @@ from bayesprune.report.fragments import (
 )
 from bayesprune.report.load import Run, run_labels
 from bayesprune.report.page import Figures, render
-from bayesprune.report.style import write_bytes
 from bayesprune.report.table import results_table
 
 
@@ -60,6 +60,8 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str], *, title: st
 
 
 def _page(runs: Sequence[Run], title: str | None) -> str:
+    from markupsafe import Markup
+
     labels, figure = run_labels(runs), Figures()
     several = len(runs) > 1
     headings = labels if several else ["The run in detail"]
@@ -110,7 +112,7 @@ def _page(runs: Sequence[Run], title: str | None) -> str:
         comparison=[one for one in beside if several and one.kind != "absent"],
         doubt=doubt,
         doubtful=doubtful,
-        results=results_table(runs, "html"),
+        results=Markup(results_table(runs, "html")),
         legend=table_legend(runs),
         differences=setting_differences(runs, labels),
         training=training,

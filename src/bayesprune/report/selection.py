@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import reliability_diagram
 from bayesprune.report.fragments import flatten
 from bayesprune.report.load import Run
@@ -20,7 +21,6 @@ from bayesprune.report.selection_figures import (
 )
 from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
 from bayesprune.report.selection_table import ORDER, table_rows
-from bayesprune.report.style import write_bytes
 from bayesprune.report.table import MISSING
 
 PANELS = 12  # of partial dependence

@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.common.files import write_bytes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -233,30 +235,3 @@ def save_png(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 160) ->
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi, metadata={"Description": str(figure.get_label())})
     return write_bytes(path, stream.getvalue())
-
-
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file under a temporary name beside it, then move it into place.
-
-    Args:
-        path: where to; its folder is made if need be.
-        content: the whole file.
-
-    Returns:
-        The path.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_bytes(Path(folder) / "new" / "a.txt", b"ok").read_text()
-        'ok'
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
+from bayesprune.common.artefact import MissingArtefactError
 from bayesprune.posterior import SampleStore
 from bayesprune.train import folder as names
 from bayesprune.train.build import AnyData, as_data, build_data, build_network, cut, own_network
 from bayesprune.train.config import RunConfig
-from bayesprune.train.settings import from_dict
+from bayesprune.train.settings import read_config
 from bayesprune.train.task import Task, build_task
 
 
@@ -31,7 +31,7 @@ def load_trained(
         data: The user's own data, likewise.
 
     Raises:
-        ValueError: The folder holds no finished run.
+        ArtefactError: A file is damaged or was exchanged, or the folder holds no finished run.
 
     Example:
         >>> import tempfile
@@ -43,13 +43,14 @@ def load_trained(
         (0, 'digits-sgd')
     """
     run = Path(run)
-    config = from_dict(names.read_json(run / names.CONFIG))
+    config = read_config(run)
     if not (run / names.MODEL).exists():
-        raise ValueError(f"{run} holds no finished run ({names.MODEL} is missing); finish it with --resume.")
+        raise MissingArtefactError(
+            run, f"holds no finished run ({names.MODEL} is missing)", mend="finish it with --resume"
+        )
     held = build_data(config, data_dir) if data is None else cut(config, as_data(data))
     network = build_network(config, held) if model is None else own_network(model, config.seed)
-    network.load_state_dict(load_file(str(run / names.MODEL)))
-    return network.eval(), SampleStore(run / names.SAMPLES), held, config
+    return names.load_model_(network, run), SampleStore(run / names.SAMPLES), held, config
 
 
 def evaluate(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from bayesprune.common.tensors import PLAIN, write_tensors
 from bayesprune.posterior import predict
 from bayesprune.train.evaluation import load_trained
 
@@ -65,10 +65,5 @@ def keep_predictions(
         strange = predict(model, members, (other.float() / held.scale - mean) / std, device=device)
         kept["other_total"] = strange.total.float()
     path = Path(run) / FILE
-    temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")
-    try:
-        save_file(kept, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, kept, PLAIN)
     return path

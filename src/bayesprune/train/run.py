@@ -5,17 +5,21 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from bayesprune.common.files import sweep
+from bayesprune.common.lock import locked
 from bayesprune.train import folder as names
 from bayesprune.train.build import as_data, own_config
 from bayesprune.train.claim import check_folder
 from bayesprune.train.config import RunConfig
 from bayesprune.train.loop import Trainer
+from bayesprune.train.parallel import launched
 from bayesprune.train.settings import as_dict
 from bayesprune.train.task import Task
 from bayesprune.train.trial import trial_config
@@ -57,7 +61,8 @@ def train(
 
     Raises:
         FileExistsError: `out` holds a run and `resume` is False.
-        ValueError: The folder's configuration differs from `config`.
+        FolderInUseError: Another process trains into `out`; the message names it.
+        ValueError: The folder's configuration differs from `config`, or its checkpoint is damaged (`ArtefactError`).
         NonFiniteLoss: The loss became inf or nan.
         Interrupted: Ctrl-C or `stop`; a checkpoint was written.
 
@@ -80,9 +85,28 @@ def train(
     data = None if data is None else as_data(data)
     config = own_config(config, model, data)
     config = trial_config(config) if trial else config
-    check_folder(out, config, resume)
-    if resume and (out / names.RESULT).exists():
-        return names.read_json(out / names.RESULT)
+    with locked(out) if launched()[0] == 0 else nullcontext():
+        check_folder(out, config, resume)
+        if resume and (out / names.RESULT).exists():
+            names.sign(out)
+            return names.read_json(out / names.RESULT)
+        sweep(out)
+        sweep(out / names.SAMPLES)
+        return _run(config, out, data_dir, model, data, task, trial, quiet, stop)
+
+
+def _run(
+    config: RunConfig,
+    out: Path,
+    data_dir: Any,
+    model: Any,
+    data: Any,
+    task: str | Task,
+    trial: bool,
+    quiet: bool,
+    stop: Any,
+) -> dict[str, Any]:
+    """Train in a folder that is held and in order."""
     threads = torch.get_num_threads()
     trainer: Trainer | None = None
     try:

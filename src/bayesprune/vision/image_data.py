@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bayesprune.common.artefact import ArtefactError, MissingArtefactError
+from bayesprune.common.bounded import read_json
 from bayesprune.vision.data import stratified_indices
 from bayesprune.vision.image_index import ImageIndex, class_folders, contents, folder_index
 from bayesprune.vision.image_loader import ImageLoader
@@ -180,19 +181,22 @@ def _from_shards(root: Path, held: list[str], size: int, workers: int) -> ImageD
             )
     splits = {name: shard_index(root / name) for name in ("train", *held)}
     most = int(splits["train"].labels.max()) + 1
+    if most > len(splits["train"]):
+        fault = f"has class {most - 1}, but only {len(splits['train'])} images"
+        raise ArtefactError(root / "train", fault, "an image of every class, counted from 0")
     classes = tuple(str(label) for label in range(most))
     if (root / CLASSES).exists():
-        classes = tuple(json.loads((root / CLASSES).read_text(encoding="utf-8")))
+        classes = tuple(read_json(root / CLASSES, list))
+        if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(classes):
+            raise ArtefactError(root / CLASSES, "holds something else than different names", "the names of the classes")
     for name, index in splits.items():
         if int(index.labels.max()) >= len(classes):
-            raise ValueError(
-                f"{root / name} has class {int(index.labels.max())}, but there are {len(classes)} classes, counted from 0; is "
-                f"{'train' if name != 'train' else CLASSES} complete?"
-            )
+            which = "train" if name != "train" else CLASSES
+            fault = f"has class {int(index.labels.max())}, but there are {len(classes)} classes, counted from 0"
+            raise ArtefactError(root / name, fault, mend=f"is {which} complete?")
     if empty := [name for label, name in enumerate(classes) if label not in set(splits["train"].labels.tolist())]:
-        raise FileNotFoundError(
-            f"{root / 'train'} has no image of {len(empty)} classes, such as {empty[0]}; is it complete?"
-        )
+        fault = f"has no image of {len(empty)} classes, such as {empty[0]}"
+        raise MissingArtefactError(root / "train", fault, mend="is it complete?")
     return _dataset(splits, held, classes, size, workers)
 
 

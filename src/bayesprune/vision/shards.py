@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Sequence
@@ -13,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
+from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
+from bayesprune.common.bounded import parse_json
+from bayesprune.common.files import plain_name, replacing
+from bayesprune.common.tensors import read_tensors, write_tensors
 from bayesprune.vision.image_index import SUFFIXES, ImageIndex, contents, image_index
 
 INDEX, CLASSES = "index.safetensors", "classes.json"
-_FORMAT = "bayesprune-shards-1"
+_FORMAT, _OLDER = "bayesprune-shards-2", "bayesprune-shards-1"
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -32,7 +33,7 @@ def shard_index(folder: Path) -> ImageIndex:
 
     Raises:
         FileNotFoundError: A shard is missing.
-        ValueError: A shard is cut off or is no tar file, or an image has no class.
+        ArtefactError: A shard is cut off or is no tar file, an image has no class, or the index points outside its shards.
     """
     index = _stored(folder) if (folder / INDEX).exists() else _scanned(folder)
     if not len(index):
@@ -76,8 +77,11 @@ def write_shards(index: ImageIndex, out: Path, size: int) -> list[Path]:
     paths, keys, places = [], [], np.zeros((count, 3), np.int64)
     for shard, start in enumerate(range(0, count, size)):
         path = out / f"shard-{shard:06d}.tar"
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            replacing(path) as partial,
+            open(partial, "wb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
             for i in range(start, min(start + size, count)):
                 name, data = Path(index.name(i)), index.read(i)
                 key = f"{i:08d}-{re.sub(r'[^A-Za-z0-9_-]', '_', name.stem)[:60]}"
@@ -86,7 +90,6 @@ def write_shards(index: ImageIndex, out: Path, size: int) -> list[Path]:
                 # The data ends here, but for its padding to a whole block.
                 places[i] = shard, file.tell() - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, len(data)
                 _add(tar, f"{key}.cls", str(labels[i]).encode())
-        os.replace(partial, path)
         paths.append(path)
     _store(out, image_index(out, keys, labels, [path.name for path in paths], places))
     return paths
@@ -102,35 +105,55 @@ def _store(folder: Path, index: ImageIndex) -> None:
     assert index.places is not None
     sizes = {name: (folder / name).stat().st_size for name in index.shards}
     tensors = {"names": index.names, "ends": index.ends, "labels": index.all_labels, "places": index.places}
-    save_file(
-        {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()},
-        folder / INDEX,
-        metadata={"format": _FORMAT, "shards": json.dumps(sizes)},
-    )
+    held = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
+    write_tensors(folder / INDEX, held, _FORMAT, {"shards": json.dumps(sizes)})
 
 
 def _stored(folder: Path) -> ImageIndex:
     path = folder / INDEX
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:  # safetensors raises its own types
-        raise ValueError(f"{path} cannot be read ({error}); delete it, and the shards are read without it") from error
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{path} is no index of shards; delete it, and the shards are read without it")
-    for name, size in json.loads(metadata["shards"]).items():
-        shard = folder / name
-        if not shard.exists():
-            raise FileNotFoundError(f"{shard} is missing: {path} lists it; found {contents(folder)}")
-        if shard.stat().st_size != size:
-            raise ValueError(
-                f"{shard} has {shard.stat().st_size} bytes, {path.name} says {size}: copy it again (or delete "
-                f"{path.name} if the shard was changed on purpose)"
-            )
-    shards = tuple(json.loads(metadata["shards"]))
-    labels = arrays["labels"]
-    return ImageIndex(folder, arrays["names"], arrays["ends"], labels, shards, arrays["places"], np.arange(len(labels)))
+    held, metadata, _ = read_tensors(path, [_FORMAT], older=[_OLDER])
+    with reading(path, "an index of shards", "delete it, and the shards are read without it"):
+        arrays = {name: value.numpy() for name, value in held.items()}
+        sizes = parse_json(metadata["shards"])
+        for name, size in sizes.items():
+            if not plain_name(name):
+                raise ValueError(f"it lists the shard {name!r}, which is no name in its folder")
+            shard = folder / name
+            if not shard.is_file():
+                raise MissingArtefactError(shard, f"is missing: {path} lists it; found {contents(folder)}")
+            if shard.stat().st_size != size:
+                raise ArtefactError(
+                    shard, f"has {shard.stat().st_size} bytes, {path.name} says {size}",
+                    mend=f"copy it again (or delete {path.name} if the shard was changed on purpose)",
+                )  # fmt: skip
+        names, ends, labels, places = (arrays[name] for name in ("names", "ends", "labels", "places"))
+        _check_places(names, ends, labels, places, np.array(list(sizes.values()), np.int64))
+    return ImageIndex(folder, names, ends, labels, tuple(sizes), places, np.arange(len(labels)))
+
+
+def _check_places(
+    names: np.ndarray, ends: np.ndarray, labels: np.ndarray, places: np.ndarray, sizes: np.ndarray
+) -> None:
+    """Refuse an index whose arrays do not belong together, or that points outside its shards."""
+    kinds = (names.dtype, ends.dtype, labels.dtype, places.dtype)
+    count = len(labels)
+    if kinds != (np.uint8, np.int64, np.int64, np.int64) or names.ndim != 1 or labels.ndim != 1:
+        raise ValueError(f"its arrays are of the dtypes {', '.join(map(str, kinds))}")
+    if ends.shape != (count,) or places.shape != (count, 3) or (count and not len(sizes)):
+        raise ValueError(f"it has {count} labels, {len(ends)} names and places of shape {places.shape}")
+    shard, offset, size = places.T
+    if count and (
+        (np.diff(ends, prepend=0) < 1).any()
+        or ends[-1] != len(names)
+        or (labels < 0).any()
+        or (shard < 0).any()
+        or (shard >= len(sizes)).any()
+        or (offset < 0).any()
+        or (size < 0).any()
+        or (offset > sizes[shard.clip(0, len(sizes) - 1)] - size).any()
+    ):
+        raise ValueError("it names images, classes or places that are outside its shards")
+    bytes(names).decode("utf-8")
 
 
 def _scanned(folder: Path) -> ImageIndex:
@@ -145,7 +168,9 @@ def _scanned(folder: Path) -> ImageIndex:
             if kind is None:
                 continue
             if ".cls" not in parts:
-                raise ValueError(f"{path}: {key}{kind} has no {key}.cls beside it, a file with the number of its class")
+                raise ArtefactError(
+                    path, f"{key}{kind} has no {key}.cls beside it", "a file with the number of its class"
+                )
             keys.append(f"{key}{kind}")
             labels.append(_label(path, f"{key}.cls", parts[".cls"]))
             places.append((shard, parts[kind].offset_data, parts[kind].size))
@@ -156,32 +181,29 @@ def _scanned(folder: Path) -> ImageIndex:
 def _members(path: Path) -> dict[str, dict[str, Any]]:
     """Return the members of a shard by key and suffix."""
     found: dict[str, dict[str, Any]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isfile():
-                    folder, _, base = member.name.rpartition("/")
-                    key, dot, suffix = base.partition(".")
-                    found.setdefault(f"{folder}/{key}" if folder else key, {})[dot + suffix.lower()] = member
-    except tarfile.TarError as error:
-        raise ValueError(f"{path} cannot be read as a tar file ({error}): copy it again") from error
+    with reading(path, "a tar file", "copy it again"), tarfile.open(path, "r:") as tar:
+        for member in tar:
+            if member.isfile():
+                folder, _, base = member.name.rpartition("/")
+                key, dot, suffix = base.partition(".")
+                found.setdefault(f"{folder}/{key}" if folder else key, {})[dot + suffix.lower()] = member
     ends = [member.offset_data + member.size for parts in found.values() for member in parts.values()]
     needed = (-(-max(ends, default=0) // tarfile.BLOCKSIZE) + 1) * tarfile.BLOCKSIZE  # an empty block ends a tar file
     if path.stat().st_size < needed:
-        raise ValueError(f"{path} is cut off: it has {path.stat().st_size} bytes, not {needed}; copy it again")
+        raise ArtefactError(path, f"is cut off: it has {path.stat().st_size} bytes, not {needed}", mend="copy it again")
     return found
 
 
 def _label(path: Path, name: str, member: tarfile.TarInfo) -> int:
     with open(path, "rb") as file:
         file.seek(member.offset_data)
-        text = file.read(member.size)
+        text = file.read(min(member.size, 64))
     try:
         label = int(text)
     except ValueError:
         label = -1
     if label < 0:
-        raise ValueError(f"{path}: {name} holds {text[:20]!r}; expected the number of a class, from 0")
+        raise ArtefactError(path, f"{name} holds {text[:20]!r}", "the number of a class, from 0")
     return label
 
 

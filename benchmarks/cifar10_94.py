@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bayesprune.train.evaluate import load_trained
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,7 +25,6 @@ from bayesprune import vision
 from bayesprune.posterior import classification_metrics, ood_metrics, predict
 from bayesprune.reproduce.cells import Cell, run_cells
 from bayesprune.reproduce.paper import chosen
-from bayesprune.train.evaluate import load_trained
 from bayesprune.train.folder import write_json
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_94.json"

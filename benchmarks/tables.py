@@ -158,7 +158,7 @@ def paper_table(name: str) -> str:
 def selection_fdr() -> str:
     from benchmarks import selection_fdr as benchmark
 
-    return benchmark.table(load("selection_fdr"))
+    return benchmark.table(benchmark.read(benchmark.RESULTS))
 
 
 def interval_coverage() -> str:

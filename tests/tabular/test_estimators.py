@@ -51,9 +51,14 @@ def test_equation_probability_and_q_value_of_the_evidence(line):
     np.testing.assert_allclose(
         model.inclusion_probability_, 1 / (1 + np.exp(-(model.evidence_ + logit))), rtol=1e-9, atol=1e-300
     )
-    order = np.argsort(-model.inclusion_probability_, kind="stable")
-    wanted = np.cumsum(1 - model.inclusion_probability_[order]) / np.arange(1, 41)
-    np.testing.assert_allclose(model.q_value_[order], wanted, atol=1e-12)
+    assert [cluster.members for cluster in model.clusters_] == [(7,), (11,)]
+    assert all(cluster.q_value == model.q_value_[cluster.members[0]] <= 0.05 for cluster in model.clusters_)
+    order = np.argsort(
+        model.p_value_, kind="stable"
+    )  # Benjamini and Hochberg over 40 inputs, all clusters by themselves
+    wanted = np.minimum.accumulate((model.p_value_[order] * 40 / np.arange(1, 41))[::-1])[::-1]
+    weighed = model.p_value_[order] < 1
+    np.testing.assert_allclose(model.q_value_[order][weighed], np.minimum(wanted, 1)[weighed])
 
 
 def test_roundtrip_saved_estimator_predicts_alike(line, tmp_path):
@@ -62,7 +67,7 @@ def test_roundtrip_saved_estimator_predicts_alike(line, tmp_path):
     back = load(tmp_path / "model")
     assert (back.predict(X) == model.predict(X)).all()
     assert back.get_params() == model.get_params()
-    assert (back.transform(X) == X[:, [7, 11]]).all()
+    assert (back.transform(X) == X[:, [7, 11]]).all() and back.clusters_ == model.clusters_
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["estimator.json", "estimator.safetensors"]
     (tmp_path / "model" / "estimator.json").write_text("{}")
     with pytest.raises(ValueError, match="is not a bayesprune tabular estimator"):
@@ -116,12 +121,17 @@ def test_limit_sparse_matrix_equals_the_array(line):
     np.testing.assert_allclose(thin.predict(sparse.csr_matrix(X)), dense.predict(X), rtol=1e-4, atol=1e-5)
 
 
-def test_limit_nothing_to_find_predicts_a_constant():
+def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
+    """Thirty weak inputs: none is found, and the prediction is no constant."""
     rng = np.random.default_rng(7)
-    X, y = rng.standard_normal((200, 15)), rng.standard_normal(200)
-    model = SparseBNNRegressor(**QUICK).fit(X, y)
-    assert not model.get_support().any()
-    assert np.ptp(model.predict(X)) < 1e-5
+    X = rng.standard_normal((100, 30))
+    y = X @ np.full(30, 0.2) + 0.7 * rng.standard_normal(100)
+    with pytest.warns(
+        UserWarning, match="no input can be singled out at fdr=1e-06: predictions average over 3 networks"
+    ):
+        model = SparseBNNRegressor(fdr=1e-6, **QUICK).fit(X, y)
+    assert not model.get_support().any() and len(model.inputs_) and model.clusters_ == []
+    assert np.corrcoef(model.predict(X), y)[0, 1] > 0.5
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ def add_commands(commands: Any) -> None:
     train.add_argument("--data-dir", help=_DATA_DIR)
     add_settings(train, "override keys of the recipe")
     train.add_argument("--device", help="auto, cpu or cuda")
+    train.add_argument(
+        "--chains", type=int, metavar="N", help="that many chains with seeds of their own, into one store"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     train.add_argument("--quiet", action="store_true", help="print only the result")
 
@@ -98,15 +101,23 @@ def _recipes(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, results_table
-    from bayesprune.train import recipe, train
+    from bayesprune.train import recipe, train, train_chains
     from bayesprune.train.idle import refuse_idle
+    from bayesprune.train.memory import keep_freed_memory
     from bayesprune.train.parallel import launched
 
     device = [f"device={arguments.device}"] if arguments.device else []
     config = recipe(arguments.recipe, [*arguments.set, *device])
     for setting in arguments.set:
         refuse_idle(config, setting.partition("=")[0].strip())
-    train(config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet)
+    keep_freed_memory()  # this process is the command's own
+    how = {"data_dir": arguments.data_dir, "resume": arguments.resume, "quiet": arguments.quiet}
+    if arguments.chains is not None:
+        found = train_chains(config, arguments.out, arguments.chains, **how)
+        if launched()[0] == 0:
+            print(json.dumps(found, indent=1))
+        return 0
+    train(config, arguments.out, **how)
     if launched()[0] == 0:
         print(results_table([load_run(arguments.out)], fmt="text"))
     return 0

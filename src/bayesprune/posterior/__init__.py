@@ -1,6 +1,6 @@
 from bayesprune.common.modes import preserved
 from bayesprune.posterior.calibration import adaptive_ece, classwise_ece
-from bayesprune.posterior.diagnostics import bulk_ess, ess, rank_rhat, split_rhat
+from bayesprune.posterior.diagnostics import bulk_ess, ess, loss_spikes, rank_rhat, split_rhat
 from bayesprune.posterior.fit import Fit, fit_check
 from bayesprune.posterior.health import (
     HealthReport,
@@ -67,6 +67,7 @@ __all__ = [
     "temperature_of",
     "noise_to_gradient_of",
     "weight_spread",
+    "loss_spikes",
     "split_rhat",
     "rank_rhat",
     "ess",

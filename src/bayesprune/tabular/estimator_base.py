@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.clusters import Cluster
 from bayesprune.tabular.parameters import Parameters
-from bayesprune.tabular.prediction_sets import member_masks
+from bayesprune.tabular.prediction_sets import masks_of
 from bayesprune.tabular.predictive import sample_networks
 from bayesprune.tabular.rows import Standardiser
 from bayesprune.tabular.sampling import PosteriorNetworks
@@ -24,11 +26,11 @@ from bayesprune.tabular.selection import Selection, find_inputs
 from bayesprune.tabular.store import write_estimator
 
 _ARRAYS = (
-    "support_", "inclusion_probability_", "chain_probability_", "q_value_", "evidence_", "feature_importances_", "inputs_",
+    "support_", "inclusion_probability_", "chain_probability_", "p_value_", "q_value_", "evidence_", "feature_importances_", "inputs_",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TrainingData:
     """One data set as the chains read it.
 
@@ -84,12 +86,13 @@ class SparseBNN(SelectorMixin, Parameters):
                 groups = lead._column_groups(p)
                 expected = None if lead.expected_inputs == "auto" else float(lead.expected_inputs)
                 found = find_inputs(
-                    tables, responses, standardisers, lead._outputs(), plan, groups, expected=expected, seed=seed
-                )
+                    tables, responses, standardisers, lead._outputs(), plan, groups,
+                    expected=expected, fdr=lead.fdr, seed=seed,
+                )  # fmt: skip
                 for model, selection in zip(models, found):
                     model._take_selection(selection, groups)
                     model.n_iter_ = plan.search.steps
-                masks = [member_masks(s.sets, model.inputs_, groups) for model, s in zip(models, found) if s.sets]
+                masks = masks_of([s.sets for s in found], [model.inputs_ for model in models], groups, plan.chains)
             else:
                 for model, columns in zip(models, inputs):
                     model._take_inputs(columns, p)
@@ -122,14 +125,21 @@ class SparseBNN(SelectorMixin, Parameters):
         """Keep what the search and the weighing found."""
         self.inclusion_probability_ = selection.probability
         self.chain_probability_ = selection.chain_probability
-        self.q_value_ = selection.q_value
+        self.p_value_, self.q_value_ = selection.p_value, selection.q_value
+        self.clusters_ = selection.clusters
         self.evidence_ = selection.evidence
         self.prior_ = selection.prior
         self.history_ = selection.history
         self.support_ = selection.support(
             self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
         )
-        self.inputs_ = np.flatnonzero(self.support_)
+        self.inputs_ = selection.inputs(self.select, self.support_, groups)
+        if self.select == "auto" and not self.clusters_ and self.refit:
+            warnings.warn(
+                f"no input can be singled out at fdr={self.fdr}: predictions average over {len(selection.sets.members)} "
+                f"networks on {len(self.inputs_)} columns that predict best together (select='prediction'); support_ is empty",
+                UserWarning, stacklevel=5,
+            )  # fmt: skip
         gain = np.maximum(selection.gain.mean(0), 0.0)
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain
         if self.verbose:
@@ -144,7 +154,8 @@ class SparseBNN(SelectorMixin, Parameters):
         self.support_ = np.isin(np.arange(p), columns)
         self.inclusion_probability_ = self.support_.astype(np.float64)
         self.chain_probability_ = self.inclusion_probability_[None].copy()
-        self.q_value_ = 1.0 - self.inclusion_probability_
+        self.p_value_ = self.q_value_ = 1.0 - self.inclusion_probability_
+        self.clusters_ = []
         self.evidence_ = np.zeros(p)
         self.feature_importances_ = self.inclusion_probability_ / max(1, len(columns))
         self.prior_, self.history_, self.n_iter_ = {}, {}, 0
@@ -208,6 +219,7 @@ class SparseBNN(SelectorMixin, Parameters):
             "n_features_in": int(self.n_features_in_),
             "n_iter": int(self.n_iter_),
             "prior": self.prior_,
+            "clusters": [dataclasses.asdict(cluster) for cluster in self.clusters_],
             "standardiser": {"y_mean": self.standardiser_.y_mean, "y_scale": self.standardiser_.y_scale},
         }
         if hasattr(self, "feature_names_in_"):
@@ -245,6 +257,9 @@ class SparseBNN(SelectorMixin, Parameters):
         for name in _ARRAYS:
             setattr(model, name, arrays[name])
         model.history_ = {key.partition(".")[2]: v for key, v in arrays.items() if key.startswith("history.")}
+        model.clusters_ = [
+            Cluster(tuple(c["members"]), tuple(c["shares"]), c["p_value"], c["q_value"]) for c in about["clusters"]
+        ]
         model.prior_, model.n_features_in_, model.n_iter_ = about["prior"], about["n_features_in"], about["n_iter"]
         model.standardiser_ = Standardiser(
             arrays["standardiser.mean"], arrays["standardiser.scale"], **about["standardiser"]

@@ -10,12 +10,12 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from bayesprune.common.checks import check_choice
+from bayesprune.tabular.plan import Plan
 from bayesprune.tabular.sampling import SamplingSettings
-from bayesprune.tabular.selection import Plan
 from bayesprune.tabular.trainer import ChainSettings
 
 _CHOICES = {
-    "select": ("fdr", "probability", "number", "prediction"),
+    "select": ("auto", "fdr", "probability", "number", "prediction"),
     "feedback": ("none", "masked"),
     "activation": ("auto", "relu", "tanh", "silu"),
 }
@@ -32,7 +32,7 @@ class Parameters(BaseEstimator):
         activation: str = "auto",
         feedback: str = "none",
         n_chains: Any = "auto",
-        select: str = "fdr",
+        select: str = "auto",
         fdr: float = 0.05,
         probability: float = 0.5,
         n_inputs: int | None = None,
@@ -111,7 +111,7 @@ class Parameters(BaseEstimator):
             candidates=number["candidates"],
             batch_size=number["batch_size"],
             expected=None if self.expected_inputs == "auto" else float(self.expected_inputs),
-            for_prediction=self.select == "prediction",
+            for_prediction=None if self.select == "auto" and self.refit else self.select == "prediction",
         )
 
     def _sampling(self, n: int) -> SamplingSettings:

@@ -114,6 +114,7 @@ class ChainTrainer:
             preconditioner="paper",
             dual_lr=settings.dual_lr,
             seed=seed,
+            nonfinite="ignore",  # one tensor holds many networks: one that diverges must not stop the others
         )
         self.variance = torch.ones(net.chains)
         self.pruner: Pruner | None = None

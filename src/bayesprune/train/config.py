@@ -195,6 +195,8 @@ class RuntimeConfig:
     """CPU threads; None: torch's choice."""
     workers: int = 4
     """Processes that decode images, for each process that trains; 0 is none beside it. The images are the same."""
+    collective_timeout: float = 20.0
+    """Seconds that the processes of a run wait for each other between two steps; then the job ends, to be resumed."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 is every step."""
     evaluate_every: int | None = 1
@@ -287,7 +289,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "threads": (1, 1024), "workers": (0, 1024), "crop_scale": (1e-3, 1),
     "noise_epochs": (0, 1e6), "members": (1, 1024), "prior_std": (1e-9, 1e6), "annealing": (0, 1), "draws": (1, 1e5),
     "rank": (0, 1e4), "collect_from": (0, 1), "random_sign": (0, 1),
-    "checkpoint_minutes": (0, 1e6), "evaluate_every": (1, 1e6), "trace_every": (1, 1e9), "trace_channels": (0, 64),
+    "checkpoint_minutes": (0, 1e6), "collective_timeout": (1, 1e6),
+    "evaluate_every": (1, 1e6), "trace_every": (1, 1e9), "trace_channels": (0, 64),
     "seed": (0, 2**31 - 1),
 }  # fmt: skip
 

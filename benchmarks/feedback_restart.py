@@ -18,7 +18,7 @@ from bayesprune.train.folder import environment, write_json
 from bayesprune.train.loop import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "feedback_restart.json"
-SETTINGS = ("cycles=2", "validation_size=2000", "threads=1", "device=cpu")
+SETTINGS = ("cycles=2", "validation_size=2000", "evaluate_every=1", "threads=1", "device=cpu")
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
 """The groups of one weight tensor, or of one set of coupled channels, as one boolean mask.
 
-A *group* is a set of weights that share one spike-and-slab indicator and are pruned together. A :class:`Groups` object
-holds all groups of one kind in one place as one mask of the shape ``shape``, so that nothing of the size of the weights
-themselves is ever stored per group.
+A *group* is a set of weights that share one spike-and-slab indicator and are pruned together. :class:`Groups` holds all of
+one kind in one place as one mask of the shape ``shape``: nothing of the size of the weights is stored per group.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from bayesprune.reproduce.table4 import _missing, ledger_of, row_key, run_table4
 from bayesprune.reproduce.tables import table4_markdown
 from bayesprune.reproduce.worker import METHODS, VARIANTS, run_table4_job
 from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, example2, fit_many
-from bayesprune.tabular.given import fit_given
 from child_jobs import die, raise_it, sleep_long, succeed
 
 SMALL = {"n": 300, "p": 30, "n_test": 100}
@@ -70,7 +69,7 @@ def test_parity_given_inputs_give_the_network_of_the_fit(kind):
     estimator = kind(hidden_layer_sizes=(4,), select="number", n_inputs=3, random_state=5, **QUICK)
     pairs = [(data.X_train, data.y_train), (data.X_validation[:60].repeat(5, 0), data.y_validation[:60].repeat(5))]
     fitted = fit_many(estimator, pairs)
-    again = fit_given(estimator, pairs, [model.inputs_ for model in fitted])
+    again = fit_many(estimator, pairs, inputs=[model.inputs_ for model in fitted])
     for one, other in zip(fitted, again):
         assert np.array_equal(one.support_, other.support_)
         assert np.array_equal(one.predict_members(data.X_test), other.predict_members(data.X_test))
@@ -80,7 +79,7 @@ def test_roundtrip_a_model_of_given_inputs(tmp_path):
     from bayesprune.tabular import load
 
     data = draw(DESIGNS["example2"], 0, 0, SMALL).data
-    model = fit_given(SparseBNNRegressor(random_state=0, **QUICK), [(data.X_train, data.y_train)], [[2, 5]])[0]
+    model = fit_many(SparseBNNRegressor(random_state=0, **QUICK), [(data.X_train, data.y_train)], [[2, 5]])[0]
     model.save(tmp_path)
     assert np.array_equal(load(tmp_path).predict(data.X_test), model.predict(data.X_test))
 
@@ -88,9 +87,9 @@ def test_roundtrip_a_model_of_given_inputs(tmp_path):
 def test_error_given_inputs_that_do_not_fit():
     X = np.random.default_rng(0).standard_normal((20, 4))
     with pytest.raises(ValueError, match="columns 0 to 3"):
-        fit_given(SparseBNNRegressor(), [(X, X[:, 0])], [[4]])
+        fit_many(SparseBNNRegressor(), [(X, X[:, 0])], [[4]])
     with pytest.raises(ValueError, match="1 against inputs: 2"):
-        fit_given(SparseBNNRegressor(), [(X, X[:, 0])], [[1], [2]])
+        fit_many(SparseBNNRegressor(), [(X, X[:, 0])], [[1], [2]])
 
 
 # ---- one job a method

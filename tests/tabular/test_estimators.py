@@ -127,7 +127,7 @@ def test_limit_nothing_to_find_predicts_a_constant():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"select": "best"}, "select='best' is unknown"),
+        ({"select": "best"}, "select='best' is not one of"),
         ({"fdr": 1.5}, "fdr=1.5 must lie strictly between 0 and 1"),
         ({"n_chains": 0}, "n_chains=0 must be 'auto' or a whole number"),
         ({"select": "number"}, "select='number' needs how many"),

@@ -14,7 +14,7 @@ from typing import Any
 
 # What jobs import, read once before the first: jobs start at once, and all of them run the same code.
 _PRELOAD = [
-    "bayesprune.reproduce.worker", "bayesprune.tabular.estimators", "bayesprune.tabular.given", "bayesprune.baselines",
+    "bayesprune.reproduce.worker", "bayesprune.tabular.estimators", "bayesprune.baselines",
     "bayesprune.train.memory", "sklearn.ensemble", "sklearn.linear_model", "sklearn.pipeline",
 ]  # fmt: skip
 

@@ -150,7 +150,6 @@ def _ours(
 ) -> tuple[list[list[comparators.Found]], Spent]:
     """One search of all repetitions together, then both networks on what it selected (or on the true inputs)."""
     from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, fit_many
-    from bayesprune.tabular.given import fit_given
 
     kind: Any = SparseBNNRegressor if draws[0].data.task == "regression" else SparseBNNClassifier
     data = [(drawn.data.X_train, drawn.data.y_train) for drawn in draws]
@@ -169,7 +168,7 @@ def _ours(
     for variant, hidden in zip(NETWORKS, (block.hidden, "auto")):
         begin = time.process_time()
         estimator = kind(hidden_layer_sizes=hidden, random_state=seed, **settings)
-        fitted = fit_given(estimator, data, inputs)
+        fitted = fit_many(estimator, data, inputs=inputs)
         total = searching + time.process_time() - begin
         for place, (model, drawn) in enumerate(zip(fitted, draws)):
             told = {key: value for key, value in model.get_params().items() if _plain(value)}

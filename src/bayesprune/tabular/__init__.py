@@ -15,12 +15,12 @@ from bayesprune.tabular.responses import (
     repeated_response,
 )
 from bayesprune.tabular.simulated import design, designs, example1, example2, example3, small_n
-from bayesprune.tabular.store import load
 
 _WITH_SKLEARN = {  # imported when asked for
     "SparseBNNRegressor": "estimators",
     "SparseBNNClassifier": "estimators",
-    "fit_many": "together",
+    "fit_many": "estimator_base",
+    "load": "estimators",
 }
 
 __all__ = [

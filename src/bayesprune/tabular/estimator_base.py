@@ -1,70 +1,50 @@
-"""What the scikit-learn estimators share: parameters, reading of data, support."""
+"""What the scikit-learn estimators share: the fit, what is selected, the state in a folder."""
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import clone
 from sklearn.feature_selection import SelectorMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bayesprune.tabular.sampling import SamplingSettings
-from bayesprune.tabular.selection import Plan
-from bayesprune.tabular.trainer import ChainSettings
+from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.parameters import Parameters
+from bayesprune.tabular.prediction_sets import member_masks
+from bayesprune.tabular.predictive import sample_networks
+from bayesprune.tabular.rows import Standardiser
+from bayesprune.tabular.sampling import PosteriorNetworks
+from bayesprune.tabular.selection import Selection, find_inputs
+from bayesprune.tabular.store import write_estimator
 
-_SELECT = ("fdr", "probability", "number", "prediction")
-_FEEDBACK = ("none", "masked")
-_ACTIVATIONS = ("auto", "relu", "tanh", "silu")
+_ARRAYS = (
+    "support_", "inclusion_probability_", "chain_probability_", "q_value_", "evidence_", "feature_importances_", "inputs_",
+)  # fmt: skip
 
 
-class SparseBNN(SelectorMixin, BaseEstimator):
+@dataclass(frozen=True)
+class TrainingData:
+    """One data set as the chains read it.
+
+    Args:
+        table: (n, p) array or scipy.sparse matrix.
+        response: (n,) float64, or int64 class numbers.
+        standardiser: of both.
+    """
+
+    table: Any
+    response: np.ndarray
+    standardiser: Standardiser
+
+
+class SparseBNN(SelectorMixin, Parameters):
     """What the regressor and the classifier share."""
-
-    def __init__(
-        self,
-        *,
-        hidden_layer_sizes: Any = "auto",
-        activation: str = "auto",
-        feedback: str = "none",
-        n_chains: Any = "auto",
-        select: str = "fdr",
-        fdr: float = 0.05,
-        probability: float = 0.5,
-        n_inputs: int | None = None,
-        expected_inputs: Any = "auto",
-        groups: Any = None,
-        refit: bool = True,
-        candidates: Any = "auto",
-        search_steps: Any = "auto",
-        evidence_steps: Any = "auto",
-        fit_steps: Any = "auto",
-        n_starts: Any = "auto",
-        batch_size: Any = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.feedback = feedback
-        self.n_chains = n_chains
-        self.select = select
-        self.fdr = fdr
-        self.probability = probability
-        self.n_inputs = n_inputs
-        self.expected_inputs = expected_inputs
-        self.groups = groups
-        self.refit = refit
-        self.candidates = candidates
-        self.search_steps = search_steps
-        self.evidence_steps = evidence_steps
-        self.fit_steps = fit_steps
-        self.n_starts = n_starts
-        self.batch_size = batch_size
-        self.random_state = random_state
-        self.verbose = verbose
 
     # ---- fitting ----------------------------------------------------------------------------------------------------
 
@@ -81,113 +61,108 @@ class SparseBNN(SelectorMixin, BaseEstimator):
         Raises:
             ValueError: a parameter out of its range, data that are not finite or too few rows (6 at least).
         """
-        table, response = self.read(X, y)
-        from bayesprune.tabular.together import fit_together
-
-        fit_together([self], [table], [response])
+        self._fit_batch([self], [(X, y)], None)
         return self
 
-    def read(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
-        """Check the parameters and the data; returns the table and the encoded response."""
+    @staticmethod
+    def _fit_batch(models: Sequence[SparseBNN], datasets: Sequence[tuple[Any, ...]], inputs: Any) -> None:
+        """Fit models of the same parameters, one a data set: find the inputs, or take those given; then the networks."""
+        data = [model._read(*given) for model, given in zip(models, datasets)]
+        lead = models[0]
+        shapes = {each.table.shape for each in data}
+        if len(shapes) > 1:
+            raise ValueError(f"datasets differ in shape, {sorted(shapes)}: fit those of one shape together")
+        if len({model._outputs() for model in models}) > 1:
+            raise ValueError("datasets differ in their number of classes: fit those of one number together")
+        n, p = data[0].table.shape
+        plan, seed = lead._plan(n, p), int(check_random_state(lead.random_state).randint(2**31 - 1))
+        tables, responses = [each.table for each in data], [each.response for each in data]
+        standardisers = [each.standardiser for each in data]
+        masks = []
+        with torch.enable_grad():
+            if inputs is None:
+                groups = lead._column_groups(p)
+                expected = None if lead.expected_inputs == "auto" else float(lead.expected_inputs)
+                found = find_inputs(
+                    tables, responses, standardisers, lead._outputs(), plan, groups, expected=expected, seed=seed
+                )
+                for model, selection in zip(models, found):
+                    model._take_selection(selection, groups)
+                    model.n_iter_ = plan.search.steps
+                masks = [member_masks(s.sets, model.inputs_, groups) for model, s in zip(models, found) if s.sets]
+            else:
+                for model, columns in zip(models, inputs):
+                    model._take_inputs(columns, p)
+            for model, standardiser in zip(models, standardisers):
+                model.standardiser_ = standardiser
+            if not lead.refit:
+                return
+            posteriors = sample_networks(
+                tables, responses, standardisers, [model.inputs_ for model in models], lead._outputs(),
+                lead._sampling(n), masks=masks, batch_size=min(256, plan.batch_size), seed=seed + 20_000,
+            )  # fmt: skip
+        for model, posterior in zip(models, posteriors):
+            model._take_posterior(posterior)
+            model.prior_["network_precision"] = posterior.precision
+
+    def _read(self, X: Any, y: Any) -> TrainingData:
+        """Check the parameters and the data."""
         self._check_parameters()
         X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            dtype=[np.float64, np.float32],
-            y_numeric=self._numeric,
-            ensure_min_samples=2,
-        )
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=self._numeric, ensure_min_samples=2
+        )  # fmt: skip
         if X.shape[0] < 6:
             raise ValueError(
                 f"X has {X.shape[0]} rows (n_samples={X.shape[0]}): give at least 6, some to learn and some to weigh"
             )
-        return X, self._encode(y)
+        response = self._encode(y)
+        return TrainingData(X, response, Standardiser.of(X, response if self._numeric else None))
+
+    def _take_selection(self, selection: Selection, groups: list[np.ndarray]) -> None:
+        """Keep what the search and the weighing found."""
+        self.inclusion_probability_ = selection.probability
+        self.chain_probability_ = selection.chain_probability
+        self.q_value_ = selection.q_value
+        self.evidence_ = selection.evidence
+        self.prior_ = selection.prior
+        self.history_ = selection.history
+        self.support_ = selection.support(
+            self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
+        )
+        self.inputs_ = np.flatnonzero(self.support_)
+        gain = np.maximum(selection.gain.mean(0), 0.0)
+        self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain
+        if self.verbose:
+            print(_sentence(self.support_, self.prior_))
+
+    def _take_inputs(self, columns: Any, p: int) -> None:
+        """Keep inputs that were given, as if they had been found."""
+        columns = np.unique(np.asarray(columns, dtype=np.int64))
+        if len(columns) and (columns[0] < 0 or columns[-1] >= p):
+            raise ValueError(f"inputs={columns.tolist()} name a column that is not there: X has columns 0 to {p - 1}")
+        self.inputs_ = columns
+        self.support_ = np.isin(np.arange(p), columns)
+        self.inclusion_probability_ = self.support_.astype(np.float64)
+        self.chain_probability_ = self.inclusion_probability_[None].copy()
+        self.q_value_ = 1.0 - self.inclusion_probability_
+        self.evidence_ = np.zeros(p)
+        self.feature_importances_ = self.inclusion_probability_ / max(1, len(columns))
+        self.prior_, self.history_, self.n_iter_ = {}, {}, 0
+
+    def _take_posterior(self, posterior: PosteriorNetworks) -> None:
+        """Keep the predictive network."""
+        self.posterior_ = posterior
+        if self._numeric:
+            self.noise_variance_ = posterior.noise_variance * self.standardiser_.y_scale**2
 
     _numeric = True
 
     def _encode(self, y: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    def outputs(self) -> int:
+    def _outputs(self) -> int:
         """Return the number of outputs of the networks."""
         raise NotImplementedError
-
-    def _check_parameters(self) -> None:
-        for name, choices in (("select", _SELECT), ("feedback", _FEEDBACK), ("activation", _ACTIVATIONS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(map(repr, choices))}")
-        for name in ("fdr", "probability"):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 < float(value) < 1):
-                raise ValueError(f"{name}={value!r} must lie strictly between 0 and 1")
-        for name in ("n_chains", "candidates", "search_steps", "evidence_steps", "fit_steps", "n_starts", "batch_size"):
-            value = getattr(self, name)
-            if value != "auto" and not (isinstance(value, Integral) and int(value) >= 1):
-                raise ValueError(f"{name}={value!r} must be 'auto' or a whole number of at least 1")
-        if self.select == "number" and not (isinstance(self.n_inputs, Integral) and int(self.n_inputs) >= 0):
-            raise ValueError(f"n_inputs={self.n_inputs!r}: select='number' needs how many, a whole number")
-        if self.expected_inputs != "auto" and not (
-            isinstance(self.expected_inputs, Real) and float(self.expected_inputs) > 0
-        ):
-            raise ValueError(f"expected_inputs={self.expected_inputs!r} must be 'auto' or a number above 0")
-        sizes = self.hidden_layer_sizes
-        if sizes != "auto" and not all(isinstance(size, Integral) and int(size) >= 1 for size in np.atleast_1d(sizes)):
-            raise ValueError(f"hidden_layer_sizes={sizes!r} must be 'auto' or whole numbers of at least 1")
-
-    def column_groups(self, p: int) -> list[np.ndarray]:
-        """Return the column numbers of every input."""
-        if self.groups is None:
-            return [np.array([column]) for column in range(p)]
-        given = [np.unique(np.asarray(members, dtype=np.int64)) for members in self.groups]
-        together = np.concatenate(given) if given else np.zeros(0, dtype=np.int64)
-        if len(np.unique(together)) != len(together):
-            raise ValueError("groups name a column twice: every column belongs to one group")
-        if len(together) and (together.min() < 0 or together.max() >= p):
-            raise ValueError(f"groups name column {together.max()}, but X has columns 0 to {p - 1}")
-        return [*given, *(np.array([column]) for column in np.setdiff1d(np.arange(p), together))]
-
-    def plan(self, n: int, p: int) -> Plan:
-        """Return sizes and settings for n rows of p columns."""
-
-        def number(name: str) -> int | None:
-            value = getattr(self, name)
-            return None if value == "auto" else int(value)
-
-        return Plan.of(
-            n,
-            p,
-            feedback=self.feedback,
-            chains=number("n_chains"),
-            steps=number("search_steps"),
-            evidence_steps=number("evidence_steps"),
-            candidates=number("candidates"),
-            batch_size=number("batch_size"),
-            expected=None if self.expected_inputs == "auto" else float(self.expected_inputs),
-            for_prediction=self.select == "prediction",
-        )
-
-    def sampling(self, n: int) -> SamplingSettings:
-        """Return how the predictive network of n rows is sampled."""
-        auto = self.hidden_layer_sizes == "auto"
-        hidden = (64, 64) if auto else tuple(int(size) for size in np.atleast_1d(self.hidden_layer_sizes))
-        small = max(hidden, default=0) < 16
-        activation = self.activation if self.activation != "auto" else ("tanh" if auto else "relu")
-        starts = (32 if small else 4) if self.n_starts == "auto" else int(self.n_starts)
-        burn_in = (2500 if small else 1500) if self.fit_steps == "auto" else int(self.fit_steps)
-        return SamplingSettings(
-            hidden=hidden,
-            activation=activation,
-            starts=starts,
-            kept=min(starts, 6 if small else 4),
-            folds=0 if small else 5,
-            burn_in=burn_in,
-            cycle_steps=max(20, burn_in * 4 // 15),
-            chain=ChainSettings(lr=0.3, beta1=0.9, precision=0.3 if small else 1.0, temperature=1.0, damping=0),
-            precisions=(1.0, 10.0, 100.0) if n < 5000 and not small else (),
-        )
 
     # ---- what is selected -------------------------------------------------------------------------------------------
 
@@ -211,8 +186,126 @@ class SparseBNN(SelectorMixin, BaseEstimator):
         X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         return self.posterior_.outputs(self.standardiser_.inputs(X, self.inputs_))
 
-    def save(self, folder: Any) -> None:
-        """Write the fitted estimator to a folder as safetensors and JSON; see `bayesprune.tabular.load`."""
-        from bayesprune.tabular.store import save
+    # ---- in a folder ------------------------------------------------------------------------------------------------
 
-        save(self, folder)
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator to a folder as safetensors and JSON; see `bayesprune.tabular.load`.
+
+        Args:
+            folder: where to; made if absent. An estimator that is there is replaced, other files stay.
+
+        Raises:
+            ValueError: a parameter that JSON cannot hold (a generator as random_state).
+            sklearn.exceptions.NotFittedError: the estimator is not fitted.
+        """
+        check_is_fitted(self)
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays |= {f"history.{key}": value for key, value in self.history_.items()}
+        arrays |= {"standardiser.mean": self.standardiser_.mean, "standardiser.scale": self.standardiser_.scale}
+        about: dict[str, Any] = {
+            "estimator": type(self).__name__,
+            "parameters": self._plain_parameters(),
+            "n_features_in": int(self.n_features_in_),
+            "n_iter": int(self.n_iter_),
+            "prior": self.prior_,
+            "standardiser": {"y_mean": self.standardiser_.y_mean, "y_scale": self.standardiser_.y_scale},
+        }
+        if hasattr(self, "feature_names_in_"):
+            about["feature_names_in"] = [str(name) for name in self.feature_names_in_]
+        if hasattr(self, "classes_"):
+            about["classes"] = {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()}
+        if hasattr(self, "posterior_"):
+            net = self.posterior_.net
+            about["network"] = {
+                "chains": net.chains,
+                "sizes": [int(size) for size in net.sizes],
+                "activation": net.activation,
+                "noise_variance": self.posterior_.noise_variance,
+            }
+            arrays |= {f"network.{key}": value.numpy() for key, value in net.state_dict().items()}
+            arrays["network_weight"] = self.posterior_.weight.numpy()
+        write_estimator(folder, about, arrays)
+
+    @classmethod
+    def restored(cls, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> SparseBNN:
+        """Return the estimator that `save` has described.
+
+        Args:
+            about: plain data.
+            arrays: by name.
+
+        Raises:
+            KeyError: something is missing.
+            RuntimeError: arrays of other shapes than the networks'.
+        """
+        parameters = dict(about["parameters"])
+        if isinstance(parameters.get("hidden_layer_sizes"), list):
+            parameters["hidden_layer_sizes"] = tuple(parameters["hidden_layer_sizes"])
+        model = cls(**parameters)
+        for name in _ARRAYS:
+            setattr(model, name, arrays[name])
+        model.history_ = {key.partition(".")[2]: v for key, v in arrays.items() if key.startswith("history.")}
+        model.prior_, model.n_features_in_, model.n_iter_ = about["prior"], about["n_features_in"], about["n_iter"]
+        model.standardiser_ = Standardiser(
+            arrays["standardiser.mean"], arrays["standardiser.scale"], **about["standardiser"]
+        )
+        if "feature_names_in" in about:
+            model.feature_names_in_ = np.array(about["feature_names_in"], dtype=object)
+        if "classes" in about:
+            model.classes_ = np.array(about["classes"]["values"], dtype=np.dtype(about["classes"]["dtype"]))
+        if "network" in about:
+            shape = about["network"]
+            net = ChainMLP(shape["chains"], shape["sizes"], activation=shape["activation"], generator=None)
+            weights = {k.partition(".")[2]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("network.")}
+            net.load_state_dict(weights)
+            weight = torch.from_numpy(arrays["network_weight"])
+            model._take_posterior(PosteriorNetworks(net, weight, shape["noise_variance"]))
+        return model
+
+
+def fit_many(estimator: Any, datasets: Sequence[tuple[Any, Any]], inputs: Sequence[Any] | None = None) -> list[Any]:
+    """Fit one estimator to many data sets of one shape as a single batched computation.
+
+    Replicates, seeds and folds share every matrix product, which costs far less than as many fits. With `inputs` nothing
+    is searched: what a fit samples on the columns it has selected is sampled on those instead, so that the columns of
+    an earlier fit give another network for the same selection.
+
+    Args:
+        estimator: a `SparseBNNRegressor` or `SparseBNNClassifier`; it is not changed.
+        datasets: pairs (X, y), all X of one shape.
+        inputs: the columns to use of each data set, by number; as many as there are, or as few. `support_` is then what
+            was given, inclusion probabilities are 1 and 0, and the parameters of search and selection do nothing.
+
+    Returns:
+        Fitted clones in order.
+
+    Raises:
+        ValueError: no data set, shapes or numbers of classes that differ, other than one entry of `inputs` a data set, or
+            a column that is not there.
+
+    Example:
+        >>> from bayesprune.tabular import SparseBNNRegressor, fit_many
+        >>> rng = np.random.default_rng(0)
+        >>> data = [(X, X[:, 0]) for X in rng.standard_normal((2, 60, 5))]
+        >>> quick = SparseBNNRegressor(search_steps=50, evidence_steps=30, fit_steps=50, random_state=0)
+        >>> len(fit_many(quick, data))
+        2
+        >>> [model.get_support(indices=True).tolist() for model in fit_many(quick, data, inputs=[[3], [0, 3]])]
+        [[3], [0, 3]]
+    """
+    if not len(datasets):
+        raise ValueError("datasets is empty: give at least one pair (X, y)")
+    if inputs is not None and len(inputs) != len(datasets):
+        raise ValueError(f"datasets: {len(datasets)} against inputs: {len(inputs)}; give one set of columns for each")
+    models = [clone(estimator) for _ in datasets]
+    estimator._fit_batch(models, datasets, inputs)
+    return models
+
+
+def _sentence(support: np.ndarray, prior: dict[str, float]) -> str:
+    return (
+        f"{int(support.sum())} of {len(support)} columns selected; the prior expects "
+        f"{prior['expected_inputs']:.3g} inputs (inclusion probability {prior['inclusion_probability']:.2g}), spike decay "
+        f"{prior['spike_decay']:.2g}, slab decay {prior['slab_decay']:.2g}, soft threshold {prior['soft_threshold']:.2g}, "
+        f"hard threshold {prior['hard_threshold']:.2g}"
+    )

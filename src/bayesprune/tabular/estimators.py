@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 
 from bayesprune.tabular.estimator_base import SparseBNN
+from bayesprune.tabular.store import read_estimator
 
 
 class SparseBNNRegressor(RegressorMixin, SparseBNN):
@@ -78,7 +80,7 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
     def _encode(self, y: np.ndarray) -> np.ndarray:
         return np.asarray(y, dtype=np.float64)
 
-    def outputs(self) -> int:
+    def _outputs(self) -> int:
         """Return the number of outputs of the networks."""
         return 1
 
@@ -158,7 +160,7 @@ class SparseBNNClassifier(ClassifierMixin, SparseBNN):
             raise ValueError(f"y has one class only, {self.classes_[0]!r}: a classifier needs at least two")
         return codes.astype(np.int64)
 
-    def outputs(self) -> int:
+    def _outputs(self) -> int:
         """Return the number of outputs of the networks."""
         return 1 if len(self.classes_) == 2 else len(self.classes_)
 
@@ -178,3 +180,36 @@ class SparseBNNClassifier(ClassifierMixin, SparseBNN):
         """Return (n,) the most probable labels."""
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
+
+
+def load(folder: str | os.PathLike[str]) -> Any:
+    """Read a fitted estimator that its `save` wrote.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        The estimator, as it was.
+
+    Raises:
+        FileNotFoundError: there is none in the folder.
+        ValueError: the files are of another format or do not fit together.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.tabular import SparseBNNRegressor, load
+        >>> X = np.random.default_rng(0).standard_normal((60, 4))
+        >>> model = SparseBNNRegressor(search_steps=50, evidence_steps=30, fit_steps=50, random_state=0).fit(X, X[:, 1])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(folder)
+        ...     bool((load(folder).predict(X) == model.predict(X)).all())
+        True
+    """
+    about, arrays = read_estimator(folder)
+    kinds = {kind.__name__: kind for kind in (SparseBNNRegressor, SparseBNNClassifier)}
+    if about.get("estimator") not in kinds:
+        raise ValueError(f"{folder}: unknown estimator {about.get('estimator')!r}; expected one of {', '.join(kinds)}")
+    try:
+        return kinds[about["estimator"]].restored(about, arrays)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{folder}: estimator.json and estimator.safetensors do not fit together: {error}") from error

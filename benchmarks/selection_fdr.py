@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 import bayesprune
-from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, design, fit_many
+from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, fit_many
 from bayesprune.train.folder import write_json
 from bayesprune.train.memory import keep_freed_memory
+from paper.designs import design
 
 RESULTS = Path(__file__).parent / "results" / "selection_fdr.json"
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "selection_fdr.png"

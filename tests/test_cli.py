@@ -49,5 +49,5 @@ def test_error_goes_to_stderr_without_a_traceback(tmp_path, capsys, monkeypatch,
 def test_property_recipes_are_listed(capsys):
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
-    for name in ("digits-emmcmc", "cifar10-resnet20", "cifar10-resnet18-dfp", "cifar100-wrn28-10-dpf"):
+    for name in ("digits-emmcmc", "cifar10-resnet20", "cifar10-94-sgd"):
         assert name in listed

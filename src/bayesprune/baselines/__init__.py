@@ -11,8 +11,6 @@ from bayesprune.baselines.rank1_layer import Rank1Layer, cauchy_kl, gaussian_kl
 from bayesprune.baselines.rigl import RigL
 from bayesprune.baselines.set import SET
 from bayesprune.baselines.sparse_momentum import SparseMomentum
-from bayesprune.baselines.splbnn import SPLBNNClassifier, SPLBNNRegressor
-from bayesprune.baselines.svbnn import SVBNNClassifier, SVBNNRegressor
 from bayesprune.baselines.swag import SWAG, refresh_batch_norm_, swag_lr
 from bayesprune.baselines.topology import SparseTraining
 
@@ -30,11 +28,6 @@ __all__ = [
     "refresh_batch_norm_",
     "DeepEnsemble",
     "independent_seeds",
-    # Variable selection
-    "SPLBNNRegressor",
-    "SPLBNNClassifier",
-    "SVBNNRegressor",
-    "SVBNNClassifier",
     # Sparse training
     "SparseTraining",
     "SparseMomentum",

@@ -26,7 +26,6 @@ from bayesprune.posterior.metrics import (
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.predict import predict, use_sample
 from bayesprune.posterior.samples import MemorySamples, Samples, SampleStore
-from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
 
 __all__ = [
     "Samples",
@@ -51,9 +50,6 @@ __all__ = [
     "auroc",
     "average_precision",
     "ood_metrics",
-    "false_selection_rate",
-    "miss_rate",
-    "exact_recoveries",
     "health_report",
     "HealthReport",
     "fit_check",

@@ -1,6 +1,6 @@
 """Training: configuration, recipes, the registry of methods, the one loop, checkpoints."""
 
-from bayesprune.train import cifar_recipes, image_recipes, methods, paper_recipes, twin_recipes  # noqa: F401 - they register
+from bayesprune.train import cifar_recipes, image_recipes, methods  # noqa: F401 - they register
 from bayesprune.train.config import RunConfig
 from bayesprune.train.evaluate import evaluate, load_trained
 from bayesprune.train.loop import Interrupted, NonFiniteLoss, Trainer, train

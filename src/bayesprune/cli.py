@@ -1,4 +1,4 @@
-"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict | compact | profile | shards."""
+"""The command line: bayesprune demo | recipes | train | evaluate | report | select | predict | compact | profile."""
 
 from __future__ import annotations
 
@@ -51,13 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
 
-    from bayesprune import compact_run, select, shard_command
+    from bayesprune import compact_run, select
     from bayesprune.deploy.commands import add_profile
 
     select.add_commands(commands)
     compact_run.add_compact(commands)
     add_profile(commands)
-    shard_command.add_shards(commands)
     return parser
 
 

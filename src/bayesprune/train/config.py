@@ -14,8 +14,8 @@ class DataConfig:
     """Which images, how they are cut and presented."""
 
     dataset: str = "digits"
-    """digits, cifar10, cifar100, folder (images in folders, held in memory) or images (folders or tar shards, decoded by
-    worker processes)."""
+    """digits, cifar10, cifar100, folder (images in folders, held in memory) or images (in folders, decoded by worker
+    processes)."""
     image_size: int = 224
     """Side to which the images of folder and images are cut; other data sets have their own."""
     fold: int | None = None

@@ -13,7 +13,7 @@ def raise_it(argument):
 
 
 def sleep_long(argument):
-    time.sleep(60)
+    time.sleep(3600)
 
 
 def die(argument):

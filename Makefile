@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all test-paper lint bench clean
+.PHONY: demo test test-all test-paper lint docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check src tests benchmarks paper
 	$(BIN)/mypy
 
+docs: $(VENV)/.documented  # into site/; a broken link or reference is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.documented: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt mkdocs-material "mkdocstrings[python]"
+	touch $@
+
 bench: demo  # README's table comes from the demo's own metrics.json
 	$(BIN)/python -m benchmarks.stationary_law
 	$(BIN)/python -m benchmarks.optimizer_step
@@ -38,4 +45,4 @@ bench: demo  # README's table comes from the demo's own metrics.json
 	$(BIN)/python -m benchmarks.tables
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site *.egg-info src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -4,8 +4,8 @@
 
 A residual CNN on scikit-learn's handwritten digits: channels are pruned while CV-Adam trains and samples. The pruned
 network is made small (`compact`), the samples follow it onto the small architecture (`convert`) and become one model,
-which is written as a folder (`save`) and read back by `load` alone. Needs `pip install "bayesprune[train]"`; with the
-extra `export`, ONNX too.
+which is written as a folder (`save`), read back by `load` alone and exported with torch.export. Needs the extra `train`;
+with `export`, ONNX too. `examples/serve.py FOLDER` answers requests with it.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def main() -> dict[str, Any]:
         bp.save(ensemble, folder, example_input=x[:2], metadata={"classes": list("0123456789")})
         loaded: Any = bp.load(folder)
         if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
-            from bayesprune.deploy import export_onnx
-
-            worst = export_onnx(loaded, folder / "model.onnx", example_input=x[:2])
+            worst = bp.export_onnx(loaded, folder / "model.onnx", example_input=x[:2])
             print(f"model.onnx: onnxruntime differs from torch by at most {worst:.1e}")
+        worst = bp.export_program(loaded, folder / "model.pt2", example_input=x[:2])
+        print(f"model.pt2 (torch.export): differs from torch by at most {worst:.1e}")
 
     predicted = loaded.predict(x).probabilities
     before = bp.predict(model, samples, x).probabilities

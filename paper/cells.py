@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import paper.recipes  # noqa: F401 - they register
-from bayesprune.train.folder import CHECKPOINT, CONFIG, HISTORY, RESULT
+from bayesprune.common.lock import FolderInUseError
+from bayesprune.train.folder import CHECKPOINT, CONFIG, HISTORY, RESULT, read_json
 from bayesprune.train.settings import locate
 from paper.jobs import Job, Outcome, run_jobs
 from paper.ledger import Ledger
@@ -189,24 +188,21 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     def late() -> bool:
         return until is not None and time.time() >= until
 
-    with _claimed(folder) as mine:
-        if not mine:
-            return row | {"status": "busy"}
-        try:
-            config = recipe(cell.recipe, [*cell.settings, f"seed={cell.seed}"])
-            result = train(
-                config, folder, data_dir=job["data_dir"], resume=True, quiet=job.get("quiet", True), stop=late
-            )
-        except Interrupted as stopped:
-            reason = str(stopped).partition(";")[0]
-            if not late():
-                raise Interrupted(f"{cell.name}: {reason}; run the command again to go on.") from None
-            return row | {"status": "stopped", "reason": reason}
-        except NonFiniteLoss as error:
-            return row | {"status": "failed", "reason": str(error)}
-        except (ValueError, OSError, RuntimeError, ImportError) as error:
-            return row | {"status": "error", "reason": f"{type(error).__name__}: {error}"}
-    history = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+    try:
+        config = recipe(cell.recipe, [*cell.settings, f"seed={cell.seed}"])
+        result = train(config, folder, data_dir=job["data_dir"], resume=True, quiet=job.get("quiet", True), stop=late)
+    except Interrupted as stopped:
+        reason = str(stopped).partition(";")[0]
+        if not late():
+            raise Interrupted(f"{cell.name}: {reason}; run the command again to go on.") from None
+        return row | {"status": "stopped", "reason": reason}
+    except NonFiniteLoss as error:
+        return row | {"status": "failed", "reason": str(error)}
+    except FolderInUseError:
+        return row | {"status": "busy"}
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        return row | {"status": "error", "reason": f"{type(error).__name__}: {error}"}
+    history = read_json(folder / HISTORY, list)
     last = [each for each in history if each.get("accuracy") is not None]
     kept = {key: result[key] for key in KEPT if key in result}
     curves = {key: [each.get(key) for each in last] for key in _CURVES}
@@ -219,8 +215,8 @@ def _unfinished(cells: Sequence[Cell], runs: Path, ledger: Ledger) -> dict[str, 
     for cell in dict.fromkeys(cells):
         place = runs / cell.name
         if cell.name not in have and (place / CONFIG).exists():
-            done = len(json.loads((place / HISTORY).read_text(encoding="utf-8"))) if (place / HISTORY).exists() else 0
-            epochs = json.loads((place / CONFIG).read_text(encoding="utf-8"))["schedule"]["epochs"]
+            done = len(read_json(place / HISTORY, list)) if (place / HISTORY).exists() else 0
+            epochs = read_json(place / CONFIG)["schedule"]["epochs"]
             held = "a checkpoint" if (place / CHECKPOINT).exists() else "no checkpoint"
             found[cell.name] = f"{done} of {epochs} epochs, {held}"
     return found
@@ -243,21 +239,3 @@ def _said(row: dict[str, Any]) -> str:
         f"{100 * row['accuracy_single']:.2f} % single, {100 * row['accuracy_mean']:.2f} % averaged over "
         f"{row['num_samples']}, {100 * row['sparsity_prunable']:.1f} % zero, {row['seconds']:.0f} s"
     )
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
-    """Hold a lock beside a run folder; gives whether it could be had. It ends with the process, however that ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: one command at a time
-        yield True
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bayesprune.common.artefact import ArtefactError
+from bayesprune.common.bounded import DATA_LIMIT, read_bytes
+
 Row = dict[str, Any]
 
 
@@ -115,13 +118,14 @@ class Ledger:
         """Give every line that is whole; only the last may be none."""
         if not self.path.exists():
             return
-        whole, begun = _split(self.path.read_bytes())
+        whole, begun = _split(read_bytes(self.path, limit=DATA_LIMIT))
         for number, line in enumerate(whole.splitlines(), 1):
             record = _parsed(line)
             if record is None:
-                raise ValueError(
-                    f"{self.path}, line {number} is no row: restore the file from a copy, or take the line out; its cell is run again"
-                )
+                raise ArtefactError(
+                    self.path, f"line {number} is no row",
+                    mend="restore the file from a copy, or take the line out; its cell is run again",
+                )  # fmt: skip
             yield record
         record = _parsed(begun)
         if record is not None:
@@ -145,9 +149,9 @@ def _parsed(line: bytes) -> Row | None:
     """Return a line's record; None if it is not a whole one."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if isinstance(record, dict) and ("status" in record or isinstance(record.get("command"), dict)):
+    if isinstance(record, dict) and (isinstance(record.get("status"), str) or isinstance(record.get("command"), dict)):
         return record
     return None
 

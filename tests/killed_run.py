@@ -11,7 +11,7 @@ import sklearn.datasets  # noqa: F401
 import torch
 
 from bayesprune.posterior import SampleStore
-from bayesprune.train import loop
+from bayesprune.train import loop, train
 from bayesprune.train.settings import from_dict
 
 PLACES = ("before the step", "after the step", "inside the checkpoint", "inside the sample", "before the result")
@@ -27,7 +27,7 @@ def run(config: dict, out: str, step: int | None, place: str) -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
     if step is not None:
         _plant(step, place)
-    loop.train(from_dict(config), out, resume=True, quiet=True)
+    train(from_dict(config), out, resume=True, quiet=True)
 
 
 def _plant(step: int, place: str) -> None:

@@ -11,7 +11,7 @@ import sklearn.datasets  # noqa: F401
 import torch
 from PIL import Image  # noqa: F401
 
-from bayesprune.train import Interrupted, loop
+from bayesprune.train import Interrupted, loop, train
 from bayesprune.train.settings import from_dict
 from bayesprune.train.tree import save_tree
 
@@ -50,7 +50,7 @@ def run(rank: int, processes: int, port: int, config: dict, out: str, data_dir: 
         return stop_at is not None and rank == processes - 1 and seen.get("step", 0) >= stop_at
 
     try:
-        result = loop.train(from_dict(config), out, data_dir=data_dir, resume=True, quiet=True, stop=stop)
+        result = train(from_dict(config), out, data_dir=data_dir, resume=True, quiet=True, stop=stop)
     except Interrupted:
         os._exit(STOPPED)
     assert result["num_samples"] > 0  # every process has the result

@@ -30,6 +30,17 @@ def run_example(name, monkeypatch, *arguments):
     return module.main()
 
 
+def test_roundtrip_own_model_is_killed_resumed_compacted_and_exported(monkeypatch, tmp_path):
+    found = run_example("own_model", monkeypatch, "--out", str(tmp_path))
+    result, whole = found["result"], found["whole"]
+    assert (
+        result["nll"] == whole["nll"] and result["exact"] and result["num_samples"] == len(bp.load(tmp_path / "model"))
+    )
+    assert result["sparsity_prunable"] > 0.5 and result["accuracy_mean"] > 0.8
+    dense, small = (sum(p.numel() for p in net.parameters()) for net in (found["network"], found["small"].model))
+    assert small < 0.6 * dense and found["difference"] < 1e-4 and (tmp_path / "model" / "model.onnx").exists()
+
+
 def blocks(name):
     return re.findall(r"```python\n(.*?)```", TEXTS[name], re.DOTALL)
 
@@ -83,6 +94,13 @@ def test_property_compaction_snippets_run(page, place, tmp_path, monkeypatch, ca
     exec(blocks(page)[place], {"bp": bp, "model": model, "pruner": pruner, "samples": samples, "x": x})
     assert "dense / compact" in capsys.readouterr().out
     torch.testing.assert_close(bp.load("model")(x), model(x))
+
+
+def test_property_training_snippet_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {"torch": torch}
+    exec(blocks("training.md")[0], scope)
+    assert len(scope["samples"]) == 2 and scope["result"]["exact"] and scope["config"].data.dataset == "own"
 
 
 def test_property_tests_that_are_named_exist():

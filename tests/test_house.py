@@ -44,6 +44,10 @@ EXTRAS = {
     "onnxscript",
     "pandas",
     "pyarrow",
+    "jinja2",
+    "markupsafe",
+    "shtab",
+    "arviz",
 }
 
 

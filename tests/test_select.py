@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 
@@ -10,8 +9,9 @@ from safetensors.numpy import load_file
 
 import bayesprune.tabular
 from bayesprune import select as command
+from bayesprune.cli import main
 from bayesprune.predict_rows import run_predict
-from bayesprune.select import add_commands, run_select
+from bayesprune.select import run_select
 from bayesprune.select_output import is_selection
 from linear_selector import ESTIMATORS, load_linear
 
@@ -305,8 +305,6 @@ def test_property_settings_reach_the_estimator(made, tmp_path, no_page):
 def test_property_the_command_line(made, tmp_path, capsys, monkeypatch, no_page):
     root, _, _ = made
     monkeypatch.setattr(command, "_estimators", lambda: ESTIMATORS)
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers())
     out = str(tmp_path / "out")
     arguments = [
         "select",
@@ -321,9 +319,11 @@ def test_property_the_command_line(made, tmp_path, capsys, monkeypatch, no_page)
         "v1",
         "v2",
     ]
-    parsed = parser.parse_args(arguments)
-    assert parsed.handler(parsed) == 0
+    assert main(arguments) == 0
     assert "3 of 29 inputs selected" in capsys.readouterr().out
-    parsed = parser.parse_args(["predict", out, str(root / "houses.csv")])
-    assert parsed.handler(parsed) == 0
+    assert main(arguments) == 1  # what is there is replaced when that is said
+    assert "--force" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+    capsys.readouterr()
+    assert main(["predict", out, str(root / "houses.csv")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 601

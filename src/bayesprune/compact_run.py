@@ -1,9 +1,7 @@
-"""The command `bayesprune compact RUN`: a run's network and samples, made small, in a folder that loads anywhere."""
+"""A run's network and samples, made small, in a folder that loads anywhere."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +10,17 @@ from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bayesprune import deploy, vision
+from bayesprune.common.artefact import MissingArtefactError
 from bayesprune.common.modes import evaluating
 from bayesprune.deploy.folder import EXPORTED, ONNX
 from bayesprune.posterior import Samples, SampleStore, preserved
 from bayesprune.train import folder as names
 from bayesprune.train.build import build_data, build_network
 from bayesprune.train.config import RunConfig
-from bayesprune.train.settings import as_dict, from_dict
+from bayesprune.train.settings import as_dict, read_config
 
 # Channels, side, scale, mean and standard deviation of the images that need no folder to be known.
 _CIFAR = {
@@ -159,9 +157,11 @@ def _load(
     run: Path, data_dir: str | os.PathLike[str] | None
 ) -> tuple[nn.Module, SampleStore, RunConfig, dict[str, Any]]:
     """A run's network at its last iterate, its samples, its configuration, and what its inputs and outputs mean."""
-    config = from_dict(names.read_json(run / names.CONFIG))
+    config = read_config(run)
     if not (run / names.MODEL).exists() or not (run / names.RESULT).exists():
-        raise ValueError(f"{run} holds no finished run ({names.MODEL} or {names.RESULT} is missing); finish it first")
+        raise MissingArtefactError(
+            run, f"holds no finished run ({names.MODEL} or {names.RESULT} is missing)", mend="finish it first"
+        )
     classes = list(names.read_json(run / names.RESULT)["classes"])
     dataset = config.data.dataset
     if dataset in _CIFAR:
@@ -173,7 +173,7 @@ def _load(
         normalisation = {"scale": data.scale, "mean": list(data.mean), "std": list(data.std)}
     known: Any = SimpleNamespace(num_classes=len(classes), in_channels=shape[0])
     model = build_network(config, known)
-    model.load_state_dict(load_file(str(run / names.MODEL)))
+    names.load_model_(model, run)
     about = {
         "recipe": config.recipe,
         "network": config.network.network,
@@ -182,7 +182,7 @@ def _load(
         "input_shape": list(shape),
         "normalisation": normalisation,
     }
-    return model.eval(), SampleStore(run / names.SAMPLES), config, about
+    return model, SampleStore(run / names.SAMPLES), config, about
 
 
 def _choose(model: nn.Module, samples: Samples, members: str) -> tuple[list[int], list[int]]:
@@ -233,56 +233,3 @@ def _check(model: nn.Module, samples: Samples, chosen: Sequence[int], small: nn.
             f"the compact network's outputs differ by {worst:.1e} from the masked network's; nothing was written"
         )
     return worst
-
-
-def add_compact(commands: Any) -> None:
-    """Add the command's arguments to a parser's subcommands.
-
-    Args:
-        commands: what ``ArgumentParser.add_subparsers`` returned.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_compact(parser.add_subparsers(dest="command"))
-        >>> parser.parse_args(["compact", "runs/a", "--out", "small", "--round-to", "8"]).round_to
-        8
-    """
-    parser = commands.add_parser("compact", help="make a pruned run physically small, in a folder that loads anywhere")
-    parser.add_argument("run", help="run folder of a finished run")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--onnx", action="store_true", help="also write model.onnx, checked in onnxruntime")
-    parser.add_argument("--torch-export", action="store_true", help="also write model.pt2 (torch.export)")
-    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="keep a multiple of N channels")
-    parser.add_argument(
-        "--members", default="all", choices=("all", "final", "none"),
-        help="which samples: all; final, those inside the final mask; none, the last iterate alone (default: all)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--coupling", default="intersection", choices=("group", "intersection", "indexed"),
-        help="how residual streams are cut (default: intersection)",
-    )  # fmt: skip
-    parser.add_argument("--data-dir", help="folder of the data set, for runs on an image folder")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def compact_command(arguments: argparse.Namespace) -> int:
-    """Compact a run and print what was removed.
-
-    Args:
-        arguments: as parsed.
-
-    Returns:
-        The exit status, 0.
-    """
-    result = compact_run(
-        arguments.run, arguments.out, members=arguments.members, coupling=arguments.coupling,
-        round_to=arguments.round_to, onnx=arguments.onnx, torch_export=arguments.torch_export,
-        data_dir=arguments.data_dir,
-    )  # fmt: skip
-    if arguments.json:
-        values = {"folder": str(result.folder), "members": result.members, "left_out": result.left_out}
-        values |= {"parameters": result.parameters, "difference": result.difference, "exported": result.exported}
-        print(json.dumps(values, indent=1))
-    else:
-        print(result)
-    return 0

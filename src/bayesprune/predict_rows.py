@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bayesprune.common.files import write_text
 from bayesprune.tabular.files import Table
 from bayesprune.tabular.table_model import TableModel, load_table_model
-from bayesprune.train.folder import write_text
 
 
 def run_predict(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import difflib
 import os
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from bayesprune.predict_rows import run_predict
 from bayesprune.select_output import is_selection, selection_summary, write_selection
 from bayesprune.tabular.describe import describe_history, describe_inputs, describe_selected
 from bayesprune.tabular.encode import Encoding, fit_encoding
@@ -218,61 +216,3 @@ def _rule(estimator: Any) -> str:
     if how == "prediction":
         return "as those that predict best"
     return f"at a false-discovery rate of {chosen['fdr']:g}"
-
-
-def add_commands(commands: Any) -> None:
-    """Add `select` and `predict` to the command line; each sets ``handler``, a function of the parsed arguments.
-
-    Args:
-        commands: what ``ArgumentParser.add_subparsers`` returned.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_commands(parser.add_subparsers())
-        >>> parser.parse_args(["select", "a.csv", "--target", "y", "--out", "o"]).fdr
-        0.05
-    """
-    select = commands.add_parser("select", help="find the inputs that matter for a column of a table")
-    select.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file")
-    select.add_argument("--target", required=True, metavar="COLUMN", help="the column to predict (of .npz: y)")
-    select.add_argument("--task", default="auto", choices=("auto", "regression", "classification"))
-    select.add_argument("--fdr", type=float, default=0.05, help="false-discovery rate of the selection (default: 0.05)")
-    select.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    select.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help="rows to judge by (default: 0.2)")
-    select.add_argument("--seed", type=int, default=0)
-    columns: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "COLUMN"}
-    select.add_argument("--drop", **columns, help="columns to leave out")
-    select.add_argument("--text", **columns, help="columns of codes: numbers that are names")
-    select.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="keywords of the estimator"
-    )
-    select.add_argument("--quiet", action="store_true", help="print nothing")
-    select.set_defaults(handler=_select)
-
-    predict = commands.add_parser("predict", help="predict the rows of a table with a selection's model")
-    predict.add_argument("model", metavar="MODEL", help="folder of `bayesprune select`")
-    predict.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file")
-    predict.add_argument("--out", metavar="FILE", help="CSV file to write (default: standard output)")
-    predict.set_defaults(handler=_predict)
-
-
-def _select(arguments: argparse.Namespace) -> int:
-    run_select(
-        arguments.data,
-        arguments.target,
-        arguments.out,
-        task=arguments.task,
-        fdr=arguments.fdr,
-        held_out=arguments.held_out,
-        seed=arguments.seed,
-        drop=arguments.drop,
-        text=arguments.text,
-        settings=arguments.set,
-        quiet=arguments.quiet,
-    )
-    return 0
-
-
-def _predict(arguments: argparse.Namespace) -> int:
-    run_predict(arguments.model, arguments.data, arguments.out)
-    return 0

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bayesprune.common.files import replacing_folder, write_json, write_text
 from bayesprune.report.selection import write_selection_report
 from bayesprune.report.selection_table import selection_table
 from bayesprune.tabular.table_model import TableModel, save_table_model
-from bayesprune.train.folder import write_json, write_text
 
 SELECTED, RESULT, MODEL, REPORT = "selected.csv", "result.json", "model", "report.html"
 
@@ -29,24 +27,12 @@ def write_selection(result: dict[str, Any], model: TableModel, out: Path) -> dic
     Returns:
         The result as result.json gives it back: plain data, None for what is not finite.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work, old = (out.parent / f".{out.name}-{os.getpid()}{ending}" for ending in ("", "-old"))
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
+    with replacing_folder(out) as work:
         save_table_model(model, work / MODEL)
         write_text(work / SELECTED, selection_table(result["selected"], "csv"))
         result = _plain(result)
         write_selection_report(result, work / REPORT)
         write_json(work / RESULT, result)  # last: it marks a whole selection
-        if out.exists():
-            os.replace(out, old)
-        os.replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        if old.exists() and not out.exists():
-            os.replace(old, out)  # it was taken away for nothing
-        shutil.rmtree(old, ignore_errors=True)
     return result
 
 

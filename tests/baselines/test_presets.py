@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from baselines.sparse_reference import METHODS, OPTIMIZERS
-from bayesprune.baselines.presets import PRESETS, dynamic_pruning_with_feedback, layers_of, published
+from bayesprune.baselines.dpf import dynamic_pruning_with_feedback
+from bayesprune.baselines.presets import PRESETS, layers_of, published
 from bayesprune.sparsity import cubic_ramp, partition
 from bayesprune.vision import build
 

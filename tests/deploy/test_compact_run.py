@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import os
@@ -10,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bayesprune.compact_run import add_compact, compact_command, compact_run
+from bayesprune.cli import main
+from bayesprune.compact_run import compact_run
 from bayesprune.deploy import Ensemble, load, profile
 from bayesprune.deploy.folder import read_architecture
 from bayesprune.posterior import SampleStore, predict
 from bayesprune.train import recipe, train
-from bayesprune.train.evaluate import load_trained
+from bayesprune.train.evaluation import load_trained
 
 SETTINGS = ["epochs=4", "cycles=2", "samples_per_cycle=2", "train_size=256", "width=16", "checkpoint_minutes=60"]
 CHANNELS = ["groups=channel", "feedback=none", "target_sparsity=0.6", "prune_until=0.75"]
@@ -117,15 +117,13 @@ def test_property_round_to(run, tmp_path):
 
 def test_property_command(run, tmp_path, capsys):
     pytest.importorskip("onnxscript")
-    parser = argparse.ArgumentParser()
-    add_compact(parser.add_subparsers(dest="command"))
     words = ["compact", str(run), "--out", str(tmp_path / "small"), "--members", "none"]
-    assert compact_command(parser.parse_args([*words, "--onnx"])) == 0
+    assert main([*words, "--onnx"]) == 0
     printed = capsys.readouterr().out
     assert "the last iterate" in printed and "largest difference of model.onnx from torch" in printed
     assert sorted(os.listdir(tmp_path / "small")) == [
         "architecture.json", "model.onnx", "report.json", "weights.safetensors"]  # fmt: skip
-    assert compact_command(parser.parse_args([*words, "--json"])) == 0
+    assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["members"] == 0
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bayesprune.common.manifest import sealed
 from bayesprune.deploy import Ensemble, load, save
 from bayesprune.deploy.folding import fold
 from bayesprune.deploy.threads import side_by_side
@@ -256,6 +257,7 @@ def test_error_forged_ensemble(make, images, tmp_path, key, value, message):
     path = save(Ensemble(nets[0], states(nets)), tmp_path / "ensemble", example_input=images)
     content = json.loads((path / "architecture.json").read_text())
     content["architecture"][key] = value
-    (path / "architecture.json").write_text(json.dumps(content))
+    del content["sha256"]
+    (path / "architecture.json").write_text(json.dumps(sealed(content)))
     with pytest.raises(ValueError, match=message):
         load(path)

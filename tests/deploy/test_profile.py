@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import json
 import time
 
@@ -9,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune.cli.main import build_parser
 from bayesprune.deploy import Ensemble, compare_times, profile, save, unstructured_report
-from bayesprune.deploy.commands import add_profile, profile_command
 from bayesprune.deploy.profile import multiply_adds
 from bayesprune.sparsity import sparsity_report
 
@@ -131,11 +130,10 @@ def test_property_unstructured_zeros_do_not_matter_to_dense_kernels():
 
 def test_property_command(make, images, tmp_path, capsys):
     path = save(make("mlp", 0), tmp_path / "model", example_input=images, dense=make("vgg", 0))
-    parser = argparse.ArgumentParser()
-    add_profile(parser.add_subparsers(dest="command"))
 
     def run(*words):
-        assert profile_command(parser.parse_args(["profile", str(path), "--seconds", "0.01", *words])) == 0
+        arguments = build_parser().parse_args(["profile", str(path), "--seconds", "0.01", *words])
+        assert arguments.handler(arguments) == 0
         return capsys.readouterr().out
 
     assert "dense / compact" in run("--batch", "1", "--unstructured")
@@ -144,4 +142,4 @@ def test_property_command(make, images, tmp_path, capsys):
     with pytest.raises(ValueError, match="--batch 0"):
         run("--batch", "0")
     with pytest.raises(ValueError, match="--seconds -1"):
-        profile_command(parser.parse_args(["profile", str(path), "--seconds", "-1"]))
+        run("--seconds", "-1")

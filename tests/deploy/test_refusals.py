@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
+from bayesprune.common.manifest import sealed
 from bayesprune.deploy import Ensemble, load, save
 from bayesprune.deploy.architecture import describe, rebuild
 from bayesprune.deploy.folder import build
@@ -145,8 +146,9 @@ def test_error_names_the_folder_of_a_forged_file(tmp_path):
     path = save(net(), tmp_path / "model", example_input=torch.zeros(1, 3))
     content = json.loads((path / "architecture.json").read_text())
     content["architecture"]["nodes"].insert(1, call("x", "os.system", "true"))
-    (path / "architecture.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"folder='.*model': node 'x': function os.system is not on the list"):
+    del content["sha256"]
+    (path / "architecture.json").write_text(json.dumps(sealed(content)))
+    with pytest.raises(ValueError, match=r"model: .*node 'x': function os.system is not on the list"):
         load(path)
 
 

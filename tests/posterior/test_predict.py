@@ -301,3 +301,11 @@ def test_error_a_diverged_member_is_named() -> None:
     with pytest.raises(ValueError, match="sample 5"):
         predict(network(), samples, INPUTS, task="regression")
     assert predict(network(), samples, INPUTS, indices=range(5)).probabilities.isfinite().all()
+
+
+def test_property_a_prediction_prints_as_one_line():
+    net, x = torch.nn.Linear(3, 2), torch.randn(500, 3)
+    told = repr(predict(net, None, x))
+    assert "500 inputs, 2 classes, 1 members" in told and "\n" not in told and len(told) < 200
+    told = repr(predict(net, None, [(x, x[:, :2])], task="regression", noise_variance=0.25))
+    assert "aleatoric 0.5" in told and told.endswith("labels)") and len(told) < 200

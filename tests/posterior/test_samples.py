@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune import ArtefactError
+from bayesprune.common.manifest import sealed
+from bayesprune.common.tensors import write_tensors
 from bayesprune.posterior import MemorySamples, Samples, SampleStore
+from bayesprune.posterior.architecture import fingerprint
 from bayesprune.samplers import SGHMC
 
 
@@ -300,10 +304,10 @@ def test_error_damaged_stores(tmp_path) -> None:
         store.collect(Network())
     path = tmp_path / "run" / "sample-0001.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"sample 1: .* bytes instead of .*truncate\(1\)"):
+    with pytest.raises(ValueError, match=r"sample 1: it has .* bytes instead of .*truncate\(1\)"):
         SampleStore(tmp_path / "run")[1]
     path.unlink()
-    with pytest.raises(ValueError, match=r"sample 1: .* is missing"):
+    with pytest.raises(ValueError, match=r"sample 1: it is missing"):
         SampleStore(tmp_path / "run")[1]
     assert SampleStore(tmp_path / "run")[0]
 
@@ -314,13 +318,86 @@ def test_error_damaged_stores(tmp_path) -> None:
         SampleStore(tmp_path / "run")
     content["tensors"][0][2] = [7]
     index.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="fingerprint"):
+    with pytest.raises(ArtefactError, match="its content is not what was written"):
+        SampleStore(tmp_path / "run")
+    del content["sha256"]
+    index.write_text(json.dumps(sealed(content)))
+    with pytest.raises(ArtefactError, match="fingerprint"):
         SampleStore(tmp_path / "run")
     index.write_text('{"format": "bayes')
-    with pytest.raises(ValueError, match=r"cannot read store\.json"):
+    with pytest.raises(ValueError, match=r"store\.json: cannot be read"):
         SampleStore(tmp_path / "run")
     with pytest.raises(NotADirectoryError):
         SampleStore(index)
+
+
+def test_error_swapped_samples_changed_bytes_and_names_outside(tmp_path) -> None:
+    store, model = SampleStore(tmp_path), Network()
+    for seed in range(2):
+        store.collect(randomise(model, seed))
+    one, two = tmp_path / "sample-0000.safetensors", tmp_path / "sample-0001.safetensors"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    before = copy_of(model)
+    with pytest.raises(ArtefactError, match=r"sample 0: it is another file than store\.json lists"):
+        SampleStore(tmp_path).load_(0, model)
+    one.write_bytes(first[:-3] + bytes([first[-3] ^ 1]) + first[-2:])
+    with pytest.raises(ArtefactError, match="the SHA-256 differs"):
+        SampleStore(tmp_path).load_(0, model)
+    assert states_equal(model.state_dict(), before)
+    content = json.loads((tmp_path / "store.json").read_text())
+    content.pop("sha256")
+    for name in ("../sample-0000.safetensors", str(two), "store.json"):
+        content["samples"][0]["file"] = name
+        (tmp_path / "store.json").write_text(json.dumps(sealed(content)))
+        with pytest.raises(ArtefactError, match="it lists the file"):
+            SampleStore(tmp_path)
+
+
+def test_error_a_sample_of_other_shapes_is_not_broadcast(tmp_path) -> None:
+    store, model = SampleStore(tmp_path), nn.Linear(2, 3)
+    store.collect(model)
+    before = copy_of(model)
+    mark = fingerprint(store.layout)
+    path, content = tmp_path / "sample-0000.safetensors", json.loads((tmp_path / "store.json").read_text())
+    seal = write_tensors(
+        path, {"weight": torch.ones(1), "bias": torch.ones(3)}, "bayesprune-samples-3", {"fingerprint": mark}
+    )
+    content.pop("sha256")
+    content["samples"][0] |= {"bytes": path.stat().st_size, "sha256": seal}
+    (tmp_path / "store.json").write_text(json.dumps(sealed(content)))
+    with pytest.raises(
+        ArtefactError, match=r"'weight' is parameter float32\[1\], the samples have parameter float32\[3, 2\]"
+    ):
+        SampleStore(tmp_path).load_(0, model)
+    assert states_equal(model.state_dict(), before)
+
+
+def test_error_a_lost_index_is_no_beginning(tmp_path) -> None:
+    store = SampleStore(tmp_path)
+    store.collect(Network())
+    (tmp_path / "store.json").unlink()
+    for act in (lambda: SampleStore(tmp_path), lambda: store.collect(Network()), lambda: store.truncate(0)):
+        with pytest.raises(ArtefactError, match=r"store\.json: is missing, and 1 files of samples are there"):
+            act()
+    assert (tmp_path / "sample-0000.safetensors").exists()
+
+
+def test_property_two_processes_collect_into_one_store(tmp_path) -> None:
+    def work(number: int) -> None:
+        for seed in range(5):
+            SampleStore(tmp_path).collect(randomise(Network(), seed), who=number)
+
+    children = []
+    for number in range(3):
+        if not (child := os.fork()):
+            work(number)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 3
+    store = SampleStore(tmp_path)
+    assert sorted(info["who"] for info in store.infos) == [0] * 5 + [1] * 5 + [2] * 5 and len(list(store)) == 15
+    assert len(os.listdir(tmp_path)) == 16
 
 
 def test_equation_with_the_sampler_a_sample_is_the_midpoint_of_the_last_move(tmp_path) -> None:

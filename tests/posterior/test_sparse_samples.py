@@ -70,11 +70,10 @@ def test_property_new_masks_where_they_save_bytes(tmp_path):
 
 def test_property_versions(tmp_path):
     SampleStore(tmp_path / "dense").collect(network())
-    assert json.loads((tmp_path / "dense" / "store.json").read_text())["version"] == 1  # older readers read on
     mixed = SampleStore(tmp_path / "dense", storage="sparse")
     mixed.collect(network(seed=1))
     index = json.loads((tmp_path / "dense" / "store.json").read_text())
-    assert index["version"] == 2 and ["masks" in entry for entry in index["samples"]] == [False, True]
+    assert index["version"] == 3 and ["masks" in entry for entry in index["samples"]] == [False, True]
     assert torch.equal(mixed[0]["head.weight"], network().state_dict()["head.weight"])
 
 
@@ -84,5 +83,5 @@ def test_error_sparse_storage(tmp_path):
     store = SampleStore(tmp_path, storage="sparse")
     store.collect(network())
     (tmp_path / "masks-0000.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"masks-0000\.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"masks-0000\.safetensors: sample 0: it is missing"):
         SampleStore(tmp_path)[0]

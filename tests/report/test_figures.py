@@ -20,6 +20,7 @@ from bayesprune.report import (
     save_png,
     sparsity_curves,
 )
+from bayesprune.report.findings import comparison, wilson
 from bayesprune.report.style import INK, SERIES, THEME, figure_to_svg, literal, new_figure
 
 
@@ -99,17 +100,17 @@ def test_property_paths_one_panel_a_channel_above_the_rate(make_run):
     assert len(sample_paths(run, max_channels=1).axes) == 1 + 1
 
 
-def test_equation_reliability_bars_span_accuracy_and_confidence(make_run):
+def test_equation_reliability_points_carry_their_intervals(make_run):
     run = load_run(make_run(traced=False))
     figure = reliability_diagram(run)
     assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["single model", "average of 12"]
     assert [axes.get_title(loc="right") for axes in figure.axes[:2]] == ["ECE 0.0345", "ECE 0.0123"]
     rows = [row for row in run.result["reliability_single"] if row["count"]]
-    bars, gaps = figure.axes[0].containers
-    for row, bar, gap in zip(rows, bars, gaps, strict=True):
-        assert bar.get_height() == pytest.approx(row["accuracy"])
-        ends = sorted((gap.get_y(), gap.get_y() + gap.get_height()))
-        assert ends == pytest.approx(sorted((row["accuracy"], row["confidence"])))
+    points = figure.axes[0].lines[0]
+    assert points.get_xdata() == pytest.approx([row["confidence"] for row in rows])
+    assert points.get_ydata() == pytest.approx([row["accuracy"] for row in rows])
+    for row, segment in zip(rows, figure.axes[0].collections[0].get_segments(), strict=True):
+        assert tuple(segment[:, 1]) == pytest.approx(wilson(row["accuracy"], row["count"]))
     shares = [bar.get_height() for bar in figure.axes[2].containers[0]]
     assert sum(shares) == pytest.approx(100)
 
@@ -209,3 +210,25 @@ def test_property_tables_need_no_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "Accuracy" in done.stdout, done.stderr
+
+
+def test_property_the_accuracy_axis_shows_the_end_and_not_the_start(make_run):
+    """Runs that differ by a point at 97 % are not drawn on an axis from 40 %."""
+    runs = [load_run(make_run(name, traced=False, level=level)) for name, level in (("a", 0.97), ("b", 0.96))]
+    low, high = accuracy_curves(runs).axes[0].get_ylim()
+    assert low > 80 and high > 97
+
+
+def test_property_the_target_is_seen_under_the_curve_that_meets_it(make_run):
+    hard = sparsity_curves([load_run(make_run(traced=False))]).axes[1]
+    target, curve = hard.lines
+    assert target.get_linewidth() > curve.get_linewidth() and target.get_color() != curve.get_color()
+    assert hard.get_title(loc="right") == "dotted, grey: target"
+
+
+def test_property_the_comparison_spans_its_intervals(make_run):
+    runs = [load_run(make_run(name, traced=False, level=level)) for name, level in (("a", 0.97), ("b", 0.95))]
+    axes = comparison(runs).axes[0]
+    low, high = axes.get_xlim()
+    assert 90 < low < 95 and 97 < high < 100
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a single", "a averaged", "b single", "b averaged"]

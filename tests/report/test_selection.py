@@ -26,6 +26,7 @@ def selection(inputs=40, selected=3, classes=(), seed=0):
     generator = np.random.default_rng(seed)
     chosen = np.arange(inputs) < selected
     probability = np.where(chosen, 0.99 - 0.01 * np.arange(inputs), 0.02)
+    evidence = np.where(chosen, 8.0 - np.arange(inputs) / 10, np.where(np.arange(inputs) < inputs - 10, -1.5, 0.0))
     names = [f"x{i + 1}" for i in range(inputs)]
     outputs = list(classes) if len(classes) > 2 else [classes[1]] if classes else ["y"]
     observed = generator.normal(size=80)
@@ -59,6 +60,7 @@ def selection(inputs=40, selected=3, classes=(), seed=0):
         "inputs": {
             "name": names,
             "kind": ["number"] * inputs,
+            "evidence": evidence.tolist(),
             "probability": probability.tolist(),
             "q_value": (1 - probability).tolist(),
             "selected": chosen.tolist(),
@@ -88,6 +90,7 @@ def entry(name, i, probability):
         "input": name,
         "kind": "number",
         "probability": probability,
+        "evidence": 8.0 - i / 10,
         "chain_min": 0.9,
         "chain_max": 1.0,
         "q_value": 0.01 * (i + 1),
@@ -149,7 +152,7 @@ def text(result, tmp_path_factory):
 def test_property_the_page_is_well_formed_and_complete(text):
     page = Page(text)
     headings = re.findall(r">([^<]+)</h2>", text)
-    assert headings == ["Selected inputs", "Inclusion probabilities", "Effects", "Held-out rows", "Details"]
+    assert headings == ["Selected inputs", "Evidence and probabilities", "Effects", "Held-out rows", "Details"]
     assert page.all("html")[0]["lang"] == "en" and len(page.all("h1")) == 1
     # bars, scatter, paths; partial dependence; predicted, calibration; loss
     assert len(page.all("figure")) == 7
@@ -160,7 +163,7 @@ def test_property_the_page_is_well_formed_and_complete(text):
 
 def test_property_the_page_is_self_contained_and_accessible(text):
     page = Page(text)
-    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    assert len(page.all("script")) == 1 and not page.all("link") and not page.all("iframe")
     for _, attributes in page.tags:
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href"):
@@ -243,7 +246,8 @@ def test_property_bars_show_every_selected_input_and_the_chains(result):
 
 def test_property_scatter_holds_every_input(result):
     lines = inclusion_scatter(result).axes[0].lines
-    assert sorted(len(line.get_xdata()) for line in lines) == [3, 37]
+    assert sorted(len(line.get_xdata()) for line in lines) == [3, 27]  # ten have no evidence
+    assert inclusion_scatter(result).axes[0].get_title(loc="right") == "10 without evidence"
     assert "the highest of the others is 0.02" in inclusion_scatter(result).get_label()
 
 
@@ -310,13 +314,36 @@ def test_property_figures_can_be_saved(result, tmp_path):
 def test_property_table_formats(result):
     rows = result["selected"]
     lines = selection_table(rows).splitlines()
-    assert lines[0].split() == ["Input", "Probability", "Chains", "q-value", "Effect", "Alone", "Direction"]
-    assert lines[1].split() == ["x1", "0.990", "0.900–1.000", "0.010", "1", "0.5", "increasing"] and len(lines) == 4
+    assert lines[0].split() == ["Input", "Evidence", "Chains", "Probability", "q-value", "Effect", "Alone", "Direction"]
+    assert (
+        lines[1].split() == ["x1", "8.0", "0.900–1.000", "0.990", "0.010", "1", "0.5", "increasing"] and len(lines) == 4
+    )
     assert selection_table(rows, most=1).splitlines()[-1] == "… and 2 more"
     assert "and 2 more" in selection_table(rows, "html", most=1)
-    assert selection_table(rows, "csv").splitlines()[1] == "x1,number,0.99,0.9,1.0,0.01,1.0,0.5,increasing"
+    assert selection_table(rows, "csv").splitlines()[1] == "x1,number,8.0,0.99,0.9,1.0,0.01,1.0,0.5,increasing"
     assert " –  increasing" in selection_table([{**rows[0], "effect_alone": None}])
     tiny = selection_table([{**rows[0], "q_value": 2e-7, "chain_min": None, "input": "a\nb"}])
     assert "2e-07" in tiny and "a b" in tiny and len(tiny.splitlines()) == 2
     with pytest.raises(ValueError, match="fmt='latex'"):
         selection_table(rows, "latex")
+
+
+def test_property_inputs_that_no_chain_weighed_have_no_bar(result):
+    """Their probability is the prior's: nothing was learnt of them, for or against."""
+    few = selection(inputs=12, selected=1)
+    few["inputs"]["probability"][-10:] = [0.21] * 10
+    few["inputs"]["evidence"] = [8.0, -0.5, *[0.0] * 10]
+    axes = inclusion_bars(few).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["no evidence"] * 10
+    assert sorted(round(patch.get_width(), 2) for patch in axes.patches) == [0.02, 0.99]
+
+
+def test_property_chains_that_disagree_come_before_the_expected_number(result, tmp_path):
+    apart = copy.deepcopy(result)
+    apart["selected"][0]["chain_min"] = 0.2
+    text = Page(write_selection_report(apart, tmp_path / "a.html").read_text()).text
+    assert "the chains disagree on 1 of them" in text and "expected false" not in text
+    assert (
+        "expected false ones among them: 0.05"
+        in Page(write_selection_report(result, tmp_path / "b.html").read_text()).text
+    )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bayesprune import cli
 from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, load_tree, recipe, train
 from bayesprune.train.idle import refuse_idle
@@ -37,6 +38,13 @@ def root(tmp_path_factory):
     return write_pictures(tmp_path_factory.mktemp("pictures"), train=20, val=5)
 
 
+@pytest.fixture(scope="module")
+def shards(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("shards") / "out"
+    assert cli.main(["shards", str(root), "--out", str(out), "--size", "16"]) == 0
+    return out
+
+
 def content(out):
     """Return what a run leaves behind, but times."""
     result, history = (json.loads((out / name).read_text()) for name in ("result.json", "history.json"))
@@ -49,8 +57,8 @@ def content(out):
 @pytest.mark.parametrize(
     ("name", "settings"), [("digits-emmcmc", DFP), ("digits-sgd", [*IMAGES, *TINY, "precision=bf16-mixed"])]
 )
-def test_roundtrip_resumed_in_an_epoch_with_workers(name, settings, root, tmp_path, monkeypatch):
-    """Stopped in the middle of an epoch and resumed with other workers: bit for bit the whole run."""
+def test_roundtrip_resumed_in_an_epoch_from_shards_with_workers(name, settings, root, shards, tmp_path, monkeypatch):
+    """Stopped in the middle of an epoch and resumed from shards with other workers: bit for bit the whole run."""
     config = recipe(name, settings)
     train(config, tmp_path / "whole", data_dir=root, quiet=True)
     step = Trainer._train_step
@@ -65,7 +73,7 @@ def test_roundtrip_resumed_in_an_epoch_with_workers(name, settings, root, tmp_pa
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "half", data_dir=root, quiet=True)
     other = recipe(name, [*settings, "workers=2"])
-    train(other, tmp_path / "half", data_dir=root, quiet=True, resume=True)
+    train(other, tmp_path / "half", data_dir=shards, quiet=True, resume=True)
     assert content(tmp_path / "half") == content(tmp_path / "whole")
     assert len(content(tmp_path / "whole")[2]) == 3
     scores = evaluate(tmp_path / "whole", data_dir=root)

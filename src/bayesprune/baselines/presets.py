@@ -1,14 +1,12 @@
-"""The layers that each sparse-training method left dense as it was published, and how DPF is built as a baseline."""
+"""The layers that each sparse-training method left dense as it was published."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-from torch.optim import Optimizer
-
-from bayesprune.sparsity import FeedbackPruning, prunable_modules
-from bayesprune.sparsity.partition import Exclude
+if TYPE_CHECKING:  # recipes read the presets, and are listed without torch
+    from torch import nn
 
 ROLES = ("stem", "shortcuts", "head")
 _SHORTCUT_NAMES = ("shortcut", "downsample")
@@ -28,6 +26,7 @@ class Preset:
         source: Where this is written.
 
     Example:
+        >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2))
         >>> published("dsr").exclude(net)
         ('0', '3')
@@ -123,9 +122,14 @@ def layers_of(model: nn.Module, role: str) -> list[str]:
         ValueError: If the role is unknown.
 
     Example:
+        >>> from torch import nn
         >>> layers_of(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), "head")
         ['2']
     """
+    from torch import nn
+
+    from bayesprune.sparsity import prunable_modules
+
     modules, _ = prunable_modules(model)
     names = list(modules)
     if role == "stem":
@@ -135,48 +139,3 @@ def layers_of(model: nn.Module, role: str) -> list[str]:
     if role == "head":
         return [name for name in names[1:] if isinstance(modules[name], nn.Linear)][-1:]
     raise ValueError(f"role={role!r} is unknown; choose one of {', '.join(map(repr, ROLES))}")
-
-
-def dynamic_pruning_with_feedback(
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    target_sparsity: float,
-    end_step: int,
-    start_step: int = 0,
-    every: int = 16,
-    exclude: Exclude = (),
-) -> FeedbackPruning:
-    """DPF as its authors run it: equation 8's form without a spike-and-slab prior.
-
-    A dense copy of the weights is moved by the gradient at the masked ones; the masks are renewed every 16 steps from
-    the magnitudes of the copy, ranked over all layers, along a cubic ramp.
-
-    Args:
-        model: The model.
-        optimizer: Any torch optimizer.
-        target_sparsity: Share of the prunable weights at zero from ``end_step`` on.
-        end_step: Step at which the ramp ends.
-        start_step: Step at which it begins.
-        every: Steps between two renewals of the masks.
-        exclude: Patterns on module names, module types or modules to leave dense.
-
-    Returns:
-        The pruner, attached.
-
-    Raises:
-        ValueError: If a setting is out of range.
-
-    Example:
-        >>> import torch
-        >>> model = nn.Linear(8, 4)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> dynamic_pruning_with_feedback(model, optimizer, target_sparsity=0.5, end_step=10).every
-        16
-
-    Reference: arXiv 2210.12957, equation 8; Lin et al. 2020 (arXiv 2006.07253), Algorithm 1.
-    """
-    return FeedbackPruning(
-        model, optimizer, form="dense_copy", groups="weight", sparsity=target_sparsity, scope="global", prior=None,
-        keep_ends=False, warmup_steps=start_step, ramp_end_step=end_step, every=every, exclude=exclude,
-    )  # fmt: skip

@@ -109,6 +109,14 @@ class SparseTraining(MaskHolder):
         distribution: Layer-wise sparsity at the start: ``"uniform"`` or ``"erk"``.
         exclude: Patterns on module names, module types or modules to leave dense.
         seed: Of the method's own random generator.
+
+    Example:
+        >>> from bayesprune.baselines import RigL
+        >>> model = torch.nn.Linear(10, 10)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> method = RigL(model, optimizer, target_sparsity=0.9, every=100, end_step=1000)
+        >>> isinstance(method, SparseTraining), int((model.weight != 0).sum())
+        (True, 10)
     """
 
     def __init__(

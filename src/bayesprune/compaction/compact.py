@@ -43,6 +43,14 @@ class Compaction:
         optimizer: The optimizer of the compact model, with its state; None if none was given.
         pruner: The pruner on both, with its masks; None if none was given.
         slices: What was cut from each tensor: name -> pairs of a dimension and the indices that are left.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> with torch.no_grad():
+        ...     _ = model[2].weight[:, 1].zero_()
+        >>> small = compact(model, example_input=torch.zeros(2, 3))
+        >>> small.model[0].out_features, small.convert(model.state_dict())["0.weight"].shape
+        (3, torch.Size([3, 3]))
     """
 
     model: nn.Module

@@ -23,6 +23,11 @@ class LayerRecord:
         after: Their number in the compact model; 0 if the whole branch went.
         stayed: Reason -> the channels (their old numbers) that stayed for it.
         went: Reason -> the channels that went for it.
+
+    Example:
+        >>> record = LayerRecord("0", "channels", 3, 1, {"read by 2": [0]}, {"no reader uses it": [1, 2]})
+        >>> record.before - record.after == sum(map(len, record.went.values()))
+        True
     """
 
     name: str
@@ -50,6 +55,16 @@ class CompactionReport:
         gradients: Largest relative difference of a gradient or running statistic after one float64 step.
         notes: What else is to be known.
         leftovers: Which zero weights stayed, why, and what would free them.
+
+    Example:
+        >>> import torch
+        >>> from bayesprune import compact
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        >>> with torch.no_grad():
+        ...     _ = model[2].weight[:, 1].zero_()
+        >>> report = compact(model, example_input=torch.zeros(2, 3)).report
+        >>> report.parameters, report.why("0", 1)
+        ((26, 20), 'went: no reader uses it')
     """
 
     kind: str

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bayesprune.compact_run import compact_run
@@ -92,9 +91,8 @@ def run_job(job: Job) -> tuple[list[FoldPrediction], float]:
     data = build_data(config)
     places = [job.out.parent / f"{job.out.name}-{name}" for name in MODELS[job.method]]
     if job.method == "sgd":
-        model = build_network(config, data)
-        model.load_state_dict(load_file(str(job.out / names.MODEL)))
-        save(model.eval(), places[0], example_input=torch.zeros(2, *data.image_shape))
+        model = names.load_model_(build_network(config, data), job.out)
+        save(model, places[0], example_input=torch.zeros(2, *data.image_shape))
     else:
         for place, members in zip(places, ("none", "all")):
             compact_run(job.out, place, members=members)  # type: ignore[arg-type]

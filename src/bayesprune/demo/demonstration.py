@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bayesprune.common.files import replacing_folder, write_json
 from bayesprune.demo.bootstrap import as_plain, scores
 from bayesprune.demo.cross_validation import MODELS, FoldPrediction, Job, network_of, run_jobs
 from bayesprune.demo.latency import best_times
@@ -20,8 +20,7 @@ from bayesprune.demo.letters import letter_images
 from bayesprune.demo.summary import text
 from bayesprune.deploy import load
 from bayesprune.report import load_run, write_report
-from bayesprune.train import Interrupted
-from bayesprune.train.folder import environment, write_json
+from bayesprune.train.folder import environment
 from bayesprune.vision.digits import FOLDS
 
 METHODS = tuple(MODELS)
@@ -63,10 +62,8 @@ def run_demo(
         raise ValueError(f"processes={processes}: at least 1, or None for as many as there are cores")
     if out.exists() and not _is_demo(out):
         raise FileExistsError(f"out={str(out)!r} is in use and holds no demo; name another folder with --out.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     start, used = time.monotonic(), _processor_seconds()
-    try:
+    with replacing_folder(out) as work:
         jobs = [
             Job(method, fold, tuple(settings), work / f"fold{fold}" / method)
             for fold in range(FOLDS)
@@ -88,11 +85,6 @@ def run_demo(
             shutil.rmtree(work / f"fold{fold}")
         write_report([load_run(work / method) for method in METHODS], work / "report.html")
         write_json(work / "metrics.json", metrics)
-        _take_place(work, out)
-    except Interrupted:
-        raise Interrupted("the demo was stopped; start it again.") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     if not quiet:
         print(
             f"\n{text(metrics)}\n\n{out}: metrics.json, report.html, the first fold's runs and its compact ensemble. Go on with"
@@ -156,17 +148,6 @@ def _processor_seconds() -> float:
 def _cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _take_place(work: Path, out: Path) -> None:
-    """Give the finished folder its name; what an earlier demo left there goes."""
-    if not out.exists():
-        os.replace(work, out)
-        return
-    old = work.with_name(work.name + "-old")
-    os.replace(out, old)
-    os.replace(work, out)
-    shutil.rmtree(old)
 
 
 def _is_demo(folder: Path) -> bool:

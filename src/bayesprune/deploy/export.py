@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from bayesprune.common.files import replacing, write_bytes
 from bayesprune.common.modes import evaluating
 from bayesprune.deploy.verify import as_inputs, flat
 from bayesprune.graph.inputs import Inputs
@@ -44,6 +45,14 @@ def export_onnx(
     Raises:
         ImportError: if onnx, onnxscript or onnxruntime is not installed.
         ValueError: if the model cannot be exported, or onnxruntime's outputs differ by more.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     worst = export_onnx(torch.nn.Linear(3, 2), f"{folder}/model.onnx", example_input=torch.zeros(2, 3))
+        >>> worst < 1e-4
+        True
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
@@ -53,9 +62,7 @@ def export_onnx(
     import onnxruntime
 
     model, inputs = _ready(model), _two(model, example_input)
-    target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
-    try:
+    with replacing(path) as temporary:
         with evaluating(model), _quiet():
             try:
                 torch.onnx.export(
@@ -77,11 +84,7 @@ def export_onnx(
             feed = {entry.name: value.numpy() for entry, value in zip(session.get_inputs(), batch.tensors)}
             return [torch.from_numpy(value) for value in session.run(None, feed)]
 
-        worst = _compare(model, run, inputs, tolerance, "onnxruntime")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return worst
+        return _compare(model, run, inputs, tolerance, "onnxruntime")
 
 
 def export_program(
@@ -114,22 +117,19 @@ def export_program(
         True
     """
     model, inputs = _ready(model), _two(model, example_input)
-    target = Path(path)
-    if target.suffix != ".pt2":
-        raise ValueError(f"path={str(target)!r}: torch.export's files end in .pt2")
-    temporary = target.with_name("." + target.name)
-    try:
-        with evaluating(model), _quiet():
-            try:
-                program = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=_free_batch(inputs))
-                torch.export.save(program, str(temporary))
-                again = torch.export.load(str(temporary)).module()
-            except Exception as error:  # the exporter raises many types
-                raise ValueError(f"model: torch.export refuses it: {_reason(error)}") from error
-        worst = _compare(model, lambda batch: batch.run(again), inputs, tolerance, "torch.export")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if Path(path).suffix != ".pt2":
+        raise ValueError(f"path={str(path)!r}: torch.export's files end in .pt2")
+    content = io.BytesIO()
+    with evaluating(model), _quiet():
+        try:
+            program = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=_free_batch(inputs))
+            torch.export.save(program, content)
+            content.seek(0)
+            again = torch.export.load(content).module()
+        except Exception as error:  # the exporter raises many types
+            raise ValueError(f"model: torch.export refuses it: {_reason(error)}") from error
+    worst = _compare(model, lambda batch: batch.run(again), inputs, tolerance, "torch.export")
+    write_bytes(path, content.getvalue())
     return worst
 
 

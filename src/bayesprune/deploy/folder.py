@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
 from bayesprune._version import __version__
+from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
+from bayesprune.common.bounded import read_json
+from bayesprune.common.files import replacing_folder, write_text
+from bayesprune.common.manifest import file_digest, sealed, unsealed
+from bayesprune.common.tensors import LIMIT, read_tensors, stored_bytes, write_tensors
 from bayesprune.deploy.architecture import Spec, describe, rebuild
 from bayesprune.deploy.arguments import dtype_name
 from bayesprune.deploy.ensemble import Ensemble
-from bayesprune.deploy.verify import ALIGNMENT, as_inputs, check_same
+from bayesprune.deploy.verify import as_inputs, check_same
 from bayesprune.graph.inputs import Inputs
 
 FORMAT = "bayesprune-model"
-VERSION = 1
+VERSION = 2  # 1 had no seals
+_TENSORS = f"{FORMAT}-{VERSION}"
 ARCHITECTURE, WEIGHTS, ONNX, EXPORTED = "architecture.json", "weights.safetensors", "model.onnx", "model.pt2"
 OURS = {ARCHITECTURE, WEIGHTS, ONNX, EXPORTED, ONNX + ".data", "report.json"}
 
@@ -63,6 +66,7 @@ def save(
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as parent:
         ...     path = save(model, f"{parent}/model", example_input=torch.zeros(1, 1, 8, 8))
         ...     again = load(path)
@@ -88,13 +92,13 @@ def save(
 
     def write(path: Path) -> None:
         weights = path / WEIGHTS
-        save_file({name: _plain(tensor) for name, tensor in tensors.items()}, weights, metadata={"format": FORMAT})
-        content["weights"] = {"file": WEIGHTS, "bytes": weights.stat().st_size, "sha256": _digest(weights)}
+        seal = write_tensors(weights, tensors, _TENSORS)
+        content["weights"] = {"file": WEIGHTS, "bytes": weights.stat().st_size, "sha256": seal}
         try:
-            text = json.dumps(content, indent=None, separators=(",", ":"), allow_nan=False)
+            text = json.dumps(sealed(content), separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"metadata: cannot be written as JSON: {error}") from error
-        (path / ARCHITECTURE).write_text(text + "\n", encoding="utf-8")
+        write_text(path / ARCHITECTURE, text + "\n")
         again = load(path)
         check_same(model, again, inputs, evaluation_only="evaluation_only" in spec)
         if extras is not None:
@@ -103,47 +107,47 @@ def save(
     return write_folder(folder, write)
 
 
-def load(folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> nn.Module:
+def load(folder: str | os.PathLike[str], *, device: torch.device | str = "cpu", limit: int = LIMIT) -> nn.Module:
     """Read a model that `save` wrote.
 
-    Only modules of ``torch.nn`` and functions on an allow-list are ever named by the file; nothing in it is executed.
+    Only modules of ``torch.nn`` and functions on an allow-list are ever named by the file; nothing in it is executed. Both
+    files are held against their SHA-256 before anything is built: a model loads as it was saved, or not at all.
 
     Args:
         folder: the folder.
         device: where to put the tensors.
+        limit: the most bytes that the weights may have.
 
     Returns:
         A ``torch.fx.GraphModule`` in the mode in which it was saved, or a `bayesprune.deploy.Ensemble`.
 
     Raises:
-        FileNotFoundError: if the folder holds no model.
-        ValueError: if a file is damaged, was exchanged, or names something that is not allowed.
+        ArtefactError: if a file is damaged, was exchanged, or names something that is not allowed; if the folder holds no
+            model, the error is a FileNotFoundError too.
 
     Example:
         >>> load("/nowhere")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: folder='/nowhere' holds no model: there is no architecture.json
+        bayesprune.common.artefact.MissingArtefactError: /nowhere: holds no model: there is no architecture.json
     """
     path, content = Path(folder), read_architecture(folder)
-    try:
-        spec, weights = content["architecture"], content["weights"]
-        file, size, digest = path / WEIGHTS, weights["bytes"], weights["sha256"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"folder={str(path)!r}: {ARCHITECTURE} lacks the entry {error}") from error
+    file = path / WEIGHTS
+    with reading(path / ARCHITECTURE, "the architecture of a model", _MEND):
+        spec, size, digest = content["architecture"], content["weights"]["bytes"], content["weights"]["sha256"]
     found = file.stat().st_size if file.exists() else None
-    if found != size or _digest(file) != digest:
-        how = "is missing" if found is None else f"has {found} bytes of {size}" if found != size else "was changed"
-        raise ValueError(f"folder={str(path)!r}: {WEIGHTS} {how}; restore it, or save the model again")
-    try:
-        return build(spec, aligned(load_file(file, device=str(device))))
-    except ValueError as error:
-        raise ValueError(f"folder={str(path)!r}: {error}") from error
+    if found is None:
+        raise MissingArtefactError(file, "is missing", mend=_MEND)
+    if found != size:
+        raise ArtefactError(file, f"has {found} bytes of {size}", mend=_MEND)
+    tensors, _, seal = read_tensors(file, [_TENSORS], older=[FORMAT], limit=limit)
+    if (file_digest(file) if content["version"] == 1 else seal) != digest:
+        raise ArtefactError(file, f"is not the file that {ARCHITECTURE} lists (the SHA-256 differs)", mend=_MEND)
+    with reading(path, mend=_MEND):
+        return build(spec, tensors).to(device)
 
 
-def aligned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors at addresses that torch itself would choose: on some processors kernels round by the address."""
-    return {name: value.clone() if value.data_ptr() % ALIGNMENT else value for name, value in tensors.items()}
+_MEND = "restore it, or save the model again"
 
 
 def build(spec: Any, tensors: dict[str, Tensor]) -> nn.Module:
@@ -156,32 +160,28 @@ def build(spec: Any, tensors: dict[str, Tensor]) -> nn.Module:
         if isinstance(spec, dict) and "members" in spec:
             return Ensemble.rebuild(spec, tensors)
         return rebuild(spec, tensors)
-    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError, SyntaxError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError, SyntaxError, RecursionError) as error:
         raise ValueError(f"the architecture is damaged ({type(error).__name__}: {error})") from error
 
 
 def read_architecture(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of architecture.json, its format checked; errors as `load`."""
-    path = Path(folder)
-    file = path / ARCHITECTURE
+    file = Path(folder) / ARCHITECTURE
     if not file.is_file():
-        raise FileNotFoundError(f"folder={str(path)!r} holds no model: there is no {ARCHITECTURE}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        kind, version = content["format"], content["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"folder={str(path)!r}: cannot read {ARCHITECTURE}: {error!r}") from error
-    if kind != FORMAT or version != VERSION:
-        raise ValueError(
-            f"folder={str(path)!r}: {ARCHITECTURE} is {kind!r}, version {version!r}; expected {FORMAT!r}, version {VERSION}"
-        )
-    return content
+        raise MissingArtefactError(folder, f"holds no model: there is no {ARCHITECTURE}")
+    content = read_json(file)
+    kind, version = content.get("format"), content.get("version")
+    if kind != FORMAT or type(version) is not int or not 1 <= version <= VERSION:
+        raise ArtefactError(file, f"is {kind!r}, version {version!r}", f"{FORMAT!r}, version 1 to {VERSION}")
+    return unsealed(file, content, needed=version > 1)
 
 
 def random_model(spec: Spec) -> fx.GraphModule:
     """The model of an architecture without weights, at random ones: for timing, where values play no part."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
+    if 8 * sum(math.prod(entry["shape"]) for entry in spec["tensors"].values()) > LIMIT:
+        raise ValueError(f"architecture: its tensors would take more than {LIMIT} bytes")
     for name, entry in spec["tensors"].items():
         if "same_as" not in entry:
             dtype = getattr(torch, entry["dtype"])
@@ -205,6 +205,7 @@ def write_folder(folder: str | os.PathLike[str], write: Callable[[Path], None]) 
 
     Raises:
         FileExistsError: if ``folder`` is a file, or holds something that is not ours.
+        FolderInUseError: if another process writes to it.
     """
     path = Path(folder)
     if path.exists() and not path.is_dir():
@@ -215,54 +216,12 @@ def write_folder(folder: str | os.PathLike[str], write: Callable[[Path], None]) 
         raise FileExistsError(
             f"folder={str(path)!r} holds {odd[0]!r}, which is no part of a model; name another folder"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with replacing_folder(path) as work:
         write(work)
-        for file in work.iterdir():
-            with open(file, "r+b") as handle:
-                os.fsync(handle.fileno())
-        work.chmod(0o755)
-        if path.exists():
-            old = work.with_name(work.name + "-old")
-            os.replace(path, old)
-            os.replace(work, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(work, path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return path
 
 
 def _dense(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """The architecture of a model, and the bytes its weights would take as safetensors."""
     spec, tensors = describe(model, inputs)
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT}}
-    offset = 0
-    # safetensors sorts by element size, large first, then by name; the order shows in the length of the offsets.
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
-        end = offset + tensor.numel() * tensor.element_size()
-        kind = (
-            "BF16" if tensor.dtype == torch.bfloat16 else _SAFE[tensor.dtype.is_floating_point, tensor.element_size()]
-        )
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    length = len(json.dumps(header, separators=(",", ":")))
-    return {"architecture": spec, "bytes": 8 + -(-length // 8) * 8 + offset}
-
-
-_SAFE = {(True, 8): "F64", (True, 4): "F32", (True, 2): "F16"} | {(False, 2**n): f"I{8 * 2**n}" for n in range(4)}
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    value = tensor.detach().cpu().contiguous()
-    return value.clone() if value.untyped_storage().nbytes() != value.numel() * value.element_size() else value
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {"architecture": spec, "bytes": stored_bytes(tensors, _TENSORS)}

@@ -52,6 +52,12 @@ class Profile:
         latency: By batch size, the two times and their ratio; without a dense model, the compact model against itself.
         environment: Processor threads, device and versions the times belong to.
         notes: What the numbers do not say by themselves.
+
+    Example:
+        >>> import torch
+        >>> found = profile(torch.nn.Linear(4, 2), example_input=torch.zeros(1, 4), batch_sizes=(1,), seconds=0.01)
+        >>> found.compact.parameters, found.dense is None
+        (10, True)
     """
 
     compact: Size

@@ -62,6 +62,7 @@ _ARGUMENTS: dict[str, str] = {
 
 STOCK: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _ARGUMENTS if hasattr(nn, name)}
 _NAMES = {kind: name for name, kind in STOCK.items()}
+_MOST_LAYERS = 1024  # of a recurrent network, built one after the other even without memory
 
 
 def _activation(module: Any) -> str:
@@ -153,10 +154,12 @@ def build_module(name: str, arguments: dict[str, Any], path: str) -> nn.Module:
     expected = set(_ARGUMENTS[name].split())
     if set(arguments) != expected:
         raise ValueError(f"module {path!r}: nn.{name} takes {sorted(expected)}, the file gives {sorted(arguments)}")
+    if isinstance(layers := arguments.get("num_layers"), int) and layers > _MOST_LAYERS:
+        raise ValueError(f"module {path!r}: num_layers={layers} is more than {_MOST_LAYERS}")
     try:
         with torch.device("meta"):
             return STOCK[name](**arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise ValueError(f"module {path!r}: nn.{name} refuses {arguments}: {error}") from error
 
 

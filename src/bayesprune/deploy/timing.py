@@ -23,6 +23,11 @@ class Comparison:
         high: Upper end.
         confidence: The interval's coverage.
         rounds: Number of times each was called.
+
+    Example:
+        >>> fast = Comparison(before=2e-3, after=1e-3, ratio=2.0, low=1.9, high=2.1, confidence=0.95, rounds=50)
+        >>> fast.low > 1
+        True
     """
 
     before: float

@@ -24,6 +24,11 @@ class UnstructuredReport:
             layer, batch 64.
         sparse_linear_one: The same at batch 1.
         threads: Processor threads.
+
+    Example:
+        >>> report = unstructured_report(sparsity=0.9, seconds=0.01)
+        >>> report.sparsity, report.linear.ratio > 0
+        (0.9, True)
     """
 
     sparsity: float

@@ -9,6 +9,7 @@ from bayesprune.posterior.health import (
     temperature_of,
     weight_spread,
 )
+from bayesprune.posterior.inference_data import from_bayesprune
 from bayesprune.posterior.metrics import (
     ReliabilityCurve,
     accuracy,
@@ -25,7 +26,9 @@ from bayesprune.posterior.metrics import (
 )
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.predict import predict, use_sample
-from bayesprune.posterior.samples import MemorySamples, Samples, SampleStore
+from bayesprune.posterior.sample_store import SampleStore
+from bayesprune.posterior.samples import MemorySamples, Samples
+from bayesprune.posterior.selective import RiskCoverage, risk_coverage
 
 __all__ = [
     "Samples",
@@ -35,6 +38,7 @@ __all__ = [
     "Prediction",
     "RegressionPrediction",
     "use_sample",
+    "from_bayesprune",
     "preserved",
     "accuracy",
     "nll",
@@ -50,6 +54,8 @@ __all__ = [
     "auroc",
     "average_precision",
     "ood_metrics",
+    "risk_coverage",
+    "RiskCoverage",
     "health_report",
     "HealthReport",
     "fit_check",

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -15,6 +17,24 @@ class TensorSpec(NamedTuple):
     shape: tuple[int, ...]
     kind: str  # "parameter" or "buffer"
     tied_to: str | None = None
+
+    @classmethod
+    def of(cls, dtype: Any, shape: Any, kind: Any, tied_to: Any = None) -> TensorSpec:
+        """The spec of an entry that a file gives.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+        known = isinstance(getattr(torch, str(dtype), None), torch.dtype) and kind in ("parameter", "buffer")
+        if not (sizes and known and isinstance(tied_to, (str, type(None)))):
+            raise ValueError(f"{kind!r} {dtype!r}{shape!r:.80}, tied to {tied_to!r}, is no tensor of a model")
+        return cls(dtype, tuple(shape), kind, tied_to)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of its values."""
+        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
 
     def __str__(self) -> str:
         tied = f", tied to {self.tied_to!r}" if self.tied_to else ""
@@ -78,12 +98,26 @@ def fingerprint(layout: Mapping[str, TensorSpec]) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def check_layout(expected: Mapping[str, TensorSpec], found: Mapping[str, TensorSpec]) -> None:
+def layout_of(tensors: Mapping[str, Tensor], like: Mapping[str, TensorSpec]) -> Layout:
+    """The layout of tensors that were read, each of the kind that another layout gives its name."""
+    return {
+        name: TensorSpec(
+            str(tensor.dtype).removeprefix("torch."),
+            tuple(tensor.shape),
+            like[name].kind if name in like else "buffer",
+            like[name].tied_to if name in like else None,
+        )
+        for name, tensor in tensors.items()
+    }
+
+
+def check_layout(expected: Mapping[str, TensorSpec], found: Mapping[str, TensorSpec], whose: str = "the model") -> None:
     """Refuse a model whose tensors are not those of the samples, naming the first that differs.
 
     Args:
         expected: the layout of the samples.
-        found: the layout of the model.
+        found: the layout of the model, or of a sample that was read.
+        whose: what ``found`` is of, for the message.
 
     Raises:
         ValueError: at the first name of ``expected`` that is missing or differs, or else at the first extra one.
@@ -91,9 +125,9 @@ def check_layout(expected: Mapping[str, TensorSpec], found: Mapping[str, TensorS
     mend = "build the model with the arguments used when the samples were collected"
     for name, spec in expected.items():
         if name not in found:
-            raise ValueError(f"model: tensor {name!r} ({spec}) of the samples is missing from the model; {mend}")
+            raise ValueError(f"model: tensor {name!r} ({spec}) of the samples is missing from {whose}; {mend}")
         if found[name] != spec:
             raise ValueError(f"model: tensor {name!r} is {found[name]}, the samples have {spec}; {mend}")
     for name, spec in found.items():
         if name not in expected:
-            raise ValueError(f"model: tensor {name!r} ({spec}) of the model is missing from the samples; {mend}")
+            raise ValueError(f"model: tensor {name!r} ({spec}) of {whose} is missing from the samples; {mend}")

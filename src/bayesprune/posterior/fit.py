@@ -21,7 +21,13 @@ _UNFIT_ALONE = 0.5  # without a reference: augmentation and label smoothing keep
 
 @dataclass(frozen=True)
 class Fit:
-    """Mean training losses: of the members, of a T = 0 reference grown from one of them, of the best constant prediction."""
+    """Mean training losses: of the members, of a T = 0 reference grown from one of them, of the best constant prediction.
+
+    Example:
+        >>> fit = Fit(members=0.3, reference=0.1, constant=2.3)
+        >>> fit.members - fit.reference < fit.constant
+        True
+    """
 
     members: float
     reference: float | None = None

@@ -16,7 +16,12 @@ from bayesprune.posterior.samples import Samples
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What shows whether a run sampled from a posterior; None or empty where the report was not given what it needs."""
+    """What shows whether a run sampled from a posterior; None or empty where the report was not given what it needs.
+
+    Example:
+        >>> HealthReport(members=4, warnings=["the members do not differ"]).warnings
+        ['the members do not differ']
+    """
 
     temperature: list[dict[str, float]] | None = None
     """For each parameter group: mean, min and max of the injected temperature; kinetic, the measured one; lr, and

@@ -78,7 +78,13 @@ def brier(probabilities: Any, labels: Any) -> float:
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """Confidence against accuracy in bins (lower, upper]; both are NaN where a bin is empty."""
+    """Confidence against accuracy in bins (lower, upper]; both are NaN where a bin is empty.
+
+    Example:
+        >>> curve = reliability_curve([[0.9, 0.1], [0.6, 0.4]], [0, 1], bins=2)
+        >>> curve.count.tolist(), float(curve.confidence[1]), float(curve.accuracy[1])
+        ([0, 2], 0.75, 0.5)
+    """
 
     lower: Array
     upper: Array

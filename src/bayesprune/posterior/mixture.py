@@ -7,9 +7,16 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """Posterior predictive distribution of a classifier for n inputs, all on the CPU in float64; entropies in nats."""
+    """Posterior predictive distribution of a classifier for n inputs, all on the CPU in float64; entropies in nats.
+
+    Example:
+        >>> from bayesprune.posterior import predict
+        >>> prediction = predict(torch.nn.Linear(3, 2), None, torch.zeros(4, 3))
+        >>> prediction.probabilities.shape, prediction.classes.shape, prediction.epistemic.tolist()
+        (torch.Size([4, 2]), torch.Size([4]), [0.0, 0.0, 0.0, 0.0])
+    """
 
     probabilities: Tensor  # (n, C): mean of the members' probabilities
     total: Tensor  # (n,): entropy of that mean
@@ -51,10 +58,25 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.probabilities)
 
+    def __repr__(self) -> str:
+        return (
+            f"Prediction({len(self):,} inputs, {self.probabilities.shape[1]} classes, {len(self.member_classes)} members; "
+            f"means: confidence {self.confidence.mean():.3f}, total {self.total.mean():.3f}, aleatoric "
+            f"{self.aleatoric.mean():.3f}, epistemic {self.epistemic.mean():.3f}{_labelled(self.labels)})"
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class RegressionPrediction:
-    """Mean and variance of the posterior predictive for n inputs, shaped like the model's output, in float64."""
+    """Mean and variance of the posterior predictive for n inputs, shaped like the model's output, in float64.
+
+    Example:
+        >>> from bayesprune.posterior import predict
+        >>> model = torch.nn.Linear(3, 1)
+        >>> prediction = predict(model, None, torch.zeros(4, 3), task="regression", noise_variance=0.25)
+        >>> prediction.variance.flatten().tolist()
+        [0.25, 0.25, 0.25, 0.25]
+    """
 
     mean: Tensor  # mean of the members' means
     variance: Tensor  # aleatoric + epistemic
@@ -65,6 +87,18 @@ class RegressionPrediction:
 
     def __len__(self) -> int:
         return len(self.mean)
+
+    def __repr__(self) -> str:
+        return (
+            f"RegressionPrediction({len(self):,} inputs, outputs of shape {tuple(self.mean.shape[1:])}; means: standard "
+            f"deviation {self.variance.sqrt().mean():.4g}, of it aleatoric {self.aleatoric.sqrt().mean():.4g}, epistemic "
+            f"{self.epistemic.sqrt().mean():.4g}{_labelled(self.labels)})"
+        )
+
+
+def _labelled(labels: Tensor | None) -> str:
+    """What a prediction's one-line form adds where the inputs came with labels."""
+    return "" if labels is None else "; labels"
 
 
 class ClassMixture:

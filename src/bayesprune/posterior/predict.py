@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, overload
@@ -57,6 +57,7 @@ def predict(
     task: Literal["classification"] = ...,
     indices: Sequence[int] | None = ...,
     keep_members: bool = ...,
+    forward: Callable[[nn.Module, Any], Any] | None = ...,
     views: Sequence[Callable[[Tensor], Tensor]] = ...,
 ) -> Prediction: ...
 
@@ -72,6 +73,7 @@ def predict(
     task: Literal["regression"],
     indices: Sequence[int] | None = ...,
     keep_members: bool = ...,
+    forward: Callable[[nn.Module, Any], Any] | None = ...,
     noise_variance: float | Sequence[float] = ...,
     views: Sequence[Callable[[Tensor], Tensor]] = ...,
 ) -> RegressionPrediction: ...
@@ -87,6 +89,7 @@ def predict(
     task: Literal["classification", "regression"] = "classification",
     indices: Sequence[int] | None = None,
     keep_members: bool = False,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
     noise_variance: float | Sequence[float] = 0.0,
     views: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> Prediction | RegressionPrediction:
@@ -104,13 +107,16 @@ def predict(
     Args:
         model: a model of the architecture that was collected. It comes back with its own weights and train mode.
         samples: the members; None takes the model's present weights as the only one.
-        inputs: a tensor of inputs, or an iterable of batches (a tensor, or a tuple or list of inputs and labels). It
-            is read once per member and must give the same batches in the same order each time; this is checked.
+        inputs: a tensor of inputs, or an iterable of batches: a tensor, a tuple or list of inputs and labels, or a mapping of
+            tensors, which are passed by name, "labels" left out. It is read once per member and must give the same batches
+            in the same order each time; this is checked.
         batch_size: inputs a forward pass, when ``inputs`` is a tensor.
         device: where to compute; default: where the model is. The model returns to its own device.
         task: what the model's output is: logits (n, C), or means (or a pair of means and variances).
         indices: which samples to use, default all.
         keep_members: also return every member's probabilities (or means): S times the memory of the result.
+        forward: (model, inputs of a batch) → output; default: the model's own call, of its output the ``logits`` where it has
+            such an attribute.
         noise_variance: for regression, the variance of the noise when the model gives means only; one number, or one
             for each member used.
         views: functions of a batch of inputs, such as `vision.views("mirror")`; a member's outputs are averaged over them
@@ -162,7 +168,7 @@ def predict(
                 torch.clear_autocast_cache()  # under autocast it would still hold the weights of the member before
             model.eval()
             name = "the model" if index is None else f"sample {index}"
-            mixture.add(reader.run(partial(_forward, model, mixture, variance, views), name))
+            mixture.add(reader.run(partial(_outputs, forward or call, model, mixture, variance, views), name))
     return mixture.result(reader.labels)
 
 
@@ -180,20 +186,62 @@ def _choose(samples: Samples | None, indices: Sequence[int] | None) -> Sequence[
     return chosen
 
 
-def _forward(
+def call(model: nn.Module, inputs: Any) -> Any:
+    """A model's output for a batch: called by name with a mapping; its ``logits`` where it has such an attribute.
+
+    Args:
+        model: the model.
+        inputs: a tensor, or a mapping of tensors by argument name.
+
+    Returns:
+        The output.
+
+    Example:
+        >>> call(nn.Linear(2, 1), {"input": torch.zeros(3, 2)}).shape
+        torch.Size([3, 1])
+    """
+    output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    return getattr(output, "logits", output)
+
+
+def _outputs(
+    forward: Callable[[nn.Module, Any], Any],
     model: nn.Module,
     mixture: ClassMixture | MomentMixture,
     variance: float,
     views: Sequence[Callable[[Tensor], Tensor]],
-    batch: Tensor,
+    batch: Any,
 ) -> tuple[Tensor, ...]:
     """Return a member's outputs of a batch, averaged over the views."""
     if not views:
-        return mixture.outputs(model(batch), variance)
-    found = [model(view(batch)) for view in views]
+        return mixture.outputs(forward(model, batch), variance)
+    found = [forward(model, view(batch)) for view in views]
     pairs = isinstance(found[0], (tuple, list))
     mean: Any = tuple(sum(part) / len(views) for part in zip(*found)) if pairs else sum(found) / len(views)
     return mixture.outputs(mean, variance)
+
+
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """A batch's inputs and its labels (None where it has none): a tensor, a pair, or a mapping with "labels".
+
+    Args:
+        batch: as a loader gives it.
+
+    Returns:
+        Inputs and labels.
+
+    Raises:
+        ValueError: if it is none of these.
+
+    Example:
+        >>> split_batch({"x": 1, "labels": 2}), split_batch((1, 2))
+        (({'x': 1}, 2), (1, 2))
+    """
+    if isinstance(batch, Mapping):
+        return {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
+    if isinstance(batch, (tuple, list)):
+        return (*batch, None)[:2]
+    return batch, None
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -221,21 +269,24 @@ class _Reader:
         self.labels: Tensor | None = None
         self.seen: Tensor | None = None
 
-    def run(self, function: Callable[[Tensor], tuple[Tensor, ...]], name: str) -> tuple[Tensor, ...]:
+    def run(self, function: Callable[[Any], tuple[Tensor, ...]], name: str) -> tuple[Tensor, ...]:
         """The function's outputs over all batches, each concatenated and on the CPU."""
         outputs, labels, seen = [], [], []
         batches = self.inputs.split(self.batch_size) if isinstance(self.inputs, Tensor) else self.inputs
         for batch in batches:
-            images, target = (*batch, None)[:2] if isinstance(batch, (tuple, list)) else (batch, None)
-            if not isinstance(images, Tensor):
+            inputs, target = split_batch(batch)
+            tensors = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+            if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
                 raise ValueError(
-                    f"inputs: a batch holds a {type(images).__name__}; expected a tensor, or (inputs, labels)"
+                    f"inputs: a batch holds a {type(inputs).__name__}; expected a tensor, (inputs, labels), or a mapping of tensors"
                 )
-            if not len(images):
+            if not len(tensors[0]):
                 continue
             # One number per input tells a reshuffled or augmented pass from the first one.
-            seen.append(images.reshape(len(images), -1).sum(1, dtype=torch.float32).cpu())
-            output = function(images.to(self.device))
+            sums = [tensor.reshape(len(tensor), -1).sum(1, dtype=torch.float32) for tensor in tensors]
+            seen.append(torch.stack(sums).sum(0).cpu() if len(sums) > 1 else sums[0].cpu())
+            placed = [tensor.to(self.device) for tensor in tensors]
+            output = function(dict(zip(inputs, placed)) if isinstance(inputs, Mapping) else placed[0])
             if any(part.isnan().any() for part in output):
                 raise ValueError(f"samples: {name} gives outputs that are not finite; leave it out with indices=")
             outputs.append([part.cpu() for part in output])

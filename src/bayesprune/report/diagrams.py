@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesprune.report.findings import wilson
 from bayesprune.report.load import Run
 from bayesprune.report.style import (
     INK,
@@ -114,8 +115,7 @@ def sample_paths(run: Run, *, max_channels: int = 8, max_weights: int = 256, max
 def reliability_diagram(run: Run) -> Figure:
     """Accuracy against confidence for the single model and for the averaged prediction, above the counts.
 
-    Each bar is a bin's accuracy; the second colour is the gap to its mean confidence. Bars that reach the diagonal
-    without a gap are calibrated.
+    Each point is a bin's accuracy over its mean confidence, with Wilson's 95 % interval; on the diagonal it is calibrated.
 
     Args:
         run: a finished one.
@@ -153,9 +153,9 @@ def reliability_diagram(run: Run) -> Figure:
         lower, upper, counts, confidence, accuracy = (np.array([row[k] for row in rows], dtype=float) for k in keys)
         middle, width = (lower + upper) / 2, 0.86 * (upper - lower)
         curve, histogram = grid[:, column]
-        bars = [curve.bar(middle, accuracy, width, color=BLUE)]
-        gap = {"bottom": np.minimum(accuracy, confidence), "color": ORANGE, "alpha": 0.75}
-        bars.append(curve.bar(middle, np.abs(confidence - accuracy), 0.5 * width, **gap))
+        ends = np.array([wilson(hit, count) for hit, count in zip(accuracy, counts)]).reshape(-1, 2)
+        bars = [curve.vlines(confidence, ends[:, 0], ends[:, 1], color=BLUE, linewidth=1.4, alpha=0.55)]
+        bars = [*curve.plot(confidence, accuracy, "o", color=BLUE, markersize=4, label=name), *bars]
         bars += curve.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 2)))
         histogram.bar(middle, counts / counts.sum() * 100, width, color=MUTED)
         value = result.get(error)
@@ -167,7 +167,7 @@ def reliability_diagram(run: Run) -> Figure:
         curve.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         curve.set_ylim(0, 1)
         words.append(f"{name}: {said or 'no ECE'}, {counts[-1] / counts.sum():.0%} of the inputs in the last bin")
-    legend_below(figure, bars, ["accuracy", "gap to confidence", "calibrated"])
+    legend_below(figure, bars, ["accuracy", "95 % interval", "calibrated"])
     figure.set_label("Reliability diagram. " + "; ".join(words) + ".")
     return figure
 

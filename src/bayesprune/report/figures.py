@@ -57,14 +57,23 @@ def accuracy_curves(runs: Sequence[Run]) -> Figure:
             continue
         epochs, style = run.column("epoch"), look(index)
         training = (
-            _curve(axes, epochs, 100 * run.column("train_accuracy"), **style, alpha=0.45, linewidth=0.9) or training
+            _curve(
+                axes,
+                epochs,
+                100 * run.column("train_accuracy"),
+                **style,
+                alpha=0.45,
+                linewidth=0.9,
+                label=f"{label}, training",
+            )
+            or training
         )
         line = _curve(axes, epochs, 100 * run.column("accuracy"), **style, linewidth=1.7)
         mean = (run.result or {}).get("accuracy_mean")
         if mean is not None:
             last = epochs[-1]
             marker = {"color": style["color"], "markersize": 5, "clip_on": False, "zorder": 4}
-            (diamond,) = axes.plot([last], [100 * mean], "D", **marker)
+            (diamond,) = axes.plot([last], [100 * mean], "D", **marker, label=f"{label}, averaged")
             words.append(f"{label} ends at {100 * mean:.2f}% averaged")
         else:
             words.append(f"{label} is unfinished")
@@ -72,6 +81,7 @@ def accuracy_curves(runs: Sequence[Run]) -> Figure:
         labels.append(label)
     style_axes(axes, x="epoch", y=f"{' / '.join(splits)} accuracy (%)".strip(), title="Accuracy")
     _whole_ticks(axes)
+    _late(axes, [run for run, yes in zip(runs, held) if yes])
     legend_below(figure, handles, labels)
     notes = ["faint: training"] if training is not None else []
     notes += ["◆ averaged prediction"] if diamond is not None else []
@@ -116,7 +126,7 @@ def sparsity_curves(runs: Sequence[Run]) -> Figure:
         if not held[index]:
             continue
         epochs, style = run.column("epoch"), look(index)
-        wanted = {"color": style["color"], "linestyle": ":", "linewidth": 1.2}
+        wanted = {"color": MUTED, "linestyle": (0, (1.5, 1.5)), "linewidth": 2.6, "alpha": 0.9, "zorder": 1}
         target = _curve(hard, epochs, 100 * run.column("target_sparsity"), **wanted) or target
         handles.append([_curve(axes, epochs, 100 * run.column(k), **style) for axes, k in zip((soft, hard), keys)])
         labels.append(label)
@@ -129,7 +139,7 @@ def sparsity_curves(runs: Sequence[Run]) -> Figure:
         axes.set_ylim(-2, 102)
         axes.set_yticks([0, 25, 50, 75, 100])
     _whole_ticks(hard)
-    _note(hard, "dotted: target" if target is not None else "")
+    _note(hard, "dotted, grey: target" if target is not None else "")
     legend_below(figure, [next(line for line in pair if line is not None) for pair in handles], labels)
     figure.set_label("Soft and hard sparsity over epochs. " + "; ".join(words) + ".")
     return figure
@@ -242,6 +252,22 @@ def _curve(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object):  # type: 
     marker = "o" if keep.sum() == 1 else None
     (line,) = axes.plot(x[keep], y[keep], marker=marker, markersize=4, **style)  # type: ignore[arg-type]
     return line
+
+
+def _late(axes: Axes, runs: Sequence[Run]) -> None:
+    """Begin the axis below what the second half of the epochs holds, so that it shows where runs differ and not their start."""
+    lows, highs = [], []
+    for run in runs:
+        for key in ("accuracy", "train_accuracy"):
+            values = 100 * run.column(key)
+            late = values[len(values) // 2 :]
+            lows += [late[np.isfinite(late)].min()] if np.isfinite(late).any() else []
+            highs += [values[np.isfinite(values)].max()] if np.isfinite(values).any() else []
+        mean = (run.result or {}).get("accuracy_mean")
+        highs += [] if mean is None else [100 * mean]
+    if lows and len(runs[0].history) > 3:
+        room = max(max(highs) - min(lows), 1.0)
+        axes.set_ylim(max(0.0, min(lows) - 0.15 * room), min(100.5, max(highs) + 0.12 * room))
 
 
 def _note(axes: Axes, text: str) -> None:

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
+from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import layer_sparsity, member_accuracies, reliability_diagram, sample_paths
+from bayesprune.report.doubt import doubtful_images, other_data, risk_curves
 from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves
+from bayesprune.report.findings import comparison, found_table, key_figures
 from bayesprune.report.fragments import (
     flatten,
-    folded,
     found_faults,
-    health_table,
-    key_figures,
-    layer_table,
-    pair_table,
-    scroll_box,
+    health_rows,
+    health_said,
+    layer_rows,
     setting_differences,
     table_legend,
-    warning_box,
 )
 from bayesprune.report.load import Run, run_labels
-from bayesprune.report.page import Figures, grid, section, whole_page
-from bayesprune.report.style import write_bytes
+from bayesprune.report.page import Figures, render
 from bayesprune.report.table import results_table
 
 
 def write_report(runs: Sequence[Run], path: str | os.PathLike[str], *, title: str | None = None) -> Path:
-    """Write one self-contained HTML page: results, curves, calibration, sparsity, health and settings of the runs.
+    """Write one self-contained HTML page: what was found, where the runs doubt, how they got there, and their settings.
 
-    The page has no scripts and fetches nothing; it follows the reader's light or dark theme. The same runs give the
-    same bytes.
+    The page fetches nothing; its one script sorts tables and shows values. It follows the reader's light or dark theme. The
+    same runs give the same bytes. A run folder that holds `profile.json` (`bayesprune profile DIR --run RUN`) shows
+    megabytes and milliseconds too, one that holds `predictions.safetensors` (`bayesprune evaluate RUN --keep`) its doubtful
+    images and the histograms of other data.
 
     Args:
         runs: finished or not, in the order of the page.
@@ -44,7 +44,7 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str], *, title: st
 
     Raises:
         ValueError: there are no runs.
-        ImportError: Matplotlib is missing.
+        ImportError: Matplotlib or Jinja2 is missing.
 
     Example:
         >>> import tempfile
@@ -61,73 +61,93 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str], *, title: st
 
 def _page(runs: Sequence[Run], title: str | None) -> str:
     labels, figure = run_labels(runs), Figures()
-    title = title or (labels[0] if len(runs) == 1 else f"Report of {len(runs)} runs")
-    about = _shared(runs)
-    headings = labels if len(runs) > 1 else ["The run in detail"]
-    links = [("results", "Results"), ("training", "Training")]
+    several = len(runs) > 1
+    headings = labels if several else ["The run in detail"]
+    doubt = [
+        figure(
+            lambda: risk_curves(runs),
+            "Risk and coverage",
+            "Errors among the surest share of the test inputs. A curve that falls to zero on the left keeps its errors among "
+            "the inputs that it doubts.",
+        ),
+        figure(
+            lambda: other_data(runs),
+            "Other data",
+            "Entropy of the prediction on the test inputs and on inputs of another kind: the less they overlap, the better.",
+        ),
+    ]
+    doubtful = [
+        {"label": label if several else "", "images": images}
+        for run, label in zip(runs, labels)
+        if (images := doubtful_images(run))
+    ]
+    links = [("found", "Found"), ("doubt", "Doubt"), ("results", "Results"), ("training", "Training")]
     links += [(f"run-{number}", label) for number, label in enumerate(headings, 1)]
-    curves = [
+    faults = [(label if several else "", text) for run, label in zip(runs, labels) for text in found_faults(run)]
+    training = [
         figure(lambda: accuracy_curves(runs), "Accuracy", "Accuracy after each epoch."),
         figure(lambda: learning_rate(runs), "Learning rate", "The cyclical step size; samples come from its cold end."),
         figure(
             lambda: sparsity_curves(runs),
             "Sparsity",
-            "Soft sparsity: share of groups whose weights are under the spike. Hard sparsity: share of prunable "
-            "weights that are exactly zero.",
+            "Soft sparsity: share of groups whose weights are under the spike. Hard sparsity: share of prunable weights that "
+            "are exactly zero.",
         ),
     ]
-    parts = [
-        key_figures(runs[0]) if len(runs) == 1 else "",
-        warning_box(
-            [(label if len(runs) > 1 else "", text) for run, label in zip(runs, labels) for text in found_faults(run)]
-        ),
-        section(
-            "results",
-            "Results",
-            scroll_box(results_table(runs, "html"), "Results table"),
-            table_legend(runs),
-            setting_differences(runs, labels),
-        ),
-        section("training", "Training", grid(curves)),
-        *(_article(run, name, number, figure) for number, (run, name) in enumerate(zip(runs, headings), 1)),
+    beside = [
+        figure(
+            lambda: comparison(runs), "Comparison", "Accuracy with 95 % intervals, on the range where the runs differ."
+        )
     ]
-    return whole_page(title, about, links, parts)
+    return render(
+        "runs.html",
+        title=title or (labels[0] if not several else f"Report of {len(runs)} runs"),
+        subtitle=_shared(runs),
+        links=links,
+        faults=faults,
+        tiles=[] if several else key_figures(runs[0]),
+        found=found_table(runs),
+        comparison=[one for one in beside if several and one.kind != "absent"],
+        doubt=doubt,
+        doubtful=doubtful,
+        results=results_table(runs, "html"),
+        legend=table_legend(runs),
+        differences=setting_differences(runs, labels),
+        training=training,
+        articles=[_article(run, heading, figure) for run, heading in zip(runs, headings)],
+    )
 
 
-def _article(run: Run, heading: str, number: int, figure: Figures) -> str:
+def _article(run: Run, heading: str, figure: Figures) -> dict[str, Any]:
+    """What stands under a run's own heading."""
     result = run.result or {}
     drawn = [
         figure(
             lambda: reliability_diagram(run),
             "Calibration",
-            "Accuracy of inputs in each bin of confidence, and its gap to their mean confidence; ECE is the mean gap.",
+            "Accuracy of the inputs in each bin of confidence, with 95 % intervals; beside the dashed line it is calibrated. "
+            "ECE is the mean gap.",
         ),
         figure(lambda: member_accuracies(run), "Members", "Accuracy of every sample on its own, and of their average."),
         figure(
             lambda: sample_paths(run),
             "Sample paths",
-            "All weights of some channels over training, above the learning rate. A channel whose paths all close in "
-            "on zero is one to prune.",
+            "Weights of some channels over training, above the learning rate. A channel whose paths all close in on zero is "
+            "one to prune.",
             wide=True,
         ),
-        figure(
-            lambda: layer_sparsity(run),
-            "Layers",
-            "Share of each layer's weights that are exactly zero.",
-        ),
+        figure(lambda: layer_sparsity(run), "Layers", "Share of each layer's weights that are exactly zero."),
     ]
-    sparsity = result.get("sparsity") or {}
-    parts = [
-        f'<article id="run-{number}" aria-labelledby="run-{number}-title">',
-        f'<h2 id="run-{number}-title">{escape(heading)}</h2>\n<p class="muted">{escape(_line(run))}</p>',
-        grid(drawn),
-        layer_table(sparsity),
-        health_table(result.get("health")),
-        folded("Configuration", pair_table(flatten(run.config)), kind="config"),
-        folded("Environment", pair_table(flatten(run.environment)), kind="environment"),
-        "</article>",
-    ]
-    return "\n".join(part for part in parts if part)
+    return {
+        "heading": heading,
+        "line": _line(run),
+        "figures": drawn,
+        "layers": layer_rows(result.get("sparsity") or {}),
+        "health": health_rows(result.get("health")),
+        "health_said": health_said(result.get("health")),
+        "config": flatten(run.config),
+        "environment": flatten(run.environment),
+    }
 
 
 def _line(run: Run) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bayesprune.common.artefact import ArtefactError
+from bayesprune.common.bounded import read_json
+from bayesprune.common.manifest import check_manifest
+from bayesprune.common.tensors import PLAIN, read_tensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,7 +28,13 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Traces:
-    """Paths of all weights of some channels: `channels` maps (kind, parameter name, channel) to an (n, m) array."""
+    """Paths of all weights of some channels: `channels` maps (kind, parameter name, channel) to an (n, m) array.
+
+    Example:
+        >>> paths = Traces(np.arange(2), np.array([0.1, 0.0]), {("input", "conv.weight", 3): np.zeros((2, 9))})
+        >>> [array.shape for array in paths.channels.values()]
+        [(2, 9)]
+    """
 
     steps: Array
     lr: Array
@@ -46,6 +56,7 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     result: dict[str, Any] | None = None
+    profile: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -111,33 +122,45 @@ class Run:
         """
         return np.array([np.nan if row.get(key) is None else float(row[key]) for row in self.history], dtype=float)
 
+    def predictions(self) -> dict[str, Array] | None:
+        """Read the predictions on the test inputs that `bayesprune evaluate` kept; None where there are none.
+
+        Raises:
+            ArtefactError: the file is damaged or is not one of ours.
+        """
+        file = self.path / "predictions.safetensors"
+        if not file.is_file():
+            return None
+        found = {name: value.numpy() for name, value in read_tensors(file, [PLAIN], older=[None]).tensors.items()}
+        absent = {"total", "epistemic", "classes", "labels"} - found.keys()
+        if absent or len({found[key].shape for key in ("total", "epistemic", "classes", "labels")}) != 1:
+            fault = f"its tensors do not belong together; missing {sorted(absent)}"
+            raise ArtefactError(file, fault, "one total, epistemic, class and label for each input")
+        return found
+
     def traces(self) -> Traces | None:
         """Read the recorded weight paths; None if the run recorded none.
 
         Raises:
-            ValueError: the file is damaged or is not one of ours.
+            ArtefactError: the file is damaged or is not one of ours.
         """
         file = self.path / "traces.safetensors"
+        check_manifest(self.path, [file.name])
         if not file.is_file():
             return None
-        from safetensors.numpy import load_file
-
-        try:
-            tensors = load_file(file)
-        except Exception as error:  # safetensors raises its own type, which moved between releases
-            raise ValueError(f"{file}: cannot be read as safetensors ({error})") from error
+        tensors = {name: value.numpy() for name, value in read_tensors(file, [PLAIN], older=[None]).tensors.items()}
         missing = {"steps", "lr"} - tensors.keys()
         if missing:
-            raise ValueError(f"{file}: expected the tensors 'steps' and 'lr'; {sorted(missing)} are missing")
+            raise ArtefactError(file, f"the tensors {sorted(missing)} are missing", "the tensors 'steps' and 'lr'")
         steps, lr = tensors.pop("steps"), tensors.pop("lr")
         channels = {}
         for key in sorted(tensors):
             kind, _, rest = key.partition(":")
             name, _, channel = rest.rpartition(":")
             if kind not in ("input", "output") or not name or not channel.isdigit():
-                raise ValueError(f"{file}: tensor {key!r}: expected 'input:NAME:CHANNEL' or 'output:NAME:CHANNEL'")
+                raise ArtefactError(file, f"tensor {key!r}", "'input:NAME:CHANNEL' or 'output:NAME:CHANNEL'")
             if tensors[key].ndim != 2 or len(tensors[key]) != len(steps):
-                raise ValueError(f"{file}: tensor {key!r} is {tensors[key].shape}; expected ({len(steps)}, weights)")
+                raise ArtefactError(file, f"tensor {key!r} is {tensors[key].shape}", f"({len(steps)}, weights)")
             channels[kind, name, int(channel)] = tensors[key]
         return Traces(steps, lr, dict(sorted(channels.items())))
 
@@ -153,7 +176,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
     Raises:
         FileNotFoundError: the folder is no run; the message names the file that was expected and what is there.
-        ValueError: a file is not what a run writes; the message names the file and the entry.
+        ArtefactError: a file is not what a run writes, or not what its manifest lists; the message names file and entry.
 
     Example:
         >>> load_run("/nowhere")
@@ -165,20 +188,21 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     config = _read(path, "config.json", dict)
     for key in ("recipe", "method", "seed"):
         if key not in config:
-            raise ValueError(f"{path / 'config.json'}: expected the entry {key!r}; found {sorted(config)}")
+            raise ArtefactError(path / "config.json", f"holds {sorted(config)}", f"the entry {key!r}")
     if not isinstance(config["seed"], int):
-        raise ValueError(f"{path / 'config.json'}: seed={config['seed']!r} is not a whole number")
-    environment = _read(path, "environment.json", dict) if (path / "environment.json").exists() else {}
-    history = _read(path, "history.json", list) if (path / "history.json").exists() else []
+        raise ArtefactError(path / "config.json", f"seed={config['seed']!r} is not a whole number")
+    environment = _read(path, "environment.json", dict) if _there(path, "environment.json") else {}
+    history = _read(path, "history.json", list) if _there(path, "history.json") else []
     for number, row in enumerate(history):
         where = f"{path / 'history.json'}: row {number}"
         if not isinstance(row, dict) or row.get("step") is None or row.get("epoch") is None:
-            raise ValueError(f"{where}: expected an object with 'step' and 'epoch'; found {row!r:.80}")
+            raise ArtefactError(where, f"{row!r:.80}", "an object with 'step' and 'epoch'")
         _check_numbers(row, (key for key in row if key != "split"), where)
-    result = _read(path, "result.json", dict) if (path / "result.json").exists() else None
+    result = _read(path, "result.json", dict) if _there(path, "result.json") else None
     if result is not None:
         _check_numbers(result, NUMBERS, str(path / "result.json"))
-    return Run(path, config, environment, history, result)
+    profile = _read(path, "profile.json", dict) if (path / "profile.json").exists() else None
+    return Run(path, config, environment, history, result, profile)
 
 
 def find_runs(folder: str | os.PathLike[str]) -> list[Run]:
@@ -239,21 +263,17 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 
 def _read(path: Path, name: str, kind: type) -> Any:
     file = path / name
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.is_file():
         where = f"folder={str(path)!r} is not a run: expected the file {file}"
-        raise FileNotFoundError(f"{where}; found {_contents(path)}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not valid JSON: it is not UTF-8 text ({error.reason})") from error
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not valid JSON: {error}") from error
-    if not isinstance(value, kind):
-        wanted = "an object" if kind is dict else "a list"
-        raise ValueError(f"{file}: expected {wanted}; found {value!r:.80}")
-    return value
+        raise FileNotFoundError(f"{where}; found {_contents(path)}")
+    check_manifest(path, [name])
+    return read_json(file, kind)
+
+
+def _there(path: Path, name: str) -> bool:
+    """Whether a run has a file; one that its manifest lists must be there."""
+    check_manifest(path, [name])
+    return (path / name).exists()
 
 
 def _contents(path: Path) -> str:
@@ -269,4 +289,4 @@ def _check_numbers(values: dict[str, Any], keys: Iterable[str], where: str) -> N
     for key in keys:
         value = values.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise ValueError(f"{where}: {key}={value!r} is not a number")
+            raise ArtefactError(where, f"{key}={value!r} is not a number")

@@ -1,123 +1,138 @@
-"""The frame of every page, and its figures: one HTML file that needs nothing else."""
+"""Templates and figures of every page: one HTML file that fetches nothing and needs nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from html import escape
-from typing import TYPE_CHECKING
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from bayesprune._version import __version__
-from bayesprune.report.style import NothingToDraw, figure_to_svg
-from bayesprune.report.stylesheet import stylesheet
+from bayesprune.common.lazy import missing
+from bayesprune.report.hover import hover_points
+from bayesprune.report.style import THEME, NothingToDraw, figure_to_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Nothing may be fetched and nothing may run, whatever a file says.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as the templates take it, or the reason why there is none.
+
+    Attributes:
+        kind: "small", "wide" or "absent".
+        name: What it shows.
+        caption: HTML; where it is absent, the reason.
+        svg: The drawing.
+        points: JSON of the places and texts that the page shows on hover.
+    """
+
+    kind: str
+    name: str
+    caption: Any
+    svg: Any = ""
+    points: str = "[]"
 
 
 class Figures:
-    """Turn figures into HTML, and number them so that their identifiers differ.
+    """Turn figures into what the templates draw, and number them so that their identifiers differ.
 
     Example:
         >>> from bayesprune.report.style import new_figure
-        >>> html = Figures()(lambda: new_figure(2, 1), "Empty", "Nothing to see.")
-        >>> html[:8], html[-9:]
-        ('<figure>', '</figure>')
+        >>> drawn = Figures()(lambda: new_figure(2, 1), "Empty", "Nothing to see.")
+        >>> drawn.kind, drawn.svg[:4]
+        ('small', Markup('<svg'))
     """
 
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, draw: Callable[[], Figure], name: str, caption: str, *, wide: bool = False) -> str:
-        """Draw one figure, or say in a paragraph why there is none.
+    def __call__(self, draw: Callable[[], Figure], name: str, caption: str, *, wide: bool = False) -> Drawn:
+        """Draw one figure, or say why there is none.
 
         Args:
             draw: makes the figure; raises `NothingToDraw` where there is no data.
             name: what it would show.
-            caption: HTML.
+            caption: plain text.
             wide: not to stand in columns.
         """
         try:
             figure = draw()
         except NothingToDraw as reason:
-            return f'<p class="absent">{escape(name)}: {escape(str(reason))}.</p>'
+            return Drawn("absent", name, str(reason))
+        from markupsafe import Markup
+
         self.count += 1
-        svg = figure_to_svg(figure, f"f{self.count}-")
-        kind = ' class="wide"' if wide else ""
-        # Reached by the keyboard, since it may scroll on a phone.
-        reach = ' tabindex="0"' if wide else ""
-        canvas = f'<div class="canvas"{reach}>{svg}</div>'
-        return f"<figure{kind}>{canvas}<figcaption>{caption}</figcaption></figure>"
+        svg = Markup(figure_to_svg(figure, f"f{self.count}-"))
+        points = json.dumps(hover_points(figure), ensure_ascii=False, separators=(",", ":"))
+        return Drawn("wide" if wide else "small", name, caption, svg, points)
 
 
-def grid(figures: Sequence[str]) -> str:
-    """Flow the small figures in columns, then the wide ones, then what could not be drawn and why.
-
-    Args:
-        figures: HTML from `Figures`.
-
-    Example:
-        >>> print(grid(['<p class="absent">Paths: none.</p>', "<figure>1</figure>"]))
-        <div class="figures"><figure>1</figure></div><p class="absent">Paths: none.</p>
-    """
-    small = "".join(figure for figure in figures if figure.startswith("<figure>"))
-    wide = "".join(figure for figure in figures if figure.startswith("<figure class"))
-    absent = "".join(figure for figure in figures if figure.startswith("<p"))
-    return (f'<div class="figures">{small}</div>' if small else "") + wide + absent
-
-
-def section(name: str, title: str, *parts: str) -> str:
-    """Write a section with its heading; nothing if it is empty.
-
-    Args:
-        name: its anchor.
-        title: plain text.
-        parts: HTML; empty ones are left out.
-
-    Example:
-        >>> print(section("a", "A & B", "<p>1</p>"))
-        <section id="a" aria-labelledby="a-title">
-        <h2 id="a-title">A &amp; B</h2>
-        <p>1</p>
-        </section>
-    """
-    body = "\n".join(part for part in parts if part)
-    if not body:
-        return ""
-    heading = f'<h2 id="{name}-title">{escape(title)}</h2>'
-    return f'<section id="{name}" aria-labelledby="{name}-title">\n{heading}\n{body}\n</section>'
-
-
-def whole_page(title: str, subtitle: str, links: Sequence[tuple[str, str]], parts: Sequence[str]) -> str:
-    """Write a page without scripts that fetches nothing and follows the reader's light or dark theme.
-
-    Args:
-        title: plain text.
-        subtitle: plain text under it, or nothing.
-        links: anchors and names of the sections.
-        parts: HTML of the body; empty ones are left out.
-
-    Example:
-        >>> whole_page("Demo", "", [], []).splitlines()[0]
-        '<!DOCTYPE html>'
-    """
-    navigation = "".join(f'<li><a href="#{anchor}">{escape(label)}</a></li>' for anchor, label in links)
-    body = "\n".join(
-        part
-        for part in (
-            f"<header>\n<h1>{escape(title)}</h1>",
-            f'<p class="muted">{escape(subtitle)}</p>' if subtitle else "",
-            f'<nav aria-label="Sections"><ul>{navigation}</ul></nav>\n</header>\n<main>',
-            *parts,
-            f"</main>\n<footer><p>Written by bayesprune {escape(__version__)}.</p></footer>",
-        )
-        if part
+@cache
+def _environment() -> Any:
+    """Jinja2 with autoescape on, reading this package's templates."""
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise missing(error, "a report") from error
+    return Environment(
+        loader=PackageLoader("bayesprune.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{stylesheet()}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+
+
+def _static(name: str) -> str:
+    return resources.files("bayesprune.report").joinpath("templates").joinpath(name).read_text(encoding="utf-8")
+
+
+def stylesheet() -> str:
+    """The style sheet of a page: light and dark from one table, one column on a phone, plain on paper."""
+    light, dark = (" ".join(f"--{name}: {pair[i]};" for name, pair in THEME.items()) for i in (0, 1))
+    themes = f":root {{ color-scheme: light dark; {light} }}\n"
+    return f"{themes}@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n{_static('style.css')}"
+
+
+def render(template: str, **context: Any) -> str:
+    """Write a page that fetches nothing and follows the reader's light or dark theme; its one script may run by its hash.
+
+    Args:
+        template: name of a file among the templates.
+        **context: what it shows; `title`, `subtitle` and `links` (anchors and names of the sections) are the frame's.
+
+    Raises:
+        ImportError: Jinja2 is missing.
+    """
+    from markupsafe import Markup
+
+    script = _static("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
+    frame = {"script": Markup(script), "script_hash": Markup(f"sha256-{digest}"), "style": Markup(stylesheet())}
+    text: str = _environment().get_template(template).render(version=__version__, **frame, **context)
+    return text.lstrip()
+
+
+def html_table(heads: list[str], rows: list[list[str]], texts: int, groups: list[tuple[str, int]] | None = None) -> Any:
+    """A sortable ``<table>`` element.
+
+    Args:
+        heads: of the columns.
+        rows: cells as text; the first of each is its head.
+        texts: number of columns of words, which come first; the others hold numbers.
+        groups: (name, number of columns) over the heads; "" for none.
+    """
+    parts = _environment().get_template("parts.html").module
+    return parts.table(heads, rows, texts, groups or [])
+
+
+def as_text(value: Any) -> str:
+    """Plain text, escaped: for pieces that stand outside of templates."""
+    return escape(str(value))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import reliability_diagram
-from bayesprune.report.fragments import flatten, folded, pair_table, scroll_box, warning_box
+from bayesprune.report.fragments import flatten
 from bayesprune.report.load import Run
-from bayesprune.report.page import Figures, grid, section, whole_page
+from bayesprune.report.page import Drawn, Figures, render
 from bayesprune.report.selection_effects import partial_dependence
 from bayesprune.report.selection_figures import (
     inclusion_bars,
@@ -20,11 +20,11 @@ from bayesprune.report.selection_figures import (
     training_loss,
 )
 from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
-from bayesprune.report.selection_table import selection_table
-from bayesprune.report.style import write_bytes
+from bayesprune.report.selection_table import ORDER, table_rows
 from bayesprune.report.table import MISSING
 
 PANELS = 12  # of partial dependence
+APART = 0.5  # between chains: they disagree
 
 
 def write_selection_report(result: dict[str, Any], path: str | os.PathLike[str], *, title: str | None = None) -> Path:
@@ -61,48 +61,59 @@ def write_selection_report(result: dict[str, Any], path: str | os.PathLike[str],
 def _page(result: dict[str, Any], title: str | None) -> str:
     figure, target, data = Figures(), result["target"], result["data"]
     selected = result.get("selected") or []
-    title = title or f"Inputs that matter for {target['name']}"
     subtitle = (
         f"{data['source']} · {target['task']} ({target['why']}) · {data['rows']:,} rows · {data['inputs']:,} inputs"
     )
-    links = [("selected", "Selected inputs"), ("probabilities", "Probabilities"), ("effects", "Effects")]
+    links = [("selected", "Selected inputs"), ("probabilities", "Evidence"), ("effects", "Effects")]
     links += [("held-out", "Held-out rows"), ("details", "Details")]
     curves = result.get("curves") or []
     more = f" The first {PANELS} of {len(selected)} selected inputs." if len(selected) > PANELS else ""
     band = "credible band: 90 % of the posterior members" if curves and curves[0]["lower"] else "no members, so no band"
-    parts = [
-        _tiles(result),
-        warning_box([("", note) for note in result.get("notes") or []]),
-        section("selected", "Selected inputs", _selected(result)),
-        section("probabilities", "Inclusion probabilities", grid(_probability_figures(result, figure))),
-        section(
-            "effects",
-            "Effects",
-            grid(
-                [
-                    figure(
-                        lambda: partial_dependence(result, PANELS),
-                        "Partial dependence",
-                        f"Mean prediction over the rows as one input varies ({band}); ticks: deciles of the input. A flat "
-                        f"curve with a large effect in the table means that the input acts through others.{more}",
-                        wide=True,
-                    )
-                ]
+    effects = figure(
+        lambda: partial_dependence(result, PANELS),
+        "Partial dependence",
+        f"Mean prediction over the rows as one input varies ({band}); ticks: deciles of the input. A flat curve with a large "
+        f"effect in the table means that the input acts through others.{more}",
+        wide=True,
+    )
+    scores = [(name, _short(value)) for name, value in result["held_out"].items() if isinstance(value, (int, float))]
+    dropped = [(str(name), str(reason)) for name, reason in result.get("dropped") or []]
+    loss = figure(lambda: training_loss(result), "Training loss", "Every chain's loss on the training rows.")
+    return render(
+        "selection.html",
+        title=title or f"Inputs that matter for {target['name']}",
+        subtitle=subtitle,
+        links=links,
+        tiles=_tiles(result),
+        faults=[("", note) for note in result.get("notes") or []],
+        selected=_selected(result),
+        probabilities=_probability_figures(result, figure),
+        effects=[effects],
+        scores=scores,
+        held_out=_score_figures(result, figure),
+        details=[loss],
+        tables=[
+            (f"Columns that are not used ({len(dropped)})", dropped, "dropped"),
+            *(
+                (name.capitalize(), flatten(result.get(name) or {}), name)
+                for name in ("prior", "settings", "environment")
             ),
-        ),
-        section("held-out", "Held-out rows", _scores_line(result), grid(_score_figures(result, figure))),
-        section("details", "Details", _details(result, figure)),
-    ]
-    return whole_page(title, subtitle, links, parts)
+        ],
+    )
 
 
-def _tiles(result: dict[str, Any]) -> str:
+def _tiles(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     data, scores = result["data"], result["held_out"]
-    count = len(result.get("selected") or [])
+    selected = result.get("selected") or []
+    apart = sum((row.get("chain_max") or 0) - (row.get("chain_min") or 0) > APART for row in selected)
     expected = result.get("expected_false")
-    note = "" if expected is None else f"expected false ones among them: {expected:.2g}"
-    tiles = [("Selected", f"{count:,} of {data['inputs']:,}", note)]
+    if apart:
+        note = f"the chains disagree on {apart} of them: read the chains before the probability"
+    else:
+        note = "" if expected is None else f"expected false ones among them: {expected:.2g}"
+    tiles = [("Selected", f"{len(selected):,} of {data['inputs']:,}", note)]
     if result["target"]["task"] == "regression":
+        error = f"± {_share(scores.get('coverage_error'))} (standard error)"
         tiles += [
             (
                 "Root mean squared error",
@@ -110,11 +121,7 @@ def _tiles(result: dict[str, Any]) -> str:
                 f"without inputs: {_short(scores.get('rmse_constant'))}",
             ),
             ("Explained variance", _share(scores.get("r2")), "of held-out rows"),
-            (
-                "90 % intervals cover",
-                _share(scores.get("coverage")),
-                f"± {_share(scores.get('coverage_error'))} (standard error)",
-            ),
+            ("90 % intervals cover", _share(scores.get("coverage")), error),
         ]
     else:
         tiles += [
@@ -122,36 +129,34 @@ def _tiles(result: dict[str, Any]) -> str:
             ("Log loss", _short(scores.get("nll")), f"without inputs: {_short(scores.get('nll_constant'))}"),
             ("Calibration error", _short(scores.get("ece")), "ECE, 15 bins"),
         ]
-    tiles.append(("Held-out rows", f"{data['rows_held_out']:,}", f"trained on {data['rows_train']:,}"))
-    items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
-        for name, value, note in tiles
-    )
-    return f'<dl class="tiles">{items}</dl>'
+    return [*tiles, ("Held-out rows", f"{data['rows_held_out']:,}", f"trained on {data['rows_train']:,}")]
 
 
-def _selected(result: dict[str, Any]) -> str:
-    if not result.get("selected"):
-        said = (result.get("fallback") or {}).get("sentence") or "No input is selected."
-        return f"<p>{escape(said)}</p>"
+def _selected(result: dict[str, Any]) -> dict[str, Any]:
     unit = "in units of the response" if result["target"]["task"] == "regression" else "as a probability"
     legend = (
-        f"Probability: that the input belongs to the model, mean over the chains (the chains' range beside it). q-value: "
-        f"false-discovery rate of the smallest selection that holds the input. Effect: standard deviation of the prediction "
-        f"due to this input, {unit}; alone: the part that does not depend on other inputs."
+        "Chains: the least and the greatest probability by a single chain's evidence; where they lie apart, chains disagree. "
+        "Evidence: what the input's absence costs on rows that a chain has not seen, in nats. Probability: that the input "
+        "belongs to the model. q-value: false-discovery rate of the smallest selection that holds the input. Effect: standard "
+        f"deviation of the prediction due to this input, {unit}; alone: the part that does not depend on other inputs."
     )
-    table = scroll_box(selection_table(result["selected"], "html"), "Selected inputs")
-    return f'{table}\n<p class="muted">{escape(legend)}</p>'
+    said = (result.get("fallback") or {}).get("sentence") or "No input is selected."
+    return {"heads": list(ORDER), "rows": table_rows(result.get("selected") or []), "legend": legend, "said": said}
 
 
-def _probability_figures(result: dict[str, Any], figure: Figures) -> list[str]:
+def _probability_figures(result: dict[str, Any], figure: Figures) -> list[Drawn]:
     drawn = [
         figure(
             lambda: inclusion_bars(result),
             "Inclusion probabilities",
-            "The likeliest inputs. Where the chains' dots lie apart, the chains disagree: do not trust the mean alone.",
+            "The likeliest inputs. Where the chains' dots lie apart, the chains disagree: do not trust the mean alone. No evidence: no "
+            "chain's model held the input; its probability is the prior's.",
         ),
-        figure(lambda: inclusion_scatter(result), "All inputs", "Every input, in the order of the columns."),
+        figure(
+            lambda: inclusion_scatter(result),
+            "All inputs",
+            "Every input that a chain weighed, in the order of the columns.",
+        ),
         figure(
             lambda: inclusion_paths(result),
             "Paths over training",
@@ -170,7 +175,7 @@ def _probability_figures(result: dict[str, Any], figure: Figures) -> list[str]:
     return drawn
 
 
-def _score_figures(result: dict[str, Any], figure: Figures) -> list[str]:
+def _score_figures(result: dict[str, Any], figure: Figures) -> list[Drawn]:
     if result["target"]["task"] == "regression":
         return [
             figure(
@@ -196,24 +201,6 @@ def _score_figures(result: dict[str, Any], figure: Figures) -> list[str]:
             "Accuracy of rows in each bin of confidence, and its gap to their mean confidence; ECE is the mean gap.",
         ),
     ]
-
-
-def _scores_line(result: dict[str, Any]) -> str:
-    rows = [(name, _short(value)) for name, value in result["held_out"].items() if isinstance(value, (int, float))]
-    return folded("All scores", pair_table(rows), kind="scores")
-
-
-def _details(result: dict[str, Any], figure: Figures) -> str:
-    loss = figure(lambda: training_loss(result), "Training loss", "Every chain's loss on the training rows.")
-    dropped = [(str(name), str(reason)) for name, reason in result.get("dropped") or []]
-    parts = [
-        grid([loss]),
-        folded(f"Columns that are not used ({len(dropped)})", pair_table(dropped), kind="dropped"),
-        folded("Prior", pair_table(flatten(result.get("prior") or {})), kind="prior"),
-        folded("Settings", pair_table(flatten(result.get("settings") or {})), kind="settings"),
-        folded("Environment", pair_table(flatten(result.get("environment") or {})), kind="environment"),
-    ]
-    return "\n".join(part for part in parts if part)
 
 
 def _short(value: Any) -> str:

@@ -45,14 +45,17 @@ def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> F
         'Inclusion probabilities of the 2 likeliest inputs, from a (0.90) to b (0.10); 1 selected.'
     """
     names, probability, selected, chains = _inputs(result)
+    weighed = weighed_inputs(result)
     order = np.lexsort((-probability, ~selected))[: min(most, max(12, int(selected.sum()) + others))]
     figure = new_figure(4.4, 0.2 * len(order) + 1.1)
     axes = figure.add_subplot()
     place = np.arange(len(order))
     bars = [
         axes.barh(place[mask], probability[order][mask], height=0.66, color=colour)
-        for mask, colour in ((selected[order], BLUE), (~selected[order], MUTED))
+        for mask, colour in ((selected[order], BLUE), (~selected[order] & weighed[order], MUTED))
     ]
+    for at in place[~weighed[order]]:
+        axes.text(0.01, at, "no evidence", va="center", color=MUTED, fontsize=8)
     handles: list[Any] = []
     labels = []
     for bar, label in zip(bars, ("selected", "not selected")):
@@ -61,7 +64,10 @@ def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> F
             labels.append(label)
     if len(chains) > 1:
         for chain in chains:
-            (dots,) = axes.plot(chain[order], place, "o", color=INK, markersize=2.6, clip_on=False, zorder=4)
+            drawn = weighed[order]
+            (dots,) = axes.plot(
+                chain[order][drawn], place[drawn], "o", color=INK, markersize=2.6, clip_on=False, zorder=4
+            )
         handles.append(dots)
         labels.append("single chains")
     axes.set_yticks(place, [literal(names[i], 26) for i in order])
@@ -97,11 +103,14 @@ def inclusion_scatter(result: dict[str, Any]) -> Figure:
         'inclusion probability'
     """
     names, probability, selected, _ = _inputs(result)
+    weighed = weighed_inputs(result)
     figure = new_figure(4.4, 2.9)
     axes = figure.add_subplot()
     at = np.arange(1, len(names) + 1)
     handles, labels = [], []
-    for mask, colour, size, label in ((~selected, MUTED, 2.2, "not selected"), (selected, BLUE, 4.5, "selected")):
+    for mask, colour, size, label in (
+        (~selected & weighed, MUTED, 2.2, "not selected"), (selected, BLUE, 4.5, "selected"),
+    ):  # fmt: skip
         if mask.any():
             # Thousands of points become an image inside the vector graphic.
             handles += axes.plot(
@@ -117,8 +126,10 @@ def inclusion_scatter(result: dict[str, Any]) -> Figure:
     axes.set_ylim(-0.02, 1.06)
     axes.set_xlim(0, len(names) + 1)
     style_axes(axes, x="column", y="inclusion probability", title="All inputs")
+    if not weighed.all():
+        axes.set_title(f"{int((~weighed).sum()):,} without evidence", loc="right", color=MUTED, fontsize=8.5)
     legend_below(figure, handles[::-1], labels[::-1])
-    rest = probability[~selected]
+    rest = probability[~selected & weighed]
     highest = f"; the highest of the others is {rest.max():.2f}" if rest.size else ""
     figure.set_label(f"Inclusion probability of all {len(names):,} inputs; {int(selected.sum())} selected{highest}.")
     return figure
@@ -245,6 +256,23 @@ def training_loss(result: dict[str, Any]) -> Figure:
     ends = ", ".join(f"{chain[-1]:.3g}" for chain in loss[:_NAMED])
     figure.set_label(f"Training loss of {len(loss)} chains over epochs, ending at {ends}.")
     return figure
+
+
+def weighed_inputs(result: dict[str, Any]) -> np.ndarray:
+    """Which inputs a chain's model held: those whose evidence is not 0, and all that are selected.
+
+    Args:
+        result: of a selection.
+
+    Example:
+        >>> inputs = {"name": ["a", "b"], "evidence": [3.1, 0.0], "selected": [True, False]}
+        >>> weighed_inputs({"inputs": inputs}).tolist()
+        [True, False]
+    """
+    inputs = result["inputs"]
+    selected = np.asarray(inputs["selected"], dtype=bool)
+    evidence = _numbers(inputs.get("evidence") or [None] * len(selected))
+    return selected | (evidence != 0)
 
 
 def _inputs(result: dict[str, Any]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:

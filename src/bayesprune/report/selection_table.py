@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
 from bayesprune.report.style import literal
 from bayesprune.report.table import MISSING
 
 KEYS = (
-    "input", "kind", "probability", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
+    "input", "kind", "evidence", "probability", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
 )  # fmt: skip
 
 
@@ -31,11 +30,11 @@ def selection_table(selected: Sequence[dict[str, Any]], fmt: str = "text", most:
         ValueError: an unknown format.
 
     Example:
-        >>> row = {"input": "age", "kind": "number", "probability": 0.998, "chain_min": 0.99, "chain_max": 1.0,
+        >>> row = {"input": "age", "kind": "number", "evidence": 12.34, "probability": 0.998, "chain_min": 0.99, "chain_max": 1.0,
         ...        "q_value": 0.002, "effect": 1.5, "effect_alone": 1.2, "direction": "increasing"}
         >>> print(selection_table([row]), end="")
-        Input  Probability  Chains       q-value  Effect  Alone  Direction
-        age          0.998  0.990–1.000    0.002     1.5    1.2  increasing
+        Input  Evidence  Chains       Probability  q-value  Effect  Alone  Direction
+        age        12.3  0.990–1.000        0.998    0.002     1.5    1.2  increasing
     """
     writers: dict[str, Callable[[Sequence[dict[str, Any]], int], str]] = {"text": _text, "html": _html, "csv": _csv}
     if fmt not in writers:
@@ -43,7 +42,7 @@ def selection_table(selected: Sequence[dict[str, Any]], fmt: str = "text", most:
     return writers[fmt](selected, len(selected) if most is None else most)
 
 
-HEADINGS = ("Input", "Probability", "Chains", "q-value", "Effect", "Alone", "Direction")
+HEADINGS = ("Input", "Evidence", "Chains", "Probability", "q-value", "Effect", "Alone", "Direction")
 WORDS = ("Input", "Chains", "Direction")
 
 
@@ -52,8 +51,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     q_value = row["q_value"]
     return [
         str(row["input"]),
-        f"{row['probability']:.3f}",
+        MISSING if row.get("evidence") is None else f"{row['evidence']:.1f}",
         chains,
+        f"{row['probability']:.3f}",
         f"{q_value:.3f}" if q_value >= 0.001 or q_value == 0 else f"{q_value:.0e}",
         f"{row['effect']:.3g}",
         MISSING if row["effect_alone"] is None else f"{row['effect_alone']:.3g}",
@@ -74,17 +74,21 @@ def _text(selected: Sequence[dict[str, Any]], most: int) -> str:
 
 
 def _html(selected: Sequence[dict[str, Any]], most: int) -> str:
-    kind = {name: "" if name in WORDS else ' class="number"' for name in HEADINGS}
-    head = "".join(f'<th scope="col"{kind[name]}>{name}</th>' for name in HEADINGS)
-    rows = []
-    for row in selected[:most]:
-        cells = _cells(row)
-        rest = "".join(f"<td{kind[name]}>{escape(cell)}</td>" for name, cell in list(zip(HEADINGS, cells))[1:])
-        rows.append(f'<tr><th scope="row">{escape(cells[0])}</th>{rest}</tr>')
+    from bayesprune.report.page import html_table
+
+    rows = table_rows(selected[:most])
     if len(selected) > most:
-        rows.append(f'<tr><td colspan="{len(HEADINGS)}">and {len(selected) - most} more</td></tr>')
-    body = "\n".join(rows)
-    return f'<table class="results">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
+        rows.append([f"and {len(selected) - most} more", *[""] * (len(ORDER) - 1)])
+    return str(html_table(list(ORDER), rows, 3)).strip()
+
+
+ORDER = ("Input", "Chains", "Direction", "Evidence", "Probability", "q-value", "Effect", "Alone")
+"""The columns of a page: words first, as its tables have them."""
+
+
+def table_rows(selected: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The cells of the selected inputs in the order of `ORDER`, as text."""
+    return [[dict(zip(HEADINGS, _cells(row)))[name] for name in ORDER] for row in selected]
 
 
 def _csv(selected: Sequence[dict[str, Any]], most: int) -> str:

@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bayesprune.common.files import write_bytes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -38,7 +40,15 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5
 
 
 class NothingToDraw(ValueError):
-    """The runs hold no data for this figure; the message says what is missing."""
+    """The runs hold no data for this figure; the message says what is missing.
+
+    Example:
+        >>> try:
+        ...     raise NothingToDraw("the run recorded no weight paths")
+        ... except NothingToDraw as reason:
+        ...     print(reason)
+        the run recorded no weight paths
+    """
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -137,6 +147,9 @@ def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:
         >>> len(figure.legends)
         1
     """
+    for handle, label in zip(handles, labels):  # what the page shows over its points
+        if hasattr(handle, "set_label"):
+            handle.set_label(label)
     names = [literal(label, 44) for label in labels]
     names = [" " + name if name.startswith("_") else name for name in names]  # Matplotlib hides those
     room = figure.get_size_inches()[0] / 0.078  # characters that fit in a line
@@ -222,30 +235,3 @@ def save_png(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 160) ->
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=dpi, metadata={"Description": str(figure.get_label())})
     return write_bytes(path, stream.getvalue())
-
-
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file under a temporary name beside it, then move it into place.
-
-    Args:
-        path: where to; its folder is made if need be.
-        content: the whole file.
-
-    Returns:
-        The path.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_bytes(Path(folder) / "new" / "a.txt", b"ok").read_text()
-        'ok'
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target

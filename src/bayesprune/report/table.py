@@ -8,7 +8,6 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 
 from bayesprune.report.load import Run, run_labels
@@ -179,23 +178,7 @@ def _markdown(headings: list[tuple[str, str]], cells: list[list[str]], texts: in
 
 
 def _html(headings: list[tuple[str, str]], cells: list[list[str]], texts: int) -> str:
-    top, bottom = [], []
-    for group, members in groupby(enumerate(headings), key=lambda item: item[1][0]):
-        columns = list(members)
-        if group:
-            top.append(f'<th scope="colgroup" colspan="{len(columns)}">{escape(group)}</th>')
-        for i, (_, heading) in columns:
-            kind = ' class="number"' if i >= texts else ""
-            head = f"{escape(heading)}</th>"
-            if group:
-                bottom.append(f'<th scope="col"{kind}>{head}')
-            else:
-                top.append(f'<th scope="col" rowspan="2"{kind}>{head}')
-    lines = []
-    for row in cells:
-        words = [f"<td>{escape(value)}</td>" for value in row[1:texts]]
-        numbers = [f'<td class="number">{escape(value)}</td>' for value in row[texts:]]
-        lines.append(f'<tr><th scope="row">{escape(row[0])}</th>{"".join(words + numbers)}</tr>')
-    head = f"<thead>\n<tr>{''.join(top)}</tr>\n<tr>{''.join(bottom)}</tr>\n</thead>"
-    body = "\n".join(lines)
-    return f'<table class="results">\n{head}\n<tbody>\n{body}\n</tbody>\n</table>'
+    from bayesprune.report.page import html_table
+
+    groups = [(group, len(list(members))) for group, members in groupby(headings, key=lambda heading: heading[0])]
+    return str(html_table([heading for _, heading in headings], cells, texts, groups)).strip()

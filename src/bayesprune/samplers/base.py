@@ -64,6 +64,12 @@ class Sampler(Thermometer, torch.optim.Optimizer):
     Raises:
         ValueError: A hyper-parameter out of range, a parameter of another dtype or with overlapping memory, a kernel that is
             not available, no seed in a job of several processes.
+
+    Example:
+        >>> from bayesprune.samplers import SGLD
+        >>> optimizer = SGLD([torch.nn.Parameter(torch.zeros(3))], lr=0.1, num_data=100)
+        >>> isinstance(optimizer, Sampler), isinstance(optimizer, torch.optim.Optimizer)
+        (True, True)
     """
 
     def __init__(

@@ -65,6 +65,11 @@ class ChannelSpace:
         loud: Readers that see something else than zero where the channel's own weights are zero (behind a sigmoid):
             without their columns zeroed too the channel cannot go.
         parts: All tensors of the set.
+
+    Example:
+        >>> space = ChannelSpace(channels=16, block=4)
+        >>> space.pinned is None, space.channels // space.block
+        (True, 4)
     """
 
     channels: int

@@ -116,7 +116,13 @@ def cubic_ramp(step: int, start: int, end: int, final: float, initial: float = 0
 
 
 class SparsityCut(NamedTuple):
-    """What :func:`threshold_for_sparsity` found."""
+    """What :func:`threshold_for_sparsity` found.
+
+    Example:
+        >>> cut = threshold_for_sparsity([torch.tensor([0.1, 0.5, 0.9, 0.2])], [1], 0.5)
+        >>> cut.keep[0].tolist()
+        [False, True, True, False]
+    """
 
     keep: list[Tensor]
     threshold: float

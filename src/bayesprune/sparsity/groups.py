@@ -48,6 +48,10 @@ class Slice:
         split: The axis of the parameter that the view splits in two, if any.
         axis: Of channel groups, the axis of the parameter along which the channels lie.
         window: Of channel groups, (start, length) on that axis where only a part of it is theirs; ``view`` is of that part.
+
+    Example:
+        >>> Slice.along("rows", torch.arange(6.0).reshape(2, 3), 0, 2).mask_view
+        (2, 1)
     """
 
     name: str
@@ -159,6 +163,12 @@ class Groups:
         size: Number n of weights in one group.
         trained_size: The n of its statistic: in a compact model, what was removed counts as the zeros it was.
         count: Number of groups.
+
+    Example:
+        >>> weight = nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        >>> rows = Groups("weight", "output", (2,), [Slice.along("weight", weight, 0, 2)])
+        >>> rows.count, rows.size, rows.sums(torch.square).tolist()
+        (2, 2, [25.0, 1.0])
     """
 
     def __init__(
@@ -362,6 +372,12 @@ class ChannelGroups(Groups):
     ``slices`` are the rows that write the channel and (with ``coupling="group"``) the columns that read it; ``tied``
     the biases and BatchNorm pairs. A statistic is over the slices only: a BatchNorm scale near 1 would drown weights
     near 0.01.
+
+    Example:
+        >>> from bayesprune.sparsity import partition
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> partition(model, "channel", example_input=torch.zeros(2, 3))[0].tied[0].name
+        '0.bias'
     """
 
     def _diagonals(self) -> Iterator[Tensor]:

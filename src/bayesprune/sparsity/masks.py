@@ -74,6 +74,13 @@ class MaskHolder:
     A method says when its masks are due (``_due``), how they are renewed (``_update_``), and what is done once the gradient
     is there (``_with_gradient_``), after the optimizer's step (``_after_step_``: what is masked back to zero, with its
     optimizer state where ``clears_state``) and at the end (``_enforce_``).
+
+    Example:
+        >>> from bayesprune.baselines import SET
+        >>> model = nn.Linear(8, 4)
+        >>> holder = SET(model, torch.optim.SGD(model.parameters(), lr=0.1), target_sparsity=0.5, every=10)
+        >>> isinstance(holder, MaskHolder), float((model.weight == 0).float().mean())
+        (True, 0.5)
     """
 
     permanent = False

@@ -25,7 +25,12 @@ PACKED_REASON = "only groups='channel' prunes it"
 
 @dataclass(frozen=True)
 class Exclusion:
-    """A tensor or module that is left dense, and why."""
+    """A tensor or module that is left dense, and why.
+
+    Example:
+        >>> Exclusion("head", 330, "the model's output").reason
+        "the model's output"
+    """
 
     name: str
     weights: int
@@ -38,6 +43,11 @@ class Partition(list[Groups]):
     Attributes:
         kind: The kind of the groups.
         excluded: What stays dense, with reasons.
+
+    Example:
+        >>> found = partition(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), "weight", exclude=["1"])
+        >>> found.kind, len(found), found.excluded[0].name
+        ('weight', 1, '1.weight')
     """
 
     def __init__(self, groups: Iterable[Groups], kind: str, excluded: Sequence[Exclusion] = ()) -> None:

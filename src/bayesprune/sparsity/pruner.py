@@ -24,7 +24,16 @@ SOFT_THRESHOLD = 1e-4  # of the authors' released code
 
 
 class Pruner(MaskHolder):
-    """What :class:`ForwardPruning` and :class:`FeedbackPruning` share; see there."""
+    """What :class:`ForwardPruning` and :class:`FeedbackPruning` share; see there.
+
+    Example:
+        >>> from bayesprune import CVAdam
+        >>> model = nn.Linear(8, 4)
+        >>> optimizer = CVAdam(model.parameters(), lr=1e-3, num_data=100)
+        >>> pruner = ForwardPruning(model, optimizer, sparsity=0.5, groups="weight", warmup_steps=0, ramp_end_step=10)
+        >>> isinstance(pruner, Pruner), pruner.hard_sparsity
+        (True, 0.0)
+    """
 
     def __init__(
         self,

@@ -26,6 +26,11 @@ class LayerSparsity:
         madds: Multiply-adds per example, dense (0 if not measured).
         madds_left: Multiply-adds per example with the zeros left out.
         prunable: Whether it counts among the prunable weights.
+
+    Example:
+        >>> layer = LayerSparsity("0.weight", (4, 3), zeros=6, total=12, madds=12, madds_left=6, prunable=True)
+        >>> layer.zeros / layer.total
+        0.5
     """
 
     name: str
@@ -53,6 +58,13 @@ class SparsityReport:
         madds_left: Multiply-adds per example with the zeros left out.
         per_layer: One entry a convolution or linear weight.
         excluded: What does not count as prunable, with reasons.
+
+    Example:
+        >>> model = nn.Linear(4, 2)
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> report = sparsity_report(model)
+        >>> report.prunable, report.all_zeros, report.per_layer[0].name
+        (1.0, 8, 'weight')
     """
 
     prunable: float

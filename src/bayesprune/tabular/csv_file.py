@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
+
+from bayesprune.common.artefact import ArtefactError, reading
+from bayesprune.common.bounded import DATA_LIMIT, opened_text
 
 # What spreadsheets, R, pandas and SQL write for "no value".
 MISSING = frozenset(
@@ -21,7 +21,10 @@ _DELIMITERS = ",;\t|"
 
 
 def read_csv(
-    path: Path, wanted: Callable[[str], bool] = lambda name: True, text: Collection[str] = ()
+    path: Path,
+    wanted: Callable[[str], bool] = lambda name: True,
+    text: Collection[str] = (),
+    limit: int = DATA_LIMIT,
 ) -> dict[str, np.ndarray]:
     r"""Read a CSV file with a header line into columns of numbers or of text.
 
@@ -34,12 +37,13 @@ def read_csv(
         path: the file, in UTF-8.
         wanted: which columns to keep, by name.
         text: names of columns to keep as text even if they hold numbers.
+        limit: the most bytes that the text may come to, unpacked.
 
     Returns:
         The columns by name, in the file's order.
 
     Raises:
-        ValueError: the file is empty, has no header, a line of another length, or is not text.
+        ArtefactError: the file is empty, has no header, a line of another length, is not text or too large.
 
     Example:
         >>> import tempfile
@@ -50,20 +54,16 @@ def read_csv(
         >>> columns["age"].tolist(), columns["city"].tolist()
         ([31.0, nan], ['Oslo', 'Bergen'])
     """
-    try:
-        return _read(path, wanted, text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except (csv.Error, EOFError, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {error}") from None
+    with reading(path, "a table as CSV"):
+        return _read(path, wanted, text, limit)
 
 
-def _read(path: Path, wanted: Callable[[str], bool], text: Collection[str]) -> dict[str, np.ndarray]:
-    names, delimiter = _header(path)
+def _read(path: Path, wanted: Callable[[str], bool], text: Collection[str], limit: int) -> dict[str, np.ndarray]:
+    names, delimiter = _header(path, limit)
     keep = [i for i, name in enumerate(names) if wanted(name)]
     as_text = {i for i in keep if names[i] in text}
     chunks: list[dict[int, np.ndarray]] = []
-    for rows in _chunks(path, delimiter, len(names)):
+    for rows in _chunks(path, delimiter, len(names), limit):
         cells = list(zip(*rows))
         chunk = {}
         for i in keep:
@@ -75,11 +75,11 @@ def _read(path: Path, wanted: Callable[[str], bool], text: Collection[str]) -> d
                     chunk[i] = numbers
         chunks.append(chunk)
     if not chunks:
-        raise ValueError(f"{path} holds a header and no rows")
+        raise ArtefactError(path, "holds a header and no rows")
     words: dict[int, list[str | None]] = {i: [] for i in as_text}
     if as_text:
         known: dict[str, str] = {}  # one object a distinct text
-        for rows in _chunks(path, delimiter, len(names)):
+        for rows in _chunks(path, delimiter, len(names), limit):
             for row in rows:
                 for i, column in words.items():
                     cell = row[i].strip()
@@ -90,35 +90,34 @@ def _read(path: Path, wanted: Callable[[str], bool], text: Collection[str]) -> d
     }
 
 
-def _header(path: Path) -> tuple[list[str], str]:
+def _header(path: Path, limit: int) -> tuple[list[str], str]:
     """Names of the columns, and the delimiter."""
-    with _open(path) as file:
-        line = file.readline()
+    with opened_text(path, limit=limit) as file:
+        line = next(file, "")
     if not line.strip():
-        raise ValueError(f"{path} is empty; its first line must name the columns")
+        raise ArtefactError(path, "is empty", mend="its first line must name the columns")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     delimiter = "\t" if ".tsv" in suffixes[-2:] else max(_DELIMITERS, key=lambda mark: (line.count(mark), mark == ","))
-    with _open(path) as file:
+    with opened_text(path, limit=limit) as file:
         names = [name.strip() for name in next(csv.reader(file, delimiter=delimiter, strict=True))]
     if all(_is_number(name) for name in names):
-        raise ValueError(
-            f"{path}: the first line holds only numbers ({', '.join(names[:3])}, …); it must name the columns"
-        )
+        shown = ", ".join(names[:3])
+        raise ArtefactError(path, f"the first line holds only numbers ({shown}, …)", mend="it must name the columns")
     return names, delimiter
 
 
-def _chunks(path: Path, delimiter: str, width: int) -> Iterator[list[list[str]]]:
+def _chunks(path: Path, delimiter: str, width: int, limit: int) -> Iterator[list[list[str]]]:
     """Data rows, some at a time; blank lines are skipped."""
     most, rows = max(1, _CELLS // width), []
-    with _open(path) as file:
+    with opened_text(path, limit=limit) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         next(reader)
         for row in reader:
             if not row:
                 continue
             if len(row) != width:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(row)} cells where the header names {width} columns"
+                raise ArtefactError(
+                    path, f"line {reader.line_num} has {len(row)} cells where the header names {width} columns"
                 )
             rows.append(row)
             if len(rows) == most:
@@ -144,10 +143,3 @@ def _numbers(cells: Sequence[str]) -> np.ndarray | None:
 
 def _is_number(cell: str) -> bool:
     return cell not in MISSING and _numbers([cell]) is not None
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[IO[str]]:
-    options: dict[str, Any] = {"encoding": "utf-8-sig", "newline": ""}
-    with gzip.open(path, "rt", **options) if path.suffix.lower() == ".gz" else open(path, **options) as file:
-        yield file

@@ -11,6 +11,8 @@ import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 
+from bayesprune.common.artefact import reading
+from bayesprune.common.tensors import LIMIT
 from bayesprune.tabular.estimator_base import SparseBNN
 from bayesprune.tabular.store import read_estimator
 
@@ -182,18 +184,18 @@ class SparseBNNClassifier(ClassifierMixin, SparseBNN):
         return self.classes_[best]
 
 
-def load(folder: str | os.PathLike[str]) -> Any:
+def load(folder: str | os.PathLike[str], *, limit: int = LIMIT) -> Any:
     """Read a fitted estimator that its `save` wrote.
 
     Args:
         folder: the folder.
+        limit: the most bytes that its file may have.
 
     Returns:
         The estimator, as it was.
 
     Raises:
-        FileNotFoundError: there is none in the folder.
-        ValueError: the files are of another format or do not fit together.
+        ArtefactError: the file is damaged or of another format; where there is none, a FileNotFoundError too.
 
     Example:
         >>> import tempfile
@@ -205,11 +207,7 @@ def load(folder: str | os.PathLike[str]) -> Any:
         ...     bool((load(folder).predict(X) == model.predict(X)).all())
         True
     """
-    about, arrays = read_estimator(folder)
+    about, arrays = read_estimator(folder, limit=limit)
     kinds = {kind.__name__: kind for kind in (SparseBNNRegressor, SparseBNNClassifier)}
-    if about.get("estimator") not in kinds:
-        raise ValueError(f"{folder}: unknown estimator {about.get('estimator')!r}; expected one of {', '.join(kinds)}")
-    try:
+    with reading(folder, f"one of {', '.join(kinds)}", "restore it from a copy, or fit again"):
         return kinds[about["estimator"]].restored(about, arrays)
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{folder}: estimator.json and estimator.safetensors do not fit together: {error}") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import io
+import math
 import os
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from bayesprune.common.artefact import ArtefactError, reading
+from bayesprune.common.bounded import DATA_LIMIT, zip_members
 from bayesprune.tabular.csv_file import MISSING, read_csv
 
 FORMATS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".npz")
@@ -97,6 +100,7 @@ def read_table(
     drop: Collection[str] = (),
     text: Collection[str] = (),
     strict: bool = True,
+    limit: int = DATA_LIMIT,
 ) -> Table:
     """Read a table; the name's ending says how.
 
@@ -113,14 +117,16 @@ def read_table(
         drop: names of columns to leave out.
         text: names of columns that hold text even if all their cells are numbers (codes, for example).
         strict: refuse names in `drop` and `text` that are not there.
+        limit: the most bytes that the file's data may come to, unpacked.
 
     Returns:
         The table.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown ending, a damaged file, a name that is empty or given twice, a column of another kind,
-            or `drop` or `text` names a column that is not there.
+        ArtefactError: a damaged file, or one that is larger than allowed.
+        ValueError: an unknown ending, a name that is empty or given twice, a column of another kind, or `drop` or
+            `text` names a column that is not there.
         ImportError: pyarrow is missing.
 
     Example:
@@ -145,7 +151,7 @@ def read_table(
     reader = next((reader for ending, reader in readers.items() if path.name.lower().endswith(ending)), None)
     if reader is None or path.is_dir():
         raise ValueError(f"data={str(path)!r}: expected a file whose name ends in one of {', '.join(FORMATS)}")
-    columns = reader(path, wanted, text)
+    columns = reader(path, wanted, text, limit)
     for name in [name for name in (*drop, *text) if strict and name not in seen]:
         raise ValueError(absent(name, seen, str(path)))
     twice = [name for name, count in Counter(seen).items() if count > 1]
@@ -177,23 +183,28 @@ def absent(name: str, names: Collection[str], source: str) -> str:
     return f"{source} has no column {name!r}{guess} has {len(names)} columns: {listed}"
 
 
-def _read_parquet(path: Path, wanted: Callable[[str], bool], text: Collection[str]) -> dict[str, np.ndarray]:
+def _read_parquet(
+    path: Path, wanted: Callable[[str], bool], text: Collection[str], limit: int
+) -> dict[str, np.ndarray]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError('reading Parquet needs pyarrow: pip install "bayesprune[tabular]"') from error
-    try:
-        names = pyarrow.parquet.read_schema(path).names
+    with reading(path, "a Parquet file", "fetch it again"):
+        file = pyarrow.parquet.ParquetFile(path)
+        groups = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
+        if sum(groups) > limit:
+            raise ValueError(f"it unpacks to more than {limit} bytes")
+        names = file.schema_arrow.names
         keep = [name for name in names if wanted(name) and not re.fullmatch(r"__index_level_\d+__", name)]
-        table = pyarrow.parquet.read_table(path, columns=keep) if len(set(names)) == len(names) else None
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+        table = file.read(columns=keep) if len(set(names)) == len(names) else None
     if table is None:
         return {}  # the caller names the double
     if table.num_rows == 0:
-        raise ValueError(f"{path} holds no rows")
-    return {name: _from_arrow(name, table.column(name), path, name in text) for name in keep}
+        raise ArtefactError(path, "holds no rows")
+    with reading(path, "a Parquet file", "fetch it again"):
+        return {name: _from_arrow(name, table.column(name), path, name in text) for name in keep}
 
 
 def _from_arrow(name: str, column: Any, path: Path, as_text: bool) -> np.ndarray:
@@ -211,29 +222,26 @@ def _from_arrow(name: str, column: Any, path: Path, as_text: bool) -> np.ndarray
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         numbers = column.cast("float64", safe=False).to_numpy().astype(np.float64)
         return _written(numbers) if as_text else numbers
-    raise ValueError(
-        f"column {name!r} of {path} holds {column.type} values: turn them into numbers (days since a date, for "
-        f"example) or text, or leave the column out with --drop {name}"
-    )
+    raise ArtefactError(
+        path, f"column {name!r} holds {column.type} values",
+        mend="turn them into numbers (days since a date, for example) or text, or leave the column out with --drop "
+        + name,
+    )  # fmt: skip
 
 
-def _read_npz(path: Path, wanted: Callable[[str], bool], text: Collection[str]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("X", "y", "names") if name in file}
-            held = list(file)
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as .npz without pickle: {error}") from None
+def _read_npz(path: Path, wanted: Callable[[str], bool], text: Collection[str], limit: int) -> dict[str, np.ndarray]:
+    parts, held = zip_members(path, tuple(f"{name}.npy" for name in ("X", "y", "names")), limit=limit)
+    with reading(path, "arrays in .npz, without pickle"):
+        arrays = {name.removesuffix(".npy"): _array(content) for name, content in parts.items()}
     if "X" not in arrays:
-        raise ValueError(
-            f"{path} holds {', '.join(held) or 'nothing'}; expected arrays X (n, p), y (n,) and names (p,)"
-        )
+        shown = ", ".join(name.removesuffix(".npy") for name in held) or "nothing"
+        raise ArtefactError(path, f"holds {shown}", "arrays X (n, p), y (n,) and names (p,)")
     inputs = arrays["X"]
     if inputs.ndim != 2 or inputs.dtype.kind not in "fiub" or not inputs.size:
-        raise ValueError(f"{path}: X is {inputs.dtype} of shape {inputs.shape}; expected numbers of shape (n, p)")
-    names = [str(name) for name in arrays.get("names", [f"x{i}" for i in range(1, inputs.shape[1] + 1)])]
+        raise ArtefactError(path, f"X is {inputs.dtype} of shape {inputs.shape}", "numbers of shape (n, p)")
+    names = [str(name) for name in np.ravel(arrays.get("names", [f"x{i}" for i in range(1, inputs.shape[1] + 1)]))]
     if len(names) != inputs.shape[1]:
-        raise ValueError(f"{path}: {len(names)} names for the {inputs.shape[1]} columns of X")
+        raise ArtefactError(path, f"{len(names)} names for the {inputs.shape[1]} columns of X")
     columns: dict[str, np.ndarray] = {}
     for i, name in enumerate(names):
         if wanted(name):
@@ -242,9 +250,8 @@ def _read_npz(path: Path, wanted: Callable[[str], bool], text: Collection[str]) 
     if "y" in arrays and wanted("y"):
         response = arrays["y"]
         if response.shape != (len(inputs),) or response.dtype.kind not in "fiubU":
-            raise ValueError(
-                f"{path}: y is {response.dtype} of shape {response.shape}; expected numbers or text of shape "
-                f"({len(inputs)},)"
+            raise ArtefactError(
+                path, f"y is {response.dtype} of shape {response.shape}", f"numbers or text of shape ({len(inputs)},)"
             )
         if response.dtype.kind in "Ub":
             columns["y"] = np.array([None if value in MISSING else value for value in map(str, response)], dtype=object)
@@ -252,6 +259,17 @@ def _read_npz(path: Path, wanted: Callable[[str], bool], text: Collection[str]) 
             numbers = response.astype(np.float64)
             columns["y"] = _written(numbers) if "y" in text else numbers
     return columns
+
+
+def _array(content: bytes) -> np.ndarray:
+    """The array of a .npy file, whose header must tell the size that it has."""
+    stream = io.BytesIO(content)
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = header[np.lib.format.read_magic(stream)](stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError(f"an array of {dtype}{list(shape)} in {len(content)} bytes")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _written(numbers: np.ndarray) -> np.ndarray:

@@ -1,19 +1,22 @@
-"""Fitted estimators in a folder: safetensors for arrays, JSON for the rest, no pickle."""
+"""Fitted estimators as one file: safetensors, with all that is no array as JSON in its header; no pickle."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
 
-_FORMAT = "bayesprune tabular estimator"
-_FILES = ("estimator.safetensors", "estimator.json")
+from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
+from bayesprune.common.bounded import parse_json, read_json
+from bayesprune.common.tensors import LIMIT, read_tensors, write_tensors
+
+FILE = "estimator.safetensors"
+_FORMAT, _TENSORS = "bayesprune tabular estimator", "bayesprune-estimator-2"
+_OLDER = "estimator.json"  # of version 1, beside the arrays
 
 
 def write_estimator(folder: str | os.PathLike[str], about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -24,36 +27,53 @@ def write_estimator(folder: str | os.PathLike[str], about: dict[str, Any], array
         about: plain data.
         arrays: by name.
     """
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
-    try:
-        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, staging / _FILES[0])
-        told = {"format": _FORMAT, "version": 1, **about}
-        (staging / _FILES[1]).write_text(json.dumps(told, indent=1, allow_nan=True))
-        for name in _FILES:
-            os.replace(staging / name, target / name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+    text = json.dumps({"format": _FORMAT, "version": 2, **about}, allow_nan=True)
+    write_tensors(Path(folder) / FILE, tensors, _TENSORS, {"estimator": text})
+    (Path(folder) / _OLDER).unlink(missing_ok=True)
 
 
-def read_estimator(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def seal_of(folder: str | os.PathLike[str]) -> str | None:
+    """What tells a saved estimator from every other; None of version 1."""
+    return read_tensors(Path(folder) / FILE, [_TENSORS], older=[None]).seal
+
+
+def read_estimator(
+    folder: str | os.PathLike[str], *, limit: int = LIMIT
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read what `write_estimator` wrote.
 
     Args:
         folder: where it is.
+        limit: the most bytes that its file may have.
 
     Returns:
         The plain data and the arrays.
 
     Raises:
-        FileNotFoundError: there is none in the folder.
-        ValueError: the files are of another format.
+        ArtefactError: the file is damaged or of another format; where there is none, a FileNotFoundError too.
     """
-    place = Path(folder)
-    if not (place / _FILES[1]).is_file():
-        raise FileNotFoundError(f"folder={str(place)!r} holds no estimator.json: give the folder that save() wrote")
-    about = json.loads((place / _FILES[1]).read_text())
-    if not isinstance(about, dict) or about.get("format") != _FORMAT or about.get("version") != 1:
-        raise ValueError(f"{place / _FILES[1]} is not a {_FORMAT} of version 1")
-    return about, load_file(place / _FILES[0])
+    place = Path(folder) / FILE
+    if not place.is_file():
+        raise MissingArtefactError(folder, f"holds no {FILE}", mend="give the folder that save() wrote")
+    tensors, metadata, seal = read_tensors(place, [_TENSORS], older=[None], limit=limit)
+    with reading(place, f"a {_FORMAT}", "restore it from a copy, or fit again"):
+        about = read_json(Path(folder) / _OLDER) if seal is None else parse_json(metadata["estimator"])
+        version = 1 if seal is None else 2
+        if about.get("format") != _FORMAT or about.get("version") != version:
+            raise ArtefactError(folder, f"is not a {_FORMAT} of version {version}")
+        if "network" in about and not _fits(about["network"], tensors):
+            raise ValueError("its network is of another size than its weights")
+        if "classes" in about and np.dtype(about["classes"]["dtype"]).itemsize > 1 << 16:
+            raise ValueError(f"its classes are of dtype {about['classes']['dtype']}")
+    return about, {name: value.numpy() for name, value in tensors.items()}
+
+
+def _fits(shape: dict[str, Any], tensors: dict[str, torch.Tensor]) -> bool:
+    """Whether a network is as large as its tensors, which are there, and not larger."""
+    numbers = [shape["chains"], *shape["sizes"]]
+    if not all(type(number) is int and number > 0 for number in numbers) or len(numbers) < 3:
+        return False
+    held = sum(value.numel() for name, value in tensors.items() if name.startswith("network."))
+    wanted = sum(shape["chains"] * (one + 1) * other for one, other in zip(numbers[1:], numbers[2:]))
+    return wanted == held and len(tensors["network_weight"]) == shape["chains"]

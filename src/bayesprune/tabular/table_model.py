@@ -11,11 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from bayesprune.common.artefact import MissingArtefactError, reading
+from bayesprune.common.bounded import read_json
+from bayesprune.common.files import write_text
+from bayesprune.common.manifest import sealed, unsealed
 from bayesprune.tabular.effects import draws
 from bayesprune.tabular.encode import Encoding
 from bayesprune.tabular.files import Table, read_table
 
 ENCODING = "encoding.json"
+_VERSION = 2  # 1, which names none, had no seal
 COVERAGE = 0.9
 _SAME = 1e-5  # of the predictions' spread
 
@@ -90,16 +95,16 @@ def save_table_model(model: TableModel, folder: str | os.PathLike[str]) -> Path:
         The folder.
     """
     model.estimator.save(folder)
+    from bayesprune.tabular.store import seal_of
+
     told = {
         **model.encoding.to_dict(),
         "target": model.target,
         "classes": list(model.classes),
         "needed": list(model.needed),
     }
-    path, text = Path(folder) / ENCODING, json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    about = {"version": _VERSION, **told, "estimator": seal_of(folder)}
+    write_text(Path(folder) / ENCODING, json.dumps(sealed(about), indent=1, ensure_ascii=False) + "\n")
     return Path(folder)
 
 
@@ -113,23 +118,29 @@ def load_table_model(folder: str | os.PathLike[str]) -> TableModel:
         The model.
 
     Raises:
-        ValueError: there is no model, or its encoding is damaged.
+        ArtefactError: there is no model, or it is damaged, or the encoding is another model's.
     """
     path = Path(folder)
     path = path / "model" if (path / "model" / ENCODING).exists() else path
-    try:
-        told = json.loads((path / ENCODING).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(
-            f"model={str(folder)!r} holds no {ENCODING}: name the folder that `bayesprune select` wrote, or its "
-            "folder model"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path / ENCODING} is damaged ({error}); select again") from None
-    from bayesprune.tabular import load
+    file = path / ENCODING
+    if not file.is_file():
+        mend = "name the folder that `bayesprune select` wrote, or its folder model"
+        raise MissingArtefactError(folder, f"holds no {ENCODING}", mend=mend)
+    from bayesprune.tabular.estimators import load  # takes a while to import
+    from bayesprune.tabular.store import seal_of
 
-    encoding = Encoding.from_dict(told)
-    return TableModel(load(path), encoding, told["target"], tuple(told["classes"]), tuple(told["needed"]))
+    told = read_json(file)
+    with reading(file, "the encoding of a table", "restore it from a copy, or select again"):
+        if told.get("version", 1) not in (1, _VERSION):
+            raise ValueError(f"version {told['version']!r}, newer than {_VERSION}")
+        told = unsealed(file, told, needed="version" in told)
+        encoding = Encoding.from_dict(told)
+        if "estimator" in told and told["estimator"] != seal_of(path):
+            raise ValueError("it belongs to another estimator than the one beside it")
+        names = [told["target"], *told["needed"]]
+        if not all(isinstance(name, str) for name in names) or not isinstance(told["classes"], list):
+            raise ValueError("target, classes or needed are not names")
+        return TableModel(load(path), encoding, told["target"], tuple(told["classes"]), tuple(told["needed"]))
 
 
 def needed_inputs(estimator: Any, encoding: Encoding, selected: Sequence[str], X: np.ndarray) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bayesprune.baselines import published
+from bayesprune.baselines.presets import published
 from bayesprune.train.config import BaselineConfig, PruningConfig, RunConfig, SamplerConfig, ScheduleConfig
 from bayesprune.train.methods import ROWS
 from bayesprune.train.recipes import Maker, register_recipe

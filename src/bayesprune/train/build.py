@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from bayesprune.samplers import CycleClock
 from bayesprune.train.config import RunConfig
 from bayesprune.train.procedures import Procedure
 from bayesprune.train.registry import method
+from bayesprune.train.splits import Splits
+from bayesprune.train.task import Task
 
 Dataset = vision.ArrayDataset | vision.ImageDataset
+AnyData = vision.ArrayDataset | vision.ImageDataset | Splits
 
 
 def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -32,6 +36,8 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
     """
     wanted = config.data
     data: Dataset
+    if wanted.dataset == "own":
+        raise ValueError("dataset='own': the data of this run were given from Python; give them again with data=.")
     if wanted.dataset == "digits":
         data = vision.load_digits(fold=wanted.fold)
     else:
@@ -46,22 +52,39 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
             data = vision.load_image_folder(Path(data_dir), wanted.image_size)
         else:
             data = vision.load_cifar(wanted.dataset, Path(data_dir))
-    if isinstance(data, vision.ImageDataset):
-        data = data.hold_out(wanted.validation_size) if wanted.validation_size else data
-        return data if wanted.train_size is None else data.subset(wanted.train_size)
-    if wanted.validation_size:
-        data = vision.split_validation(data, wanted.validation_size, seed=0)
-    if wanted.train_size is not None:
-        data = vision.subset(data, wanted.train_size, seed=0)
-    return data
+    return cut(data, wanted.train_size, wanted.validation_size)
 
 
-def build_augmentation(config: RunConfig) -> vision.Augmentation | vision.RandomResizedCrop | None:
-    """Return what is done to a training image; None for nothing."""
+def cut(data: Any, train_size: int | None, validation_size: int) -> Any:
+    """Return data with so many training examples held out for validation, and then so many left to train on."""
+    if isinstance(data, vision.ArrayDataset):
+        data = vision.split_validation(data, validation_size, seed=0) if validation_size else data
+        return data if train_size is None else vision.subset(data, train_size, seed=0)
+    data = data.hold_out(validation_size) if validation_size else data
+    return data if train_size is None else data.subset(train_size)
+
+
+def own_config(config: RunConfig, model: Any, data: Any) -> RunConfig:
+    """Return the configuration of a run whose network or data are given: "own" stands for them, and a loader's batch size."""
+    if model is not None:
+        config = replace(config, network=replace(config.network, network="own", width=None, stem_stride=None))
+    if data is not None:
+        batch_size = getattr(data, "batch_size", None) or config.data.batch_size
+        config = replace(config, data=replace(config.data, dataset="own", batch_size=batch_size))
+    return config
+
+
+def as_data(data: Any) -> AnyData:
+    """Return the data that `train` was given as one of the kinds that it reads."""
+    return data if isinstance(data, (vision.ArrayDataset, vision.ImageDataset)) else Splits.of(data)
+
+
+def build_augmentation(config: RunConfig, data: AnyData) -> vision.Augmentation | vision.RandomResizedCrop | None:
+    """Return what is done to a training image; None for nothing, and for data with transforms of their own."""
     wanted = config.data
-    if not wanted.augment:
+    if not wanted.augment or isinstance(data, Splits):
         return None
-    if wanted.dataset == "images":
+    if isinstance(data, vision.ImageDataset):
         return vision.RandomResizedCrop(scale=(wanted.crop_scale, 1.0), flip=wanted.flip)
     return vision.Augmentation(
         padding=wanted.padding, mode=wanted.padding_mode, flip=wanted.flip, alternate=wanted.alternate,
@@ -69,8 +92,14 @@ def build_augmentation(config: RunConfig) -> vision.Augmentation | vision.Random
     )  # fmt: skip
 
 
-def build_network(config: RunConfig, data: Dataset) -> nn.Module:
+def build_network(config: RunConfig, data: AnyData) -> nn.Module:
     """Return the network of a run, initialised from the run's seed; torch's global generator is left as it was."""
+    if config.network.network == "own":
+        raise ValueError("network='own': the network of this run was given from Python; give it again with model=.")
+    if isinstance(data, Splits):
+        raise ValueError(
+            f"network={config.network.network!r}: a network by name takes images that the library loads; give yours with model=."
+        )
     arguments = {"num_classes": data.num_classes}
     if config.network.network == "mlp":
         raise ValueError(
@@ -93,6 +122,23 @@ def build_network(config: RunConfig, data: Dataset) -> nn.Module:
     if isinstance(model, vision.WhitenedCNN) and isinstance(data, vision.ArrayDataset):
         model.whiten_(data.loader("train", batch_size=256, shuffle=False).first(5000))
     return model
+
+
+def own_network(model: nn.Module | Callable[[], nn.Module], seed: int, anew: bool = False) -> nn.Module:
+    """Return the user's network, built from a seed where `model` is a function; torch's global generator is left as it was.
+
+    Raises:
+        ValueError: `anew`, and `model` is a network and not a function.
+    """
+    if isinstance(model, nn.Module):
+        if anew:
+            raise ValueError(
+                f"model={type(model).__name__}(…): this method draws networks anew; give a function that builds the network."
+            )
+        return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return model()
 
 
 def channels_last_is_safe(model: nn.Module, device: torch.device) -> bool:
@@ -131,7 +177,7 @@ def build_optimizer(config: RunConfig, parameters: nn.Module | Iterable[Any], nu
 
 
 def build_pruner(
-    config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, example: torch.Tensor
+    config: RunConfig, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, example: Any
 ) -> Any:
     """Return the pruner of a run, attached to the optimizer; None where nothing is pruned."""
     build = method(config.sampler.method).pruner
@@ -139,8 +185,8 @@ def build_pruner(
 
 
 def build_procedure(
-    config: RunConfig, model: nn.Module, clock: CycleClock, num_data: int, fresh: Callable[[int], nn.Module]
+    config: RunConfig, model: nn.Module, clock: CycleClock, num_data: int, fresh: Callable[[int], nn.Module], task: Task
 ) -> Procedure:
     """Return what a run's method adds to the loop."""
     kind = method(config.sampler.method).procedure or Procedure
-    return kind(config, model, clock, num_data, fresh)
+    return kind(config, model, clock, num_data, fresh, task)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from bayesprune.common.files import leftovers
+from bayesprune.common.lock import NAME as LOCK
 from bayesprune.train import folder as names
 from bayesprune.train.config import RunConfig
-from bayesprune.train.settings import as_dict, from_dict
+from bayesprune.train.settings import as_dict, read_config
 
 
 def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
@@ -22,12 +25,12 @@ def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
     if (out / names.CONFIG).exists():
         if not resume:
             raise FileExistsError(f"{out} holds a run already; add --resume to go on with it, or name another folder.")
-        stored = from_dict(names.read_json(out / names.CONFIG))
+        stored = read_config(out)
         if _computed(stored) != _computed(config):
             raise ValueError(
                 f"{out} was begun with another configuration; resume it with the same recipe and --set values."
             )
-    elif out.exists() and any(not path.name.endswith(".partial") for path in out.iterdir()):
+    elif out.exists() and not set(os.listdir(out)) <= {LOCK, *(path.name for path in leftovers(out))}:
         raise FileExistsError(f"{out} is not empty and holds no run; name a new or empty folder.")
 
 

@@ -14,8 +14,8 @@ class DataConfig:
     """Which images, how they are cut and presented."""
 
     dataset: str = "digits"
-    """digits, cifar10, cifar100, folder (images in folders, held in memory) or images (in folders, decoded by worker
-    processes)."""
+    """digits, cifar10, cifar100, folder (images in folders, held in memory), images (folders or tar shards, decoded by
+    worker processes), or own: given from Python (`train(data=…)`)."""
     image_size: int = 224
     """Side to which the images of folder and images are cut; other data sets have their own."""
     fold: int | None = None
@@ -50,7 +50,7 @@ class NetworkConfig:
     """Which network."""
 
     network: str = "digits_resnet"
-    """A name of `bayesprune.vision.names()`."""
+    """A name of `bayesprune.vision.names()`, or own: given from Python (`train(model=…)`)."""
     width: int | None = None
     """Channels of the first stage; None: the network's own."""
     stem_stride: int | None = None
@@ -259,7 +259,7 @@ class RunConfig:
 
 _INF = float("inf")
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "dataset": ("digits", "cifar10", "cifar100", "folder", "images"),
+    "dataset": ("digits", "cifar10", "cifar100", "folder", "images", "own"),
     "padding_mode": ("zero", "reflect"),
     "test_views": ("none", "mirror", "crops"),
     "noise": ("exact", "paper"),

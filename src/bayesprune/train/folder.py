@@ -1,11 +1,9 @@
-"""The run folder: its file names, atomic JSON and CSV, and the record of the environment."""
+"""The run folder: its file names, its JSON and CSV, and the record of the environment."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import os
 import platform
 import subprocess
@@ -17,8 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from bayesprune._version import __version__
+from bayesprune.common import bounded
+from bayesprune.common.artefact import MissingArtefactError
+from bayesprune.common.files import write_json, write_text
+from bayesprune.common.manifest import MANIFEST, check_manifest, write_manifest
+from bayesprune.common.tensors import PLAIN, load_into, read_tensors
 
 CONFIG, ENVIRONMENT, HISTORY, METRICS = "config.json", "environment.json", "history.json", "metrics.csv"
 RESULT, TRACES, MODEL, SAMPLES, CHECKPOINT = (
@@ -30,37 +34,38 @@ RESULT, TRACES, MODEL, SAMPLES, CHECKPOINT = (
 )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; numbers that are not finite become null."""
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON file of a run folder; a finished run's are held against its manifest.
 
     Raises:
-        ValueError: The file is missing or damaged; the message says what it was for.
+        ArtefactError: The file is missing, damaged or of another kind; the message says what it was for.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: {path.parent} is not a run folder, or its run never started.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it from a copy, or train again.") from None
+    if not path.exists() and not (path.parent / MANIFEST).exists():
+        raise MissingArtefactError(path, "is missing", "a run folder", "its run never started, or it is no run folder")
+    check_manifest(path.parent, [path.name])
+    return bounded.read_json(path, kind)
+
+
+def finish(folder: Path, result: Any) -> None:
+    """Write result.json, which marks the run as finished, and then the manifest of its files."""
+    write_json(folder / RESULT, result)
+    sign(folder)
+
+
+def sign(folder: Path) -> None:
+    """Write the manifest of a finished run that has none: it was killed before that, or an earlier version wrote it."""
+    if not (folder / MANIFEST).exists():
+        write_manifest(folder, (CONFIG, ENVIRONMENT, HISTORY, METRICS, TRACES, MODEL, RESULT))
+
+
+def load_model_(model: nn.Module, run: Path) -> nn.Module:
+    """Give a network the weights of a finished run, all of them or none; returns it in evaluation mode.
+
+    Raises:
+        ArtefactError: The file is damaged, or is not of this network.
+    """
+    check_manifest(run, [MODEL])
+    return load_into(model, read_tensors(run / MODEL, [PLAIN], older=[None]).tensors, run / MODEL).eval()
 
 
 def write_history(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -119,13 +124,3 @@ def _processor() -> str:
     return next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

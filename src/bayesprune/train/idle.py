@@ -25,6 +25,8 @@ _DATA_KEYS: dict[str, set[str]] = {
     "crop_scale": {"images"},
     "workers": {"images"},
     **{key: {"digits", "cifar10", "cifar100", "folder"} for key in ("padding", "padding_mode", "alternate", "cutout")},
+    "augment": {"digits", "cifar10", "cifar100", "folder", "images"},
+    "flip": {"digits", "cifar10", "cifar100", "folder", "images"},
 }
 
 

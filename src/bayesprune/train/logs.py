@@ -42,9 +42,11 @@ class Progress:
 
 
 def _describe(row: dict[str, Any]) -> str:
-    parts = [f"loss {row['train_loss']:.3f}", f"train {100 * row['train_accuracy']:.1f} %"]
-    if row["accuracy"] is not None:
-        parts.append(f"{row['split']} {100 * row['accuracy']:.2f} %")
+    parts = [f"loss {row['train_loss']:.3f}"]
+    for name in ("accuracy", "mse"):
+        for where, key in (("train", f"train_{name}"), (row["split"], name)):
+            if (value := row.get(key)) is not None:
+                parts.append(f"{where} {100 * value:.2f} %" if name == "accuracy" else f"{where} {name} {value:.4g}")
     if row["hard_sparsity"] is not None:
         parts.append(f"sparsity {100 * row['hard_sparsity']:.1f} %")
     return "  ".join(parts)

@@ -1,23 +1,25 @@
-"""The one training loop: used by the command line, the recipes and the benchmarks."""
+"""The one training loop."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from bayesprune.posterior import SampleStore, classification_metrics, predict, preserved
+from bayesprune.common.artefact import reading
+from bayesprune.common.tensors import PLAIN, load_into, write_tensors
+from bayesprune.posterior import SampleStore
 from bayesprune.samplers import set_adapt
-from bayesprune.sparsity import FeedbackPruning
 from bayesprune.train import folder as names
 from bayesprune.train.build import (
+    Dataset,
     build_augmentation,
     build_clock,
     build_data,
@@ -26,95 +28,66 @@ from bayesprune.train.build import (
     build_procedure,
     build_pruner,
     channels_last_is_safe,
+    cut,
+    own_network,
 )
-from bayesprune.train.claim import check_folder
+from bayesprune.train.collection import Collection, held_sparse
 from bayesprune.train.config import RunConfig
 from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.memory import keep_freed_memory
-from bayesprune.train.methods import ramp_steps
 from bayesprune.train.parallel import Ranks
-from bayesprune.train.registry import method
 from bayesprune.train.result import Trained, run_result
-from bayesprune.train.settings import as_dict
+from bayesprune.train.task import Task, build_task
 from bayesprune.train.traces import ChannelTraces
-from bayesprune.train.tree import load_tree, save_tensors, save_tree
+from bayesprune.train.tree import load_tree, save_tree
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became inf or nan; the message names the step, the step size and the last good checkpoint."""
+    """The loss became inf or nan; the message names the step, the step size and the last good checkpoint.
+
+    Example:
+        >>> issubclass(NonFiniteLoss, RuntimeError)
+        True
+    """
 
 
 class Interrupted(RuntimeError):
-    """The run was stopped by Ctrl-C, SIGTERM or `stop` after writing a checkpoint."""
-
-
-def train(
-    config: RunConfig,
-    out: str | os.PathLike[str],
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    quiet: bool = False,
-    stop: Callable[[], bool] | None = None,
-) -> dict[str, Any]:
-    """Train one run into a folder and return its result; under torchrun, on all of its processes.
-
-    Args:
-        config: What to run.
-        out: Run folder; must be empty or missing unless `resume`.
-        data_dir: Folder of the data set, where it needs one.
-        resume: Go on from the folder's checkpoint (from the start where it has none). On one CPU the resumed run equals
-            the uninterrupted one bit for bit.
-        quiet: Print nothing.
-        stop: Asked between two steps, and between two batches of an evaluation; when true, the run ends as by Ctrl-C.
-
-    Returns:
-        The content of result.json.
-
-    Raises:
-        FileExistsError: `out` holds a run and `resume` is False.
-        ValueError: The folder's configuration differs from `config`.
-        NonFiniteLoss: The loss became inf or nan.
-        Interrupted: Ctrl-C or `stop`; a checkpoint was written.
+    """The run was stopped by Ctrl-C, SIGTERM or `stop` after writing a checkpoint.
 
     Example:
-        >>> import tempfile
-        >>> from bayesprune.train.recipes import recipe
-        >>> config = recipe("digits-cvadam", ["epochs=1", "cycles=1", "samples_per_cycle=1", "train_size=128"])
-        >>> result = train(config, tempfile.mkdtemp(), quiet=True)
-        >>> result["num_samples"]
-        1
+        >>> issubclass(Interrupted, Exception)
+        True
     """
-    out = Path(out)
-    check_folder(out, config, resume)
-    if resume and (out / names.RESULT).exists():
-        return names.read_json(out / names.RESULT)
-    threads = torch.get_num_threads()
-    try:
-        trainer = Trainer(config, out, data_dir=data_dir, quiet=quiet, stop=stop)
-        if trainer.ranks.main:
-            names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once all else was in order
-        with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):
-            return trainer.run()
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Trainer:
-    """One run: its parts, its state, its loop. `train` is the way in.
+    """One run: its parts, its state, its loop. `bayesprune.train.train` is the way in.
 
     Args:
         config: What to run.
         out: Run folder.
         data_dir: Folder of the data set.
+        model: The user's own network, or a function that builds it.
+        data: The user's own data.
+        task: What is learned.
         quiet: Print nothing.
         stop: Asked between two steps and between two batches of an evaluation.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.train import recipe
+        >>> settings = ["train_size=64", "epochs=1", "width=4"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trainer = Trainer(recipe("digits-sgd", settings), Path(folder) / "run", quiet=True)
+        ...     print(trainer.step, type(trainer.optimizer).__name__)
+        0 SGD
     """
 
     def __init__(
-        self, config: RunConfig, out: Path, *, data_dir: str | os.PathLike[str] | None = None, quiet: bool = False,
-        stop: Callable[[], bool] | None = None,
+        self, config: RunConfig, out: Path, *, data_dir: str | os.PathLike[str] | None = None,
+        model: nn.Module | Callable[[], nn.Module] | None = None, data: Dataset | None = None,
+        task: str | Task = "classification", quiet: bool = False, stop: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
         runtime = config.runtime
         if runtime.threads is not None:
@@ -125,39 +98,54 @@ class Trainer:
         device = self.fabric.device
         if device.type == "cpu":
             keep_freed_memory()
-        data = build_data(config, data_dir)
+        wanted = config.data
+        data = (
+            cut(data, wanted.train_size, wanted.validation_size) if data is not None else build_data(config, data_dir)
+        )
+        self.task = build_task(task, config.network.label_smoothing)
         self.classes = list(data.classes)
-        model = build_network(config, data)
-        channels_last = runtime.channels_last and channels_last_is_safe(model, device)
+
+        def network(seed: int, anew: bool = True) -> nn.Module:
+            if model is not None:
+                return own_network(model, seed, anew)
+            return build_network(replace(config, seed=seed), data)
+
+        net = network(config.seed, anew=False)
+        channels_last = runtime.channels_last and channels_last_is_safe(net, device)
         if channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ranks = ranks = Ranks(device, config.data.batch_size)
         self.quiet = quiet = quiet or not ranks.main
         common: dict[str, Any] = {"device": device, "channels_last": channels_last}
         self.loader = data.loader(
             "train", batch_size=config.data.batch_size, drop_last=True, seed=config.seed,
-            augmentation=build_augmentation(config), share=ranks.share, **common,
+            augmentation=build_augmentation(config, data), share=ranks.share, **common,
         )  # fmt: skip
-        test = data.loader("test", batch_size=256, **common)
-        self.test_loader = Watched(test, self._continue)
         self.split = "validation" if data.count("validation") else "test"
+        self.test_split = "test" if data.count("test") else self.split
+        if not data.count(self.test_split):
+            raise ValueError(
+                "data: nothing to test on; give test data beside the training data, or set validation_size."
+            )
+        test = data.loader(self.test_split, batch_size=256, **common)
+        self.test_loader = Watched(test, self._continue)
         self.watch_loader = self.test_loader
-        if self.split != "test" or ranks.processes > 1:
+        if self.split != self.test_split or ranks.processes > 1:
             watched = data.loader(self.split, batch_size=256, share=ranks.share, **common)
             self.watch_loader = Watched(watched, self._continue)
         self.clock = build_clock(config, len(self.loader))
 
         number = data.count("train")
-        self.procedure = build_procedure(
-            config, model.to(device), self.clock, number, lambda seed: build_network(replace(config, seed=seed), data)
-        )
+        self.procedure = build_procedure(config, net.to(device), self.clock, number, network, self.task)
         self.model = self.procedure.model.to(device)
         ranks.watch(self.model)
         self.optimizer = build_optimizer(config, self.procedure.parameters(), num_data=number)
         self.forward = self.fabric.setup_module(torch.compile(self.model) if runtime.compile else self.model)
         self.stepper = self.fabric.setup_optimizers(self.optimizer)
-        self._check_collection()
-        self.example = test.first(1)
+        self.collection = Collection(config, self.clock, self.procedure.collects)
+        if str(self.collection) and not quiet:
+            print(self.collection, flush=True)
+        self.example = self.task.split(test.first(1))[0]
         self.pruner = build_pruner(config, self.model, self.optimizer, self.clock.total_steps, self.example)
         self.samples = SampleStore(out / names.SAMPLES)
         every = max(1, self.clock.total_steps // 200) if runtime.trace_every is None else runtime.trace_every
@@ -165,7 +153,8 @@ class Trainer:
 
         self.step = 0
         self.history: list[dict[str, Any]] = []
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, correct, seen in this epoch
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, score, examples seen in this epoch
+        self.exact = True
         self.seconds = 0.0
         self.last_good: int | None = None
         self.progress = Progress(self.clock.total_steps, quiet)
@@ -186,8 +175,8 @@ class Trainer:
             if self.step and self.step % len(self.loader) == 0 and len(self.history) < self.step // len(self.loader):
                 self._end_epoch()  # the run was stopped in its evaluation
             while self.step < self.clock.total_steps:
-                for images, labels in self.loader:
-                    self._train_step(images, labels)
+                for batch in self.loader:
+                    self._train_step(*self.task.split(batch))
                     end_of_epoch = self.step % len(self.loader) == 0
                     if end_of_epoch:
                         self._end_epoch()
@@ -219,59 +208,30 @@ class Trainer:
         if self.ranks.processes == 1 and self._asked():  # several agree between two steps only
             self._end_early()
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+    def _train_step(self, inputs: Any, targets: Any) -> None:
         lr = self.procedure.lr(self.step)
         self.procedure.begin_(self.step, self.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         set_adapt(self.optimizer, self.clock.adapting(self.step))
         self.stepper.zero_grad()
-        logits, labels = self.forward(images), self.procedure.labels(labels)
-        loss = self.procedure.loss(logits, labels, self.step)
+        output, targets = self.task.output(self.forward, inputs), self.procedure.targets(targets)
+        loss = self.procedure.loss(output, targets, self.step)
         self.fabric.backward(loss)
         with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
-            self.sums += torch.stack(
-                [loss.double() * len(labels), correct.double(), correct.new_tensor(len(labels)).double()]
-            )
+            score, count = self.task.tally(output, targets)
+            self.sums += torch.stack([torch.as_tensor(value).to(self.sums) for value in (loss * count, score, count)])
         if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
             self._check_finite()
         self.ranks.average_statistics_()
         self.stepper.step()
         self.procedure.end_(self.step)
-        if self.ranks.main and self.procedure.collects and self.clock.collect(self.step) and self._at_target(self.step):
+        if self.ranks.main and self.collection.due(self.step):
             info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.procedure.info(self.step)}
-            with self._sparse():  # a midpoint moves no weight that is exactly 0
+            with held_sparse(self.model, self.pruner):  # a midpoint moves no weight that is exactly 0
                 self.samples.collect(self.model, self.optimizer, **info)
         self.traces.record(self.step, lr)
         self.step += 1
-
-    def _at_target(self, step: int) -> bool:
-        """Return whether the sparsity is final; samples before that would belong to a larger network."""
-        until = ramp_steps(self.config.pruning, self.clock.total_steps)[1]
-        return not method(self.config.sampler.method).ramped or step >= until
-
-    def _check_collection(self) -> None:
-        """Say how many of the samples asked for can be taken; refuse to take none."""
-        planned = self.clock.num_samples if self.procedure.collects else 0
-        taken = sum(self.clock.collect(step) and self._at_target(step) for step in range(self.clock.total_steps))
-        if planned and not taken:
-            raise ValueError(
-                f"prune_until={self.config.pruning.prune_until} leaves none of the {planned} samples: the target sparsity "
-                "is reached after the last of them. Lower prune_until."
-            )
-        if taken < planned and not self.quiet:
-            print(f"{taken} of {planned} samples: the others come before the target sparsity is reached", flush=True)
-
-    @contextmanager
-    def _sparse(self) -> Iterator[None]:
-        """Hold the sparse weights where a feedback pruner lets them move between two masks."""
-        if not (isinstance(self.pruner, FeedbackPruning) and self.pruner.form == "masked" and self.pruner.every > 1):
-            yield
-            return
-        with preserved(self.model):
-            self.pruner.apply_()
-            yield
 
     def _check_finite(self, weights: bool = False) -> None:
         """Stop on a loss that is not finite; with `weights`, on such weights too."""
@@ -291,26 +251,25 @@ class Trainer:
     def _end_epoch(self) -> None:
         self._check_finite()
         self.ranks.check_same()
-        loss, correct, seen = self.ranks.sum(self.sums).tolist()
+        loss, score, seen = self.ranks.sum(self.sums).tolist()
         epoch, every = self.step // len(self.loader), self.config.runtime.evaluate_every
+        shown = self.task.shown
         row: dict[str, Any] = {
             "step": self.step, "epoch": epoch, "cycle": self.clock.cycle(self.step - 1),
-            "lr": self.optimizer.param_groups[0]["lr"], "train_loss": loss / seen, "train_accuracy": correct / seen,
-            "split": None, "accuracy": None, "nll": None, "soft_sparsity": None, "hard_sparsity": None,
+            "lr": self.optimizer.param_groups[0]["lr"], "train_loss": loss / seen, f"train_{shown[0]}": score / seen,
+            "split": None, **dict.fromkeys(shown), "soft_sparsity": None, "hard_sparsity": None,
             "target_sparsity": None, "seconds": round(self.seconds, 2),
         }  # fmt: skip
         if every is not None and (epoch % every == 0 or self.step == self.clock.total_steps):
             try:
-                with self._sparse(), self.fabric.autocast():
-                    prediction = predict(self.model, None, self.watch_loader)
+                with held_sparse(self.model, self.pruner), self.fabric.autocast():
+                    found = self.task.evaluate(self.model, None, self.watch_loader)
             except Interrupted:
                 if self.step < self.clock.total_steps:
                     self.save_checkpoint()  # with this epoch's sums: its row is written on resuming
                 raise
-            assert prediction.labels is not None
-            scores = classification_metrics(prediction.probabilities, prediction.labels)
-            accuracy, nll = self.ranks.mean([scores["accuracy"], scores["nll"]], len(prediction.labels))
-            row.update(split=self.split, accuracy=accuracy, nll=nll)
+            values = self.ranks.mean([found.scores[name] for name in shown], found.count)
+            row.update(split=self.split, **dict(zip(shown, values)))
         if self.pruner is not None:
             row.update(
                 soft_sparsity=self.pruner.soft_sparsity, hard_sparsity=self.pruner.hard_sparsity,
@@ -332,16 +291,14 @@ class Trainer:
             len(self.samples) if self.procedure.collects else 0
         )  # a finish that was cut off begins again
         self.model = self.procedure.finish(self.samples, self.loader)
-        save_tensors(
-            self.out / names.MODEL, {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
-        )
+        write_tensors(self.out / names.MODEL, self.model.state_dict(), PLAIN)
         trained = Trained(
-            self.config, self.model, self.samples, self.optimizer, self.test_loader, self.example, self.classes,
-            self.history, self.seconds,
+            self.config, self.model, self.samples, self.optimizer, self.task, self.test_loader, self.test_split,
+            self.example, self.classes, self.history, self.seconds, self.exact,
         )  # fmt: skip
         with self.fabric.autocast():  # at the precision it was trained in
             result = run_result(trained, record)
-        names.write_json(self.out / names.RESULT, result)
+        names.finish(self.out, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)
         return self.ranks.from_main(names.read_json(self.out / names.RESULT))
@@ -356,7 +313,7 @@ class Trainer:
             "samples": len(self.samples), "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
-            "method": self.procedure.state_dict(),
+            "method": self.procedure.state_dict(), "task": self.task.name, "exact": self.exact,
             "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), **self.ranks.random_state(),
         }  # fmt: skip
         if self.ranks.main:
@@ -372,7 +329,16 @@ class Trainer:
             self.ranks.set_random_state(self.config.seed)
             return
         state = load_tree(path)
-        self.model.load_state_dict(state["model"])
+        if state.get("task", self.task.name) != self.task.name:
+            raise ValueError(
+                f"task={self.task.name}: {self.out} was begun with task={state['task']}; resume it with that."
+            )
+        with reading(path, "a checkpoint of this run", "delete it, and the run begins again"):
+            self._take(state)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Go to where a checkpoint's state stood."""
+        load_into(self.model, state["model"], self.out / names.CHECKPOINT)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.pruner is not None:
             self.pruner.load_state_dict(state["pruner"])
@@ -385,4 +351,22 @@ class Trainer:
             self.sums.copy_(state["sums"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.last_good = self.step
+        self.exact = state.get("exact", True)
+        if self.step % len(self.loader) and not getattr(self.loader, "exact", True):
+            self.exact = False
+            warnings.warn(
+                f"step {self.step} lies inside an epoch, and the training data cannot be replayed: a new pass over them begins, so the "
+                "run is not the uninterrupted one bit for bit (a map-style Dataset, or a loader with state_dict, can be)",
+                stacklevel=3,
+            )
         self.ranks.set_random_state(self.config.seed, state)
+
+    def close(self) -> None:
+        """Let go of everything that the run held, in an order that leaves no circle of references behind."""
+        self.loader.close()
+        self.board.close()
+        self.progress.close()
+        if hasattr(self.pruner, "detach"):
+            self.pruner.detach()  # its hooks tie it to the optimizer, and both to the network
+        self.test_loader.before = self.watch_loader.before = lambda: None
+        self._asked = self.stop = lambda: False

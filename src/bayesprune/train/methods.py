@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from bayesprune import baselines
-from bayesprune.samplers import SGHMC, SGLD, CVAdam
-from bayesprune.sparsity import FeedbackPruning, ForwardPruning
+from bayesprune.baselines.presets import published
+from bayesprune.common.lazy import later
 from bayesprune.train.config import PruningConfig, RunConfig, ScheduleConfig
-from bayesprune.train.procedures import Cyclical, Ensemble, Rank1, Swag
 from bayesprune.train.registry import Method, register_method, sparse_baselines
+
+if TYPE_CHECKING:  # the rows are listed without torch
+    import torch
+    from torch import nn
 
 # ---- optimizers -----------------------------------------------------------------------------------------------------
 
 
 def sgd(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Optimizer:
     """Return SGD with Nesterov momentum."""
+    import torch
+
     wanted = config.sampler
     return torch.optim.SGD(
         parameters, lr=wanted.lr, momentum=wanted.beta1, nesterov=wanted.beta1 > 0, weight_decay=wanted.weight_decay
@@ -38,6 +40,8 @@ def sampler_settings(config: RunConfig, num_data: int) -> dict[str, Any]:
 
 def cv_adam(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Optimizer:
     """Return CV-Adam."""
+    from bayesprune.samplers import CVAdam
+
     wanted = config.sampler
     return CVAdam(
         parameters, betas=(wanted.beta1, wanted.beta2), preconditioner=wanted.preconditioner,  # type: ignore[arg-type]
@@ -48,10 +52,14 @@ def cv_adam(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Op
 
 
 def _sgld(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Optimizer:
+    from bayesprune.samplers import SGLD
+
     return SGLD(parameters, **sampler_settings(config, num_data))
 
 
 def _sghmc(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Optimizer:
+    from bayesprune.samplers import SGHMC
+
     return SGHMC(parameters, betas=(config.sampler.beta1, 1.0), **sampler_settings(config, num_data))
 
 
@@ -68,11 +76,13 @@ def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:
     pruning = config.pruning
     if pruning.dense_layers == "none" or config.sampler.method not in sparse_baselines():
         return pruning.exclude
-    found = baselines.published(config.sampler.method, config.network.network).exclude(model)
+    found = published(config.sampler.method, config.network.network).exclude(model)
     return (*pruning.exclude, *(name for name in found if name not in pruning.exclude))
 
 
 def _spike_slab(config: RunConfig, model: nn.Module, optimizer: Any, total_steps: int, example: torch.Tensor) -> Any:
+    from bayesprune.sparsity import FeedbackPruning, ForwardPruning
+
     pruning = config.pruning
     begin, end = ramp_steps(pruning, total_steps)
     settings: dict[str, Any] = {
@@ -103,9 +113,11 @@ def _spike_slab(config: RunConfig, model: nn.Module, optimizer: Any, total_steps
 def _gradual_channels(
     config: RunConfig, model: nn.Module, optimizer: Any, total_steps: int, example: torch.Tensor
 ) -> Any:
+    from bayesprune.baselines import gradual_channel_pruning
+
     pruning = config.pruning
     begin, end = ramp_steps(pruning, total_steps)
-    return baselines.gradual_channel_pruning(
+    return gradual_channel_pruning(
         model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
         every=100 if pruning.every is None else pruning.every, exclude=pruning.exclude, example_input=example,
         scope=pruning.scope, min_groups=pruning.min_groups,  # type: ignore[arg-type]
@@ -193,6 +205,10 @@ _SPIKE_SLAB = frozenset(item.name for item in fields(PruningConfig)) - {"dense_l
 _SAMPLES = frozenset({"cycles", "samples_per_cycle", "sample_every"})
 
 
+_procedure = partial(later, "bayesprune.train.procedures")
+_from_baselines = partial(later, "bayesprune.baselines")
+
+
 def _baseline(name: str, text: str, kind: Callable[..., Any], own: frozenset[str], **settings: Any) -> Method:
     """Return the row of a sparse-training baseline on SGD."""
     keys = _PLAIN | SPARSE_KEYS | {"dense_layers"} | own
@@ -206,30 +222,30 @@ ROWS = (
         "emmcmc", "CV-Adam with spike-and-slab pruning", cv_adam, CV_ADAM_KEYS | SCHEDULE_KEYS | _SPIKE_SLAB,
         pruner=_spike_slab, ramped=True,
     ),
-    Method("csgld", "cyclical SGLD", _sgld, _NOISY - {"beta1"}, procedure=Cyclical),
-    Method("csghmc", "cyclical SGHMC", _sghmc, _NOISY, procedure=Cyclical),
+    Method("csgld", "cyclical SGLD", _sgld, _NOISY - {"beta1"}, procedure=_procedure("Cyclical")),
+    Method("csghmc", "cyclical SGHMC", _sghmc, _NOISY, procedure=_procedure("Cyclical")),
     Method(
-        "rank1", "rank-1 BNN", sgd, procedure=Rank1,
+        "rank1", "rank-1 BNN", sgd, procedure=_procedure("Rank1"),
         keys=(_PLAIN - _SAMPLES - {"lr_floor"}) | {"members", "prior", "prior_std", "random_sign", "annealing", "draws"},
     ),
     Method(
-        "swag", "SWAG", sgd, procedure=Swag, check=_check_swag,
+        "swag", "SWAG", sgd, procedure=_procedure("Swag"), check=_check_swag,
         keys=(_PLAIN - _SAMPLES - {"warmup_epochs"}) | {"rank", "collect_from", "draws"},
     ),
-    Method("ensemble", "deep ensemble", sgd, _PLAIN - {"sample_every"}, procedure=Ensemble, check=_check_ensemble),
+    Method("ensemble", "deep ensemble", sgd, _PLAIN - {"sample_every"}, procedure=_procedure("Ensemble"), check=_check_ensemble),
     _baseline(
-        "sparse_momentum", "sparse momentum", baselines.SparseMomentum, _MOVING - {"prune_until"}, every=None,
+        "sparse_momentum", "sparse momentum", _from_baselines("SparseMomentum"), _MOVING - {"prune_until"}, every=None,
         whole_run=True,
     ),
     _baseline(
-        "dsr", "dynamic sparse reparameterization", baselines.DynamicSparseReparameterization,
+        "dsr", "dynamic sparse reparameterization", _from_baselines("DynamicSparseReparameterization"),
         _MOVING - {"drop_fraction"},
     ),
-    _baseline("set", "SET", baselines.SET, _MOVING, every=None),
-    _baseline("rigl", "RigL", baselines.RigL, _MOVING),
-    _baseline("gmp", "gradual magnitude pruning", baselines.GradualMagnitudePruning, RAMP | {"distribution"}),
+    _baseline("set", "SET", _from_baselines("SET"), _MOVING, every=None),
+    _baseline("rigl", "RigL", _from_baselines("RigL"), _MOVING),
+    _baseline("gmp", "gradual magnitude pruning", _from_baselines("GradualMagnitudePruning"), RAMP | {"distribution"}),
     _baseline(
-        "dpf", "DPF as its authors run it", baselines.dynamic_pruning_with_feedback, RAMP, every=16, seeded=False
+        "dpf", "DPF as its authors run it", _from_baselines("dynamic_pruning_with_feedback"), RAMP, every=16, seeded=False
     ),
     Method(
         "channel_gmp", "gradual L2 channel pruning", sgd, _PLAIN | SPARSE_KEYS | RAMP | {"scope", "min_groups"},

@@ -8,32 +8,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bayesprune import baselines
 from bayesprune.posterior import Samples
 from bayesprune.samplers import CycleClock
 from bayesprune.train.config import RunConfig
+from bayesprune.train.task import Task
 
 
 class Procedure:
-    """The plain procedure: the clock's step size, cross-entropy, samples whenever the clock says so.
+    """The plain procedure: the clock's step size, the task's loss, samples whenever the clock says so.
 
     Args:
         config: The run.
         model: The plain network.
         clock: The cycle clock.
-        num_data: Number of training images.
+        num_data: Number of training examples.
         fresh: A new network from a seed.
+        task: What is learned.
+
+    Example:
+        >>> class HotStart(Procedure):
+        ...     def lr(self, step):
+        ...         return 2 * super().lr(step)
+        >>> HotStart.collects
+        True
     """
 
     collects = True
 
     def __init__(
-        self, config: RunConfig, model: nn.Module, clock: CycleClock, num_data: int, fresh: Callable[[int], nn.Module]
-    ) -> None:
+        self, config: RunConfig, model: nn.Module, clock: CycleClock, num_data: int, fresh: Callable[[int], nn.Module],
+        task: Task,
+    ) -> None:  # fmt: skip
         self.config, self.clock, self.num_data, self.fresh = config, clock, num_data, fresh
-        self.model = model
+        self.model, self.task = model, task
 
     def parameters(self) -> Iterable[Any]:
         """Return what the optimizer is built over: the network's own groups, each `lr_scale` times the step size, or all."""
@@ -47,13 +56,13 @@ class Procedure:
     def begin_(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Prepare a step."""
 
-    def labels(self, labels: Tensor) -> Tensor:
-        """Return the labels that belong to the logits of a batch."""
-        return labels
+    def targets(self, targets: Any) -> Any:
+        """Return the targets that belong to the model's output for a batch."""
+        return targets
 
-    def loss(self, logits: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Return the loss of a batch, `labels` as `self.labels` gave them."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.config.network.label_smoothing)
+    def loss(self, output: Any, targets: Any, step: int) -> Tensor:
+        """Return the loss of a batch, `targets` as `self.targets` gave them."""
+        return self.task.loss(output, targets)
 
     def end_(self, step: int) -> None:
         """Take in the weights after a step."""
@@ -108,14 +117,14 @@ class Rank1(Procedure):
         clock = self.clock
         return baselines.step_decay(step, clock.total_steps, self.config.sampler.lr, warmup_steps=clock.warmup_steps)
 
-    def labels(self, labels: Tensor) -> Tensor:
-        """Return the labels once a member."""
-        return self.model.tile(labels)
+    def targets(self, targets: Any) -> Any:
+        """Return the targets once a member."""
+        return self.model.tile(targets)
 
-    def loss(self, logits: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Return cross-entropy plus the annealed KL over N."""
+    def loss(self, output: Any, targets: Any, step: int) -> Tensor:
+        """Return the task's loss plus the annealed KL over N."""
         scale = baselines.kl_scale(step, round(self.config.baseline.annealing * self.clock.total_steps))
-        return super().loss(logits, labels, step) + scale * self.model.kl() / self.num_data
+        return super().loss(output, targets, step) + scale * self.model.kl() / self.num_data
 
     def finish(self, samples: Samples, batches: Iterable[Any]) -> nn.Module:
         """Store the members' draws; the single network is the first member at its means."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import importlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,6 +16,14 @@ from bayesprune.train.settings import override
 
 Maker = Callable[[], RunConfig]
 _RECIPES: dict[str, Maker] = {}
+_BUILT_IN = ("image_recipes", "cifar_recipes")
+
+
+def _known() -> dict[str, Maker]:
+    """The recipes by name; those of this package register themselves when they are first asked for."""
+    for name in _BUILT_IN:
+        importlib.import_module(f"bayesprune.train.{name}")
+    return _RECIPES
 
 
 def register_recipe(name: str, make: Maker, text: str | None = None) -> None:
@@ -41,7 +50,7 @@ def names(pattern: str = "*") -> dict[str, str]:
         (True, ['digits-rank1', 'digits-rank1-cauchy'])
     """
     glob = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
-    found = sorted(name for name in _RECIPES if fnmatch.fnmatchcase(name, glob))
+    found = sorted(name for name in _known() if fnmatch.fnmatchcase(name, glob))
     return {name: ((_RECIPES[name].__doc__ or "").strip().splitlines() or [""])[0] for name in found}
 
 
@@ -84,17 +93,18 @@ def recipe(name: str | Maker, settings: Iterable[str] = ()) -> RunConfig | Maker
     if callable(name):
         register_recipe(name.__name__.replace("_", "-"), name)
         return name
+    known = _known()
     base, _, percent = name.rpartition("-")
-    if name not in _RECIPES and base in _RECIPES and re.fullmatch(r"\d\d", percent):
-        config = _RECIPES[base]()
+    if name not in known and base in known and re.fullmatch(r"\d\d", percent):
+        config = known[base]()
         if "target_sparsity" in method(config.sampler.method).keys:
             config = replace(config, pruning=replace(config.pruning, target_sparsity=int(percent) / 100))
             return override(replace(config, recipe=name), settings)
-    if name not in _RECIPES:
-        near = difflib.get_close_matches(name, _RECIPES, n=1, cutoff=0.3)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown recipe {name!r}: {hint}`bayesprune recipes` lists them.")
-    return override(replace(_RECIPES[name](), recipe=name), settings)
+    return override(replace(known[name](), recipe=name), settings)
 
 
 def forget_recipe(name: str) -> None:

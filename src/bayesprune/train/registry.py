@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,12 @@ from typing import Any
 from bayesprune.train.values import nearest
 
 _METHODS: dict[str, Method] = {}
+
+
+def _known() -> dict[str, Method]:
+    """The rows by name; those of this package register themselves when they are first asked for."""
+    importlib.import_module("bayesprune.train.methods")
+    return _METHODS
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Method:
             command line is refused. `method` itself is always one.
         pruner: (config, model, optimizer, total_steps, example input) → what prunes, attached to the optimizer; it has
             `state_dict`, `load_state_dict`, `finish_`, `hard_sparsity`, `soft_sparsity` and `target_now`, as every
-            `MaskHolder` does. None prunes nothing.
+            `MaskHolder` does, and `detach` where it hangs on the optimizer. None prunes nothing.
         procedure: Subclass of `bayesprune.train.procedures.Procedure`: step size, loss, samples; None is the plain one.
         ramped: Dense at first: samples wait until the target sparsity is reached, at `prune_until`.
         check: Called with a configuration of this method; raises ValueError for one that cannot be.
@@ -88,7 +95,7 @@ def forget_method(name: str) -> None:
 
 def methods() -> dict[str, Method]:
     """Return every method by name, in the order of registration."""
-    return dict(_METHODS)
+    return dict(_known())
 
 
 def method(name: str) -> Method:
@@ -97,7 +104,7 @@ def method(name: str) -> Method:
     Raises:
         ValueError: No such method; the message names the nearest.
     """
-    if name not in _METHODS:
+    if name not in _known():
         raise ValueError(
             f"method={name!r}: {nearest(name, _METHODS)} A method of your own is known once the file that registers it "
             "has been imported."
@@ -112,4 +119,4 @@ def sparse_baselines() -> tuple[str, ...]:
         >>> "rigl" in sparse_baselines(), "emmcmc" in sparse_baselines()
         (True, False)
     """
-    return tuple(name for name, row in _METHODS.items() if "dense_layers" in row.keys)
+    return tuple(name for name, row in _known().items() if "dense_layers" in row.keys)

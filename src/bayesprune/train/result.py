@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bayesprune.posterior import (
-    Fit,
-    Prediction,
-    SampleStore,
-    classification_metrics,
-    health_report,
-    predict,
-    reliability_curve,
-)
+from bayesprune.posterior import Fit, SampleStore, health_report
 from bayesprune.samplers import Sampler
 from bayesprune.sparsity import sparsity_report
 from bayesprune.train.config import RunConfig
 from bayesprune.train.methods import dense_layers
 from bayesprune.train.settings import as_dict
+from bayesprune.train.task import Evaluation, Task
 from bayesprune.vision import views
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run has come to: the network at its last iterate, its samples, and the images to test them on."""
+    """What a run has come to: the network at its last iterate, its samples, and the examples to test them on."""
 
     config: RunConfig
     model: nn.Module
     samples: SampleStore
     optimizer: torch.optim.Optimizer
+    task: Task
     test: Iterable[Any]
-    example: Tensor
+    split: str
+    example: Any
     classes: list[str]
     history: list[dict[str, Any]]
     seconds: float
+    exact: bool = True
 
 
 def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate a trained run on the test images and return the content of result.json.
+    """Evaluate a trained run on the test examples and return the content of result.json.
 
     The single model is the last iterate; the average is over all samples (the last iterate alone where there are none).
     """
     config, store = trained.config, trained.samples
-    single = predict(trained.model, None, trained.test)
-    average = predict(trained.model, store, trained.test) if len(store) else single
-    dense = dense_layers(config, trained.model)
-    sparsity = sparsity_report(trained.model, exclude=dense, example_input=trained.example)
-    report = sparsity.as_dict()
+    task = trained.task
+    single = task.evaluate(trained.model, None, trained.test)
+    average = task.evaluate(trained.model, store, trained.test) if len(store) else single
+    example = None if isinstance(trained.example, Mapping) else trained.example
+    report = sparsity_report(
+        trained.model, exclude=dense_layers(config, trained.model), example_input=example
+    ).as_dict()
     health = health_report(
         optimizer=trained.optimizer if isinstance(trained.optimizer, Sampler) else None,
         samples=store if len(store) else None,
-        prediction=average if len(store) else None,
-        fit=_fit(trained) if len(store) else None,
+        prediction=average.prediction if len(store) else None,
+        fit=_fit(trained, average.classes) if len(store) else None,
     )
-    alone, mean = _scores(single), _scores(average)
     return {
         "recipe": config.recipe,
         "method": config.sampler.method,
@@ -67,14 +63,11 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "network": config.network.network,
         "epochs": config.schedule.epochs,
         "seed": config.seed,
+        "task": task.name,
+        "split": trained.split,
+        "exact": trained.exact,
         "num_samples": len(store),
-        "accuracy_single": alone["accuracy"],
-        "accuracy_mean": mean["accuracy"],
-        "nll_single": alone["nll"],
-        "nll": mean["nll"],
-        "brier": mean["brier"],
-        "ece": mean["ece"],
-        "ece_single": alone["ece"],
+        **_named(single, average),
         "views": _viewed(trained),
         "sparsity_prunable": report["prunable"],
         "sparsity_all": report["all"],
@@ -84,25 +77,22 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "seconds": round(trained.seconds, 2),
         "members": _members(trained, average),
-        "disagreement": float(average.disagreement.mean()),
-        "total_entropy": float(average.total.mean()),
-        "aleatoric": float(average.aleatoric.mean()),
-        "epistemic": float(average.epistemic.mean()),
-        "reliability": _reliability(average),
-        "reliability_single": _reliability(single),
+        **average.uncertainty,
+        "reliability": average.curve,
+        "reliability_single": single.curve,
         "sparsity": report,
         "health": health.as_dict(),
-        "classes": trained.classes,
+        "classes": trained.classes or [str(number) for number in range(average.classes or 0)],
         "environment": environment,
         "config": as_dict(config),
     }
 
 
-def _fit(trained: Trained) -> Fit | None:
-    """Return the last epoch's training loss beside that of a uniform prediction."""
+def _fit(trained: Trained, classes: int | None) -> Fit | None:
+    """Return the last epoch's training loss beside that of a prediction that knows nothing."""
     if not trained.history:
         return None
-    return Fit(members=trained.history[-1]["train_loss"], constant=math.log(len(trained.classes)))
+    return Fit(members=trained.history[-1]["train_loss"], constant=trained.task.constant(classes))
 
 
 def _viewed(trained: Trained) -> dict[str, Any] | None:
@@ -111,34 +101,21 @@ def _viewed(trained: Trained) -> dict[str, Any] | None:
     if kind == "none":
         return None
     store, seen = trained.samples, views(kind)
-    single = predict(trained.model, None, trained.test, views=seen)
-    average = predict(trained.model, store, trained.test, views=seen) if len(store) else single
-    alone, mean = _scores(single), _scores(average)
-    return {
-        "kind": kind, "accuracy_single": alone["accuracy"], "accuracy_mean": mean["accuracy"],
-        "nll_single": alone["nll"], "nll": mean["nll"], "ece_single": alone["ece"], "ece": mean["ece"],
-    }  # fmt: skip
+    single = trained.task.evaluate(trained.model, None, trained.test, views=seen)
+    average = trained.task.evaluate(trained.model, store, trained.test, views=seen) if len(store) else single
+    return {"kind": kind, **_named(single, average)}
 
 
-def _scores(prediction: Prediction) -> dict[str, float]:
-    assert prediction.labels is not None
-    return classification_metrics(prediction.probabilities, prediction.labels)
+def _named(single: Evaluation, average: Evaluation) -> dict[str, float]:
+    """Return the scores of the average and of the last iterate by the names of result.json."""
+    scores = {("accuracy_mean" if name == "accuracy" else name): value for name, value in average.scores.items()}
+    return scores | {f"{name}_single": value for name, value in single.scores.items()}
 
 
-def _members(trained: Trained, average: Prediction) -> list[dict[str, Any]]:
-    """Return step, cycle and accuracy of each sample."""
-    if not len(trained.samples):
-        return []
-    assert average.labels is not None
-    correct = (average.member_classes == average.labels).double().mean(1).tolist()
+def _members(trained: Trained, average: Evaluation) -> list[dict[str, Any]]:
+    """Return step, cycle and first score of each sample."""
+    name = trained.task.shown[0]
     return [
-        {"step": info["step"], "cycle": info["cycle"], "accuracy": accuracy}
-        for info, accuracy in zip(trained.samples.infos, correct)
+        {"step": info["step"], "cycle": info["cycle"], name: value}
+        for info, value in zip(trained.samples.infos, average.members)
     ]
-
-
-def _reliability(prediction: Prediction) -> list[dict[str, float]]:
-    assert prediction.labels is not None
-    curve = reliability_curve(prediction.probabilities, prediction.labels, bins=15)
-    columns = ("lower", "upper", "count", "confidence", "accuracy")
-    return [dict(zip(columns, map(float, row))) for row in zip(*(getattr(curve, name) for name in columns))]

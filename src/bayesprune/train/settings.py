@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
+from bayesprune.common.artefact import reading
 from bayesprune.train.config import SECTIONS, RunConfig
+from bayesprune.train.folder import CONFIG, read_json
 from bayesprune.train.registry import method
 from bayesprune.train.values import convert, nearest
 
@@ -19,6 +23,9 @@ _ZERO_WAS_UNSET = (
     "train_size", "width", "stem_stride", "hard_threshold", "every", "drop_fraction", "threads", "trace_every",
     "evaluate_every",
 )  # fmt: skip
+
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 def keys(method_name: str | None = None) -> dict[str, str]:
@@ -37,7 +44,7 @@ def keys(method_name: str | None = None) -> dict[str, str]:
 
 def section_types(method_name: str | None = None) -> dict[str, Any]:
     """Return the dataclass of each section, with that of a method's own keys ("options") where it has some."""
-    hints = typing.get_type_hints(RunConfig)
+    hints = _hints(RunConfig)
     found = {section: hints[section] for section in SECTIONS}
     options = None if method_name is None else method(method_name).options
     return found if options is None else {"options": options, **found}
@@ -82,7 +89,7 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
     for key, value in settings.items():
         section, name = locate(key, name_of_method)
         holder = kinds[section] if section else RunConfig
-        changes.setdefault(section, {})[name] = convert(name, value, typing.get_type_hints(holder)[name])
+        changes.setdefault(section, {})[name] = convert(name, value, _hints(holder)[name])
     top, own = changes.pop("", {}), changes.pop("options", None)
     sections = {section: replace(getattr(config, section), **values) for section, values in changes.items()}
     if own is not None:
@@ -127,6 +134,18 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
             unset = version == 1 and name in _ZERO_WAS_UNSET and value == 0
             flat[f"{section}.{name}"] = None if unset else value
     return override(config, flat)
+
+
+def read_config(run: Path) -> RunConfig:
+    """Return the configuration in a run folder.
+
+    Raises:
+        ArtefactError: There is none, it is damaged, or a newer version wrote it.
+    """
+    path = run / CONFIG
+    values = read_json(path)
+    with reading(path, "a run's configuration", "restore it from a copy, or train again"):
+        return from_dict(values)
 
 
 def locate(key: str, method_name: str | None = None) -> tuple[str, str]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune.common.tensors import PLAIN, write_tensors
 from bayesprune.train.folder import TRACES
-from bayesprune.train.tree import save_tensors
 
 
 class ChannelTraces:
@@ -81,4 +81,4 @@ class ChannelTraces:
     def save(self, folder: Path) -> None:
         """Write the traces into a run folder."""
         if self._steps:
-            save_tensors(folder / TRACES, self.tensors())
+            write_tensors(folder / TRACES, self.tensors(), PLAIN)

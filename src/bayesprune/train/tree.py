@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-_FORMAT = "bayesprune-tree-1"
+from bayesprune.common.artefact import reading
+from bayesprune.common.bounded import parse_json
+from bayesprune.common.tensors import LIMIT, read_tensors, write_tensors
+
+_FORMAT, _OLDER = "bayesprune-tree-2", "bayesprune-tree-1"
 
 
 def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
@@ -27,53 +28,46 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
 
     Example:
         >>> import tempfile, torch
-        >>> file = Path(tempfile.mkdtemp()) / "state.safetensors"
+        >>> file = tempfile.mkdtemp() + "/state.safetensors"
         >>> save_tree(file, {"step": 3, "weights": [torch.ones(2)]})
         >>> load_tree(file)
         {'step': 3, 'weights': [tensor([1., 1.])]}
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _strip(tree, "", tensors)
-    save_tensors(Path(path), tensors, {"format": _FORMAT, "tree": json.dumps(skeleton)})
+    write_tensors(path, tensors, _FORMAT, {"tree": json.dumps(skeleton)})
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors by name as safetensors, atomically."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_tree(path: str | os.PathLike[str]) -> Any:
+def load_tree(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Any:
     """Read what `save_tree` wrote, tensors on the CPU.
 
+    Args:
+        path: File to read.
+        limit: The most bytes it may have.
+
+    Returns:
+        The state.
+
     Raises:
-        ValueError: The file is not one of ours, or is damaged.
+        ArtefactError: The file is not one of ours, or is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_tree(f"{folder}/state.safetensors", {"step": 3, "weights": [torch.ones(2)]})
+        ...     load_tree(f"{folder}/state.safetensors")["step"]
+        3
     """
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"{path} was not written by save_tree (format {metadata.get('format')!r}).")
-            return _build(json.loads(metadata["tree"]), file.get_tensor)
-    except ValueError:
-        raise
-    except Exception as error:  # safetensors raises its own types
-        raise ValueError(
-            f"{path} cannot be read: {error}; restore it from a copy, or delete it and start again."
-        ) from error
+    tensors, metadata, _ = read_tensors(path, [_FORMAT], older=[_OLDER], limit=limit)
+    with reading(path, "a state that save_tree wrote", "restore it from a copy, or delete it and start again"):
+        return _build(parse_json(metadata["tree"]), tensors.__getitem__)
 
 
 def _strip(node: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, Tensor):
         name = f"{len(tensors)}{where}"  # the number keeps names apart where keys do not
-        # A copy in row-major order: safetensors refuses shared or permuted memory. The strides come back on loading into a parameter.
-        tensors[name] = node.detach().cpu().contiguous().clone()
+        tensors[name] = node.detach()  # written in row-major order: the strides come back on loading into a parameter
         return {"t": name}
     if isinstance(node, dict):
         for key in node:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-import tarfile
 import urllib.request
-import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
+from bayesprune.common.bounded import read_bytes, tar_members
+from bayesprune.common.files import replacing
 from bayesprune.vision.data import ArrayDataset
-from bayesprune.vision.unpickle import load_arrays
+from bayesprune.vision.unpickle import LIMIT, load_arrays
 
 _IMAGE = (3, 32, 32)
 
@@ -78,7 +79,7 @@ def load_cifar(name: str, data_dir: str | os.PathLike[str], download: bool = Fal
 
     Looked for, in this order: the unpacked files in `data_dir` itself, in the official folder inside it, and in the
     official archive (`data_dir` may be the archive), which is read without unpacking. The files are pickles; they are
-    read by an unpickler that knows arrays and plain containers only, so that a forged file cannot run code.
+    read by an interpreter of their data alone (`bayesprune.vision.unpickle`), which cannot call anything, within bounds of memory.
 
     Args:
         name: "cifar10" or "cifar100".
@@ -90,7 +91,8 @@ def load_cifar(name: str, data_dir: str | os.PathLike[str], download: bool = Fal
         The data set: uint8 images (n, 3, 32, 32), with the usual mean and standard deviation of its training images.
 
     Raises:
-        ValueError: An unknown name, or a file whose contents are not CIFAR's.
+        ValueError: An unknown name.
+        ArtefactError: A file is damaged, or its contents are not CIFAR's.
         FileNotFoundError: No files, or only some of them; the message says what was expected and what is there.
         ConnectionError: The download failed.
 
@@ -111,13 +113,12 @@ def load_cifar(name: str, data_dir: str | os.PathLike[str], download: bool = Fal
     source = _find(layout, root)
     if source is None:
         raise FileNotFoundError(_nothing_found(layout, root))
-    with ExitStack() as stack:
-        opener = _open_archive(layout, source, stack) if source.is_file() else _open_folder(layout, source, stack)
-        parts = [_read_batch(layout, file, opener, f"{source}: {file}") for file in (*layout.train, layout.test)]
-        meta = _read_pickle(opener, layout.meta, f"{source}: {layout.meta}")
+    contents = _in_archive(layout, source) if source.is_file() else _in_folder(layout, source)
+    parts = [_read_batch(layout, contents, file, source / file) for file in (*layout.train, layout.test)]
+    meta = _read_pickle(contents(layout.meta), source / layout.meta)
     classes = meta.get(layout.names_key)
-    if not isinstance(classes, list):
-        raise ValueError(f"{source}: {layout.meta} holds no {layout.names_key!r}: is this the official file?")
+    if not isinstance(classes, list) or not all(type(name) in (str, bytes) for name in classes):
+        raise ArtefactError(source / layout.meta, f"holds no {layout.names_key!r}", mend=_OFFICIAL)
     return ArrayDataset(
         train_images=torch.cat([images for images, _ in parts[:-1]]),
         train_labels=torch.cat([labels for _, labels in parts[:-1]]),
@@ -144,7 +145,7 @@ def _find(layout: _Layout, root: Path) -> Path | None:
 
 def _nothing_found(layout: _Layout, root: Path) -> str:
     wanted = f"expected {layout.folder}/ with {', '.join(layout.files)}, or {layout.archive}"
-    mend = f"fetch {layout.url} into it, or pass download=True"
+    mend = f"fetch {layout.url} into it (load_cifar(…, download=True) does)"
     if not root.exists():
         return f"data_dir={str(root)!r} does not exist: {wanted} in it; {mend}"
     entries = sorted(entry.name for entry in root.iterdir())
@@ -152,66 +153,55 @@ def _nothing_found(layout: _Layout, root: Path) -> str:
     return f"data_dir={str(root)!r}: {wanted}; found {shown or 'an empty folder'}; {mend}"
 
 
-_Opener = Callable[[str], BinaryIO]
+_OFFICIAL = "is this the official file, whole?"
+_ARCHIVE_LIMIT = 1 << 29  # bytes unpacked: CIFAR's are 186 MB
+_Contents = Callable[[str], bytes]
 
 
-def _open_folder(layout: _Layout, folder: Path, stack: ExitStack) -> _Opener:
+def _in_folder(layout: _Layout, folder: Path) -> _Contents:
     missing = [file for file in layout.files if not (folder / file).is_file()]
     if missing:
-        raise FileNotFoundError(_half(str(folder), layout, missing))
-    return lambda file: stack.enter_context(open(folder / file, "rb"))
+        raise MissingArtefactError(folder, *_half(layout, missing))
+    return lambda file: read_bytes(folder / file, limit=LIMIT)
 
 
-def _open_archive(layout: _Layout, path: Path, stack: ExitStack) -> _Opener:
-    try:
-        archive = stack.enter_context(tarfile.open(path, "r:*"))  # noqa: SIM115  (the stack closes it)
-        members = {Path(m.name).name: m for m in archive.getmembers() if m.isfile()}
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a whole tar archive ({error}): fetch {layout.url} again") from error
+def _in_archive(layout: _Layout, path: Path) -> _Contents:
+    with reading(path, "a whole tar archive", f"fetch {layout.url} again"):
+        members = tar_members(path, lambda name: name in layout.files, limit=_ARCHIVE_LIMIT)
     missing = [file for file in layout.files if file not in members]
     if missing:
-        raise FileNotFoundError(_half(str(path), layout, missing))
-
-    def opener(file: str) -> BinaryIO:
-        opened = archive.extractfile(members[file])
-        assert opened is not None  # a regular file
-        return stack.enter_context(opened)  # type: ignore[return-value]
-
-    return opener
+        raise MissingArtefactError(path, *_half(layout, missing))
+    return members.__getitem__
 
 
-def _half(place: str, layout: _Layout, missing: list[str]) -> str:
+def _half(layout: _Layout, missing: list[str]) -> tuple[str, str, str]:
     found = [file for file in layout.files if file not in missing]
-    return (
-        f"{place} lacks {', '.join(missing)} of the official files; found {', '.join(found) or 'none of them'}: "
-        f"it is damaged or half unpacked; remove it and fetch {layout.url} again"
-    )
+    fault = f"lacks {', '.join(missing)} of the official files; found {', '.join(found) or 'none of them'}"
+    return fault, "", f"it is damaged or half unpacked; remove it and fetch {layout.url} again"
 
 
-def _read_pickle(opener: _Opener, file: str, place: str) -> dict[str, Any]:
-    try:
-        content = load_arrays(opener(file))
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(f"{place} cannot be read ({error}): is this the official file, whole?") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{place} holds a {type(content).__name__}, not a dict: is this the official file?")
-    return {_text(key): value for key, value in content.items()}
+def _read_pickle(content: bytes, place: Path) -> dict[str, Any]:
+    with reading(place, "the official file, whole"):
+        found = load_arrays(content)
+    if not isinstance(found, dict):
+        raise ArtefactError(place, f"holds a {type(found).__name__}, not a dict", mend=_OFFICIAL)
+    return {_text(key): value for key, value in found.items()}
 
 
-def _read_batch(layout: _Layout, file: str, opener: _Opener, place: str) -> tuple[Tensor, Tensor]:
-    content = _read_pickle(opener, file, place)
+def _read_batch(layout: _Layout, contents: _Contents, file: str, place: Path) -> tuple[Tensor, Tensor]:
+    content = _read_pickle(contents(file), place)
     for key in ("data", layout.label_key):
         if key not in content:
-            raise ValueError(f"{place} has no {key!r} among {sorted(content)}: is this the official file?")
-    data, labels = np.asarray(content["data"]), np.asarray(content[layout.label_key])
-    size = int(np.prod(_IMAGE))
-    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != size or labels.shape != (len(data),):
-        raise ValueError(
-            f"{place} holds {data.dtype} data of shape {data.shape} and labels of shape {labels.shape}: "
-            f"expected uint8 (n, {size}) and n labels"
-        )
-    # A copy, because unpickled arrays may be read-only.
-    return torch.tensor(data).view(-1, *_IMAGE), torch.tensor(labels, dtype=torch.int64)
+            raise ArtefactError(place, f"has no {key!r} among {sorted(content)}", mend=_OFFICIAL)
+    data, labels = content["data"], content[layout.label_key]
+    size = math.prod(_IMAGE)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (size,):
+        what = f"{data.dtype} data of shape {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise ArtefactError(place, f"holds {what}", f"uint8 (n, {size})")
+    if not isinstance(labels, list) or len(labels) != len(data) or any(type(label) is not int for label in labels):
+        raise ArtefactError(place, f"holds other labels than {len(data)} integers", mend=_OFFICIAL)
+    with reading(place, mend=_OFFICIAL):
+        return torch.tensor(data).view(-1, *_IMAGE), torch.tensor(labels, dtype=torch.int64)
 
 
 def _text(value: Any) -> str:
@@ -219,10 +209,8 @@ def _text(value: Any) -> str:
 
 
 def _download(layout: _Layout, root: Path) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    target, partial = root / layout.archive, root / f".{layout.archive}.{os.getpid()}.part"
     digest = hashlib.md5(usedforsecurity=False)
-    try:
+    with replacing(root / layout.archive) as partial:
         try:
             with urllib.request.urlopen(layout.url, timeout=60) as response, open(partial, "wb") as file:
                 while chunk := response.read(1 << 20):
@@ -237,6 +225,3 @@ def _download(layout: _Layout, root: Path) -> None:
                 f"{layout.url} came with md5 {digest.hexdigest()}, expected {layout.md5}: the file was cut short or "
                 "changed on the way; try again"
             )
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -188,6 +188,10 @@ class TransformerBlock(nn.Module):
         hidden: Hidden units.
         attention: "torch" is `nn.MultiheadAttention`, "linear" is `Attention`.
         dropout: Dropout rate behind the attention and the linear layers.
+
+    Example:
+        >>> TransformerBlock(width=8, heads=2, hidden=16)(torch.zeros(1, 5, 8)).shape
+        torch.Size([1, 5, 8])
     """
 
     def __init__(self, width: int, heads: int, hidden: int, attention: str = "torch", dropout: float = 0.0) -> None:

@@ -60,6 +60,10 @@ class FRNBlock(nn.Module):
         in_channels: Channels of the input.
         channels: Channels of the output.
         stride: Stride of the first convolution and of the shortcut, which is a 1 x 1 convolution where shapes differ.
+
+    Example:
+        >>> FRNBlock(4, 8, stride=2)(torch.zeros(1, 4, 6, 6)).shape
+        torch.Size([1, 8, 3, 3])
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:

@@ -1,4 +1,4 @@
-"""Data sets of image files that are read while training, in one folder a class."""
+"""Data sets of image files that are read while training: folders or tar shards."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from bayesprune.common.artefact import ArtefactError, MissingArtefactError
+from bayesprune.common.bounded import read_json
 from bayesprune.vision.data import stratified_indices
 from bayesprune.vision.image_index import ImageIndex, class_folders, contents, folder_index
 from bayesprune.vision.image_loader import ImageLoader
+from bayesprune.vision.shards import CLASSES, shard_files, shard_index
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -30,6 +33,18 @@ class ImageDataset:
         mean: Mean of each channel, as a share of `scale`; ImageNet's, whatever the data.
         std: Standard deviation of each channel, likewise.
         workers: Processes that decode for a loader.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from bayesprune.vision import open_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for where in (Path(folder, split, name) for split in ("train", "val") for name in "ab"):
+        ...         where.mkdir(parents=True)
+        ...         Image.new("RGB", (12, 12)).save(where / "0.png")
+        ...     data = open_images(folder)
+        ...     data.classes, len(data.train)
+        (('a', 'b'), 2)
     """
 
     train: ImageIndex
@@ -122,10 +137,10 @@ class ImageDataset:
 
 
 def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int = 0) -> ImageDataset:
-    """Find the images of root/train and of root/val or root/test: folders CLASS/*.jpg.
+    """Find the images of root/train and of root/val or root/test: folders CLASS/*.jpg, or shards *.tar.
 
     With both `test` and `val`, `val` is the validation split; with one of them, it is the test split. Classes are the
-    training folders in alphabetical order.
+    training folders in alphabetical order; those of shards are numbers, named by root/classes.json where it is there.
 
     Args:
         root: The folder that holds `train`.
@@ -133,14 +148,14 @@ def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int =
         workers: Processes that decode for a loader.
 
     Raises:
-        FileNotFoundError: A folder or all images of a class are missing; the message says what was expected where.
-        ValueError: A class that training has not.
+        FileNotFoundError: A folder, a shard or all images of a class are missing; the message says what was expected where.
+        ValueError: A class that training has not, or a damaged shard.
 
     Example:
         >>> open_images("/nowhere")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: root='/nowhere': expected a folder 'train' with CLASS/*.jpg; found nothing there
+        FileNotFoundError: root='/nowhere': expected a folder 'train' with CLASS/*.jpg or *.tar; found nothing there
     """
     root = Path(root)
     if size < 1:
@@ -149,9 +164,44 @@ def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int =
     for expected, there in (("'train'", (root / "train").is_dir()), ("'val' or 'test'", bool(held))):
         if not there:
             raise FileNotFoundError(
-                f"root={str(root)!r}: expected a folder {expected} with CLASS/*.jpg; found {contents(root)}"
+                f"root={str(root)!r}: expected a folder {expected} with CLASS/*.jpg or *.tar; found {contents(root)}"
             )
+    if shard_files(root / "train"):
+        return _from_shards(root, held, size, workers)
     classes = tuple(class_folders(root / "train"))
     splits = {name: folder_index(root / name, classes, training=name == "train") for name in ("train", *held)}
+    return _dataset(splits, held, classes, size, workers)
+
+
+def _from_shards(root: Path, held: list[str], size: int, workers: int) -> ImageDataset:
+    for name in held:
+        if not shard_files(root / name):
+            raise FileNotFoundError(
+                f"{root / name}: expected shards *.tar, as there are in train; found {contents(root / name)}"
+            )
+    splits = {name: shard_index(root / name) for name in ("train", *held)}
+    most = int(splits["train"].labels.max()) + 1
+    if most > len(splits["train"]):
+        fault = f"has class {most - 1}, but only {len(splits['train'])} images"
+        raise ArtefactError(root / "train", fault, "an image of every class, counted from 0")
+    classes = tuple(str(label) for label in range(most))
+    if (root / CLASSES).exists():
+        classes = tuple(read_json(root / CLASSES, list))
+        if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(classes):
+            raise ArtefactError(root / CLASSES, "holds something else than different names", "the names of the classes")
+    for name, index in splits.items():
+        if int(index.labels.max()) >= len(classes):
+            which = "train" if name != "train" else CLASSES
+            fault = f"has class {int(index.labels.max())}, but there are {len(classes)} classes, counted from 0"
+            raise ArtefactError(root / name, fault, mend=f"is {which} complete?")
+    if empty := [name for label, name in enumerate(classes) if label not in set(splits["train"].labels.tolist())]:
+        fault = f"has no image of {len(empty)} classes, such as {empty[0]}"
+        raise MissingArtefactError(root / "train", fault, mend="is it complete?")
+    return _dataset(splits, held, classes, size, workers)
+
+
+def _dataset(
+    splits: dict[str, ImageIndex], held: list[str], classes: tuple[str, ...], size: int, workers: int
+) -> ImageDataset:
     validation = splits["val"] if len(held) == 2 else None
     return ImageDataset(splits["train"], splits[held[0]], classes, size, validation, workers=workers)

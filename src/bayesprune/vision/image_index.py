@@ -1,11 +1,12 @@
-"""Where the images of a split lie, as arrays: files in one folder a class."""
+"""Where the images of a split lie, as arrays: files in one folder a class, or members of tar shards."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,9 +21,11 @@ class ImageIndex:
 
     Args:
         root: The split's folder.
-        names: All paths below `root` in one array of bytes.
+        names: All names in one array of bytes: paths below `root`, or names in the shards.
         ends: Where each name ends in `names`.
         labels: Class of each image.
+        shards: File names of the shards; empty where each image is a file.
+        places: Shard, offset and size of each image (n, 3); None where each image is a file.
         chosen: Which of them count, in order.
 
     Example:
@@ -35,10 +38,16 @@ class ImageIndex:
     names: np.ndarray
     ends: np.ndarray
     all_labels: np.ndarray
-    chosen: np.ndarray
+    shards: tuple[str, ...] = ()
+    places: np.ndarray | None = None
+    chosen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    _open: dict[tuple[int, int], BinaryIO] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.chosen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # open files stay in their process
 
     @property
     def labels(self) -> np.ndarray:
@@ -50,30 +59,50 @@ class ImageIndex:
         return self.all_labels[self.chosen[indices]]
 
     def name(self, index: int) -> str:
-        """Return the path of an image below the root."""
+        """Return the path below the root, or the name in its shard, of an image."""
         at = int(self.chosen[index])
         return bytes(self.names[self.ends[at - 1] if at else 0 : self.ends[at]]).decode()
 
     def where(self, index: int) -> str:
         """Return where an image lies, for messages."""
-        return str(self.root / self.name(index))
+        if self.places is None:
+            return str(self.root / self.name(index))
+        return f"{self.root / self.shards[self.places[self.chosen[index], 0]]}: {self.name(index)}"
 
     def read(self, index: int) -> bytes:
         """Return the bytes of an image file."""
-        return (self.root / self.name(index)).read_bytes()
+        if self.places is None:
+            return (self.root / self.name(index)).read_bytes()
+        shard, offset, size = self.places[self.chosen[index]].tolist()
+        # One handle a shard and process: forked workers would share a handle's position.
+        key = (os.getpid(), shard)
+        if key not in self._open:
+            self._open[key] = open(self.root / self.shards[shard], "rb")  # noqa: SIM115 - lives as long as the index
+        file = self._open[key]
+        file.seek(offset)
+        found = file.read(size)
+        if len(found) != size:
+            raise OSError(f"the shard ends after {len(found)} of its {size} bytes")
+        return found
 
     def select(self, indices: np.ndarray) -> ImageIndex:
         """Return the index of some of the images that count."""
-        return replace(self, chosen=self.chosen[indices])
+        return replace(self, chosen=self.chosen[indices], _open={})
 
 
-def image_index(root: Path, names: Iterable[str], labels: Sequence[int]) -> ImageIndex:
+def image_index(
+    root: Path,
+    names: Iterable[str],
+    labels: Sequence[int],
+    shards: Sequence[str] = (),
+    places: np.ndarray | None = None,
+) -> ImageIndex:
     """Return the index of images by name and label."""
     encoded = [name.encode() for name in names]
     ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
     blob = np.frombuffer(b"".join(encoded), np.uint8)
     held = np.asarray(labels, np.int64)
-    return ImageIndex(root, blob, ends, held, np.arange(len(held)))
+    return ImageIndex(root, blob, ends, held, tuple(shards), places, np.arange(len(held)))
 
 
 def folder_index(folder: Path, classes: Sequence[str], *, training: bool) -> ImageIndex:

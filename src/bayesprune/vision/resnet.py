@@ -53,6 +53,11 @@ class BasicBlock(nn.Module):
         channels: Channels of the output.
         stride: Stride of the first convolution and of the shortcut.
         shortcut: "B", a 1 x 1 convolution where shapes differ, or "A", zero padding.
+
+    Example:
+        >>> import torch
+        >>> BasicBlock(4, 8, stride=2)(torch.zeros(1, 4, 6, 6)).shape
+        torch.Size([1, 8, 3, 3])
     """
 
     expansion = 1
@@ -82,6 +87,11 @@ class Bottleneck(nn.Module):
         channels: Channels of the two inner layers; the output has four times as many.
         stride: Stride of the 3 x 3 convolution and of the shortcut.
         shortcut: "B", a 1 x 1 convolution where shapes differ, or "A", zero padding.
+
+    Example:
+        >>> import torch
+        >>> Bottleneck(4, 2, stride=1)(torch.zeros(1, 4, 6, 6)).shape
+        torch.Size([1, 8, 6, 6])
     """
 
     expansion = 4

@@ -141,7 +141,7 @@ def whitened95(*, num_classes: int, in_channels: int = 3, width: int = 128) -> W
 
     Example:
         >>> sum(p.numel() for p in whitened95(num_classes=10).parameters()) // 10_000
-        461
+        460
     """
     return WhitenedCNN((width, 3 * width, 3 * width), num_classes=num_classes, in_channels=in_channels)
 

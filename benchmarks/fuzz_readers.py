@@ -1,0 +1,387 @@
+"""Every reader of files under many small damages: none may pass in silence, leave its errors' family, its folder or its memory.
+
+    nice python -m benchmarks.fuzz_readers [--mutations 100000] [--seed 0] [--readers samples,checkpoint] [--json FILE]
+
+A mutation changes one file of a small artefact (flips, cuts, insertions, doubled and swapped pieces, numbers and names replaced, a file
+exchanged for its neighbour) and reads it again. What then comes back must be what was written, or an `ArtefactError`. A quarter of the
+mutations is a forger's: the content is changed and its seal written anew; those may be read, but no more. The audit hook sees every file
+that Python opens; peak memory is the process's own high-water mark, above what it held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from bayesprune import ArtefactError
+from bayesprune.train.folder import environment, write_json
+from benchmarks.fuzz_artefacts import READERS, Reader, canonical
+
+RESULTS = Path(__file__).parent / "results" / "fuzz_readers.json"
+NUMBERS = (
+    b"0",
+    b"-1",
+    b"1",
+    b"7",
+    b"255",
+    b"2147483648",
+    b"9223372036854775807",
+    b"1e308",
+    b"1" + b"0" * 20,
+    b"NaN",
+    b"null",
+)
+JUNK: tuple[Any, ...] = (
+    None, True, 0, -1, 3, 2**31, 2**63, 1e308, float("nan"), "", "x", "..", "../outside/file", "/etc/passwd", "\0", "F32", [], {},
+    [1], [0, 2**40], [-1, -4], {"a": 1}, "I" * 5000,
+)  # fmt: skip
+SECONDS = 20  # a mutation
+
+
+@dataclass
+class Tally:
+    """What became of one reader's mutations."""
+
+    unchanged: int = 0
+    refused: int = 0
+    forged_and_read: int = 0
+    silent: int = 0
+    outside_family: int = 0
+    outside_folder: int = 0
+    too_long: int = 0
+    peak_mb: float = 0.0
+    seconds: float = 0.0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> int:
+        """How often the reader broke its promise."""
+        return self.silent + self.outside_family + self.outside_folder + self.too_long
+
+
+def fuzz(reader: Reader, place: Path, mutations: int, seed: int) -> Tally:
+    """Make an artefact, damage and read it so many times, and count."""
+    rng, tally = random.Random(f"{reader.name} {seed}"), Tally()
+    folder = place / "inside"
+    folder.mkdir(parents=True)
+    (place / "outside").mkdir()
+    reader.make(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    whole = {path: path.read_bytes() for path in files}
+    expected = canonical(reader.read(folder))
+    for path in files:
+        shutil.copy(path, place / "outside" / path.name)
+    shutil.copy(files[0], place / "outside" / "file")
+    assert canonical(reader.read(folder)) == expected, f"{reader.name}: reads differ without a mutation"
+    before, begun = _fresh_peak(), time.monotonic()
+    for _ in range(mutations):
+        path = rng.choice(files)
+        forged = rng.random() < 0.25
+        content = forge(whole[path], rng) if forged else mutate(whole[path], rng, [whole[each] for each in files])
+        if content is None:
+            path.unlink()
+        else:
+            path.write_bytes(content)
+        forged = forged or not reader.sealed
+        try:
+            with _watched(folder) as opened, _limited():
+                found = canonical(reader.read(folder))
+            if found == expected:
+                tally.unchanged += 1
+            elif forged:
+                tally.forged_and_read += 1
+            else:
+                tally.silent += 1
+                _example(tally, f"silent: {path.name}, {len(content or b'')} of {len(whole[path])} bytes")
+        except ArtefactError:
+            tally.refused += 1
+        except TimeoutError:
+            tally.too_long += 1
+            _example(tally, f"too long: {path.name}: {traceback.format_exc(limit=-3)}")
+        except Exception as error:
+            if content is None and isinstance(error, FileNotFoundError):  # what the user named is not there
+                tally.refused += 1
+            else:
+                tally.outside_family += 1
+                _example(tally, f"{path.name}: {traceback.format_exc(limit=-4)}")
+        if opened:
+            tally.outside_folder += 1
+            _example(tally, f"outside: {path.name}: {sorted(opened)[:3]}")
+        path.write_bytes(whole[path])
+    tally.seconds = round(time.monotonic() - begun, 2)
+    tally.peak_mb = round(max(0.0, _peak() - before) / 1e6, 1)
+    return tally
+
+
+def mutate(content: bytes, rng: random.Random, others: list[bytes]) -> bytes | None:
+    """One small damage; None: the file is gone."""
+    size = len(content)
+    at, length = rng.randrange(size + 1), min(size, 1 << rng.randrange(10))
+    end = min(size, at + length)
+    kind = rng.randrange(14)
+    if kind <= 2 and size:
+        at = rng.randrange(size)
+        return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+    if kind == 3:
+        return content[:at] + bytes([rng.randrange(256)]) + content[at + 1 :]
+    if kind == 4:
+        return content[:at] + rng.randbytes(length) + content[at:]
+    if kind == 5:
+        return content[:at] + content[end:]
+    if kind == 6:
+        return content[:at]
+    if kind == 7:
+        return content[:end] + content[at:end] + content[end:]
+    if kind == 8:
+        other = rng.randrange(size + 1)
+        return content[:at] + content[other : other + end - at] + content[end:]
+    if kind == 9:
+        return content[:at] + rng.choice([bytes(end - at), b"\xff" * (end - at)]) + content[end:]
+    if kind in (10, 11):
+        return _number(content, rng)
+    if kind == 12:
+        name = rng.choice([b"../outside/file", b"/etc/passwd", b'"', b"[" * 2000, b"\xff\xfe", b"{}"])
+        return content[:at] + name + content[end:]
+    return rng.choice([None, b"", *others])
+
+
+def _number(content: bytes, rng: random.Random) -> bytes:
+    """Another number in the place of one that is written in digits."""
+    start = rng.randrange(len(content) + 1)
+    begin = next((i for i in range(start, len(content)) if 48 <= content[i] < 58), None)
+    if begin is None:
+        return content[:start]
+    end = begin
+    while end < len(content) and 48 <= content[end] < 58:
+        end += 1
+    return content[:begin] + rng.choice(NUMBERS) + content[end:]
+
+
+def forge(content: bytes, rng: random.Random) -> bytes | None:
+    """A change of JSON or of a safetensors header with its seal written anew; of other files, a damage like any."""
+    try:
+        if content[:1] in b"{[":
+            told = json.loads(content)
+            _edit(told, rng)
+            if isinstance(told, dict) and "sha256" in told:
+                told.pop("sha256")
+                text = json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False)
+                told["sha256"] = sha256(text.encode()).hexdigest()
+            return json.dumps(told).encode()
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        meta = header.get("__metadata__", {})
+        key = next((key for key in ("tree", "estimator", "shards") if key in meta), None)
+        if key and rng.random() < 0.7:
+            told = json.loads(meta[key])
+            _edit(told, rng)
+            meta[key] = json.dumps(told)
+        else:
+            _edit(header, rng)
+        return resealed(header, content[8 + length :])
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return mutate(content, rng, [])
+
+
+def resealed(header: Any, data: bytes) -> bytes:
+    """A safetensors file of a header, with the seal that belongs to it."""
+    blank = "0" * 64
+    if isinstance(header, dict) and isinstance(header.get("__metadata__"), dict) and "sha256" in header["__metadata__"]:
+        header["__metadata__"]["sha256"] = blank
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    mark = b'"sha256":"'
+    text = text.replace(mark + blank.encode(), mark + sha256(text).hexdigest().encode(), 1)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def _edit(told: Any, rng: random.Random) -> None:
+    """Change one place of nested JSON."""
+    places: list[tuple[Any, Any]] = []
+    waiting = [told]
+    while waiting:
+        node = waiting.pop()
+        keys: Any = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        for key in keys:
+            places.append((node, key))
+            waiting.append(node[key])
+    if not places:
+        return
+    node, key = rng.choice(places)
+    kind = rng.randrange(4)
+    if kind == 0:
+        del node[key]
+    elif kind == 1 and isinstance(node, list):
+        node.append(node[key])
+    elif kind == 2:
+        node[key] = rng.choice(JUNK)
+    elif isinstance(node[key], (int, float)) and not isinstance(node[key], bool):
+        node[key] = node[key] + rng.choice([1, -1, 2**20])
+    else:
+        node[key] = rng.choice(JUNK)
+
+
+# ---- what is watched ------------------------------------------------------------------------------------------------
+
+_watching: list[tuple[str, set[str]]] = []
+_LIBRARIES = tuple(
+    {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), "/proc", "/sys", "/dev", "/usr", "/etc/ld"}
+)
+_SOURCE = str(Path(__file__).parent.parent)
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _watching or event not in (
+        "open",
+        "os.remove",
+        "os.rename",
+        "os.mkdir",
+        "os.listdir",
+        "os.scandir",
+        "shutil.rmtree",
+    ):
+        return
+    folder, opened = _watching[-1]
+    path = arguments[0]
+    if isinstance(path, bytes):
+        path = os.fsdecode(path)
+    if not isinstance(path, str) or path.startswith("<"):
+        return
+    full = os.path.realpath(path)
+    library = full.startswith(_LIBRARIES) or (full.startswith(_SOURCE) and full.endswith((".py", ".pyc")))
+    if not full.startswith(folder) and not library:
+        opened.add(f"{event} {full}")
+
+
+@contextmanager
+def _watched(folder: Path) -> Iterator[set[str]]:
+    """The files outside a folder that are opened in the block."""
+    if not getattr(sys, "_fuzz_audited", False):
+        sys.addaudithook(_audit)
+        sys._fuzz_audited = True  # type: ignore[attr-defined]
+    opened: set[str] = set()
+    _watching.append((os.path.realpath(folder), opened))
+    try:
+        yield opened
+    finally:
+        _watching.pop()
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _fresh_peak() -> float:
+    """Forget the high-water mark and return the memory held now, in bytes."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _peak()
+    return _status("VmRSS")
+
+
+def _peak() -> float:
+    return _status("VmHWM") or 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _status(key: str) -> float:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(key)), 0.0)
+
+
+def _example(tally: Tally, said: str) -> None:
+    if len(tally.examples) < 5:
+        tally.examples.append(said[-1500:])
+
+
+def scratch() -> Path:
+    """A new folder, in memory where the system has one there."""
+    return Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+
+
+def main() -> int:
+    """Run the job; the exit status is 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mutations", type=int, default=100_000, help="over all readers (default: 100000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="readers at once, each in a process of its own")
+    parser.add_argument("--readers", help="names, with commas; default: all")
+    parser.add_argument("--json", type=Path, help=f"file to write, for example {RESULTS}")
+    arguments = parser.parse_args()
+    chosen = [reader for reader in READERS if not arguments.readers or reader.name in arguments.readers.split(",")]
+    each = -(-arguments.mutations // len(chosen))
+    total: Counter[str] = Counter()
+    rows: dict[str, Any] = {}
+    print(
+        f"{'reader':<18}{'mutations':>10}{'refused':>9}{'unchanged':>10}{'forged':>8}{'silent':>8}{'family':>8}{'folder':>8}{'long':>6}{'MB':>8}{'s':>8}"
+    )
+    work = [(reader.name, each, arguments.seed) for reader in chosen]
+    with multiprocessing.get_context("fork").Pool(arguments.jobs, maxtasksperchild=1) as pool:
+        tallies = pool.imap(_one, work, chunksize=1)
+        _report(chosen, each, tallies, rows, total)
+    summary = {"mutations": each * len(chosen), **total, "peak_mb": max(row["peak_mb"] for row in rows.values())}
+    print(json.dumps(summary))
+    if arguments.json:
+        about = {"seed": arguments.seed, "jobs": arguments.jobs, "environment": environment("cpu")}
+        write_json(arguments.json, {"summary": summary, "readers": rows, **about})
+    return 1 if total["silent"] + total["outside_family"] + total["outside_folder"] + total["too_long"] else 0
+
+
+def _one(work: tuple[str, int, int]) -> Tally:
+    """One reader's mutations, in a process of its own."""
+    name, mutations, seed = work
+    place = scratch()
+    try:
+        return fuzz(next(reader for reader in READERS if reader.name == name), place, mutations, seed)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _report(
+    chosen: list[Reader], each: int, tallies: Iterator[Tally], rows: dict[str, Any], total: Counter[str]
+) -> None:
+    """Print a line a reader as they finish, and add them up."""
+    for reader, tally in zip(chosen, tallies):
+        rows[reader.name] = {"mutations": each, **vars(tally)}
+        print(
+            f"{reader.name:<18}{each:>10}{tally.refused:>9}{tally.unchanged:>10}{tally.forged_and_read:>8}{tally.silent:>8}"
+            f"{tally.outside_family:>8}{tally.outside_folder:>8}{tally.too_long:>6}{tally.peak_mb:>8.1f}{tally.seconds:>8.1f}",
+            flush=True,
+        )
+        for said in tally.examples:
+            print("   ", said.replace("\n", "\n    "))
+        total.update({key: value for key, value in vars(tally).items() if isinstance(value, int)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

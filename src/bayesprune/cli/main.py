@@ -1,0 +1,79 @@
+"""The command line: what `bayesprune` and `python -m bayesprune` run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from bayesprune._version import __version__
+from bayesprune.cli import completion, models, tables, training
+from bayesprune.common.lazy import missing
+
+_EPILOG = """examples:
+  bayesprune demo                                                 everything once, on handwritten digits, in two minutes
+  bayesprune train digits-emmcmc --out runs/digits                train, prune and sample by a recipe
+  bayesprune select data.csv --target price --out found           the inputs that matter for a column of a table
+  bayesprune COMMAND --help                                       a command's options and examples"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Example:
+        >>> build_parser().parse_args(["profile", "small"]).batch
+        [1, 64]
+    """
+    parser = argparse.ArgumentParser(
+        prog="bayesprune",
+        description="Bayesian deep learning and one-shot pruning in one training run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    training.add_commands(commands)
+    tables.add_commands(commands)
+    models.add_commands(commands)
+    completion.add_command(commands, parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
+
+    BAYESPRUNE_DEBUG=1 in the environment shows the traceback of a failure.
+
+    Args:
+        argv: the words behind ``bayesprune``; None: those of this process.
+
+    Example:
+        >>> main(["recipes", "digits-sgd"])  # doctest: +ELLIPSIS
+        {
+        ...
+        0
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        status = int(arguments.handler(arguments))
+        sys.stdout.flush()  # a full disk is told here, not at the interpreter's end
+        return status
+    except KeyboardInterrupt:
+        print("bayesprune: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        if os.environ.get("BAYESPRUNE_DEBUG"):
+            raise
+        if isinstance(error, ModuleNotFoundError):
+            extra = "tabular" if arguments.command in ("select", "predict") else None
+            error = missing(error, f"bayesprune {arguments.command}", extra)
+        print(f"bayesprune: {_said(error)}", file=sys.stderr)
+        return 130 if type(error).__name__ == "Interrupted" else 1
+
+
+def _said(error: BaseException) -> str:
+    """An error's message; of one that the system gives, the file and what happened to it."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)

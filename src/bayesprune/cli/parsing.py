@@ -1,0 +1,41 @@
+"""How a command is added to the parser: its help, its examples and its handler."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def add(commands: Any, name: str, text: str, handler: Handler | None, *examples: str) -> argparse.ArgumentParser:
+    """Add a command whose help ends with examples.
+
+    Args:
+        commands: what ``ArgumentParser.add_subparsers`` returned.
+        name: of the command.
+        text: one line.
+        handler: what runs it: a function of the parsed arguments that returns the exit status.
+        *examples: command lines.
+
+    Example:
+        >>> commands = argparse.ArgumentParser().add_subparsers()
+        >>> print(add(commands, "profile", "size and speed", None, "bayesprune profile small").epilog)
+        examples:
+          bayesprune profile small
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog="\n  ".join(["examples:", *examples]) if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add ``--set KEY=VALUE …``, which may be given more than once."""
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)

@@ -1,0 +1,78 @@
+"""select and predict: the inputs that matter for a column of a table, and predictions from them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bayesprune.cli.parsing import add, add_settings
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to a parser's subcommands.
+
+    Args:
+        commands: what ``ArgumentParser.add_subparsers`` returned.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_commands(parser.add_subparsers())
+        >>> parser.parse_args(["select", "a.csv", "--target", "y", "--out", "o"]).fdr
+        0.05
+    """
+    select = add(
+        commands, "select", "find the inputs that matter for a column of a table", _select,
+        "bayesprune select houses.csv --target price --out found",
+        "bayesprune select houses.csv --target price --out found --text postcode --drop id --fdr 0.1 --force",
+    )  # fmt: skip
+    select.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file")
+    select.add_argument("--target", required=True, metavar="COLUMN", help="the column to predict (of .npz: y)")
+    select.add_argument("--task", default="auto", choices=("auto", "regression", "classification"))
+    select.add_argument("--fdr", type=float, default=0.05, help="false-discovery rate of the selection (default: 0.05)")
+    select.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    select.add_argument("--force", action="store_true", help="replace the selection that the folder holds")
+    select.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help="rows to judge by (default: 0.2)")
+    select.add_argument("--seed", type=int, default=0, help="of the split and of the chains (default: 0)")
+    columns: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "COLUMN"}
+    select.add_argument("--drop", **columns, help="columns to leave out")
+    select.add_argument("--text", **columns, help="columns of codes: numbers that are names")
+    add_settings(select, "keywords of the estimator")
+    select.add_argument("--quiet", action="store_true", help="print nothing")
+
+    predict = add(
+        commands, "predict", "predict the rows of a table with a selection's model", _predict,
+        "bayesprune predict found new.csv --out predictions.csv",
+    )  # fmt: skip
+    predict.add_argument("model", metavar="MODEL", help="folder that `bayesprune select` wrote")
+    predict.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file")
+    predict.add_argument("--out", metavar="FILE", help="CSV file to write (default: standard output)")
+
+
+def _select(arguments: argparse.Namespace) -> int:
+    out = Path(arguments.out)
+    if not arguments.force and out.is_dir() and any(out.iterdir()):
+        raise FileExistsError(f"--out {arguments.out} is not empty; add --force to replace the selection that it holds")
+    from bayesprune.select import run_select
+
+    run_select(
+        arguments.data,
+        arguments.target,
+        arguments.out,
+        task=arguments.task,
+        fdr=arguments.fdr,
+        held_out=arguments.held_out,
+        seed=arguments.seed,
+        drop=arguments.drop,
+        text=arguments.text,
+        settings=arguments.set,
+        quiet=arguments.quiet,
+    )
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from bayesprune.predict_rows import run_predict
+
+    run_predict(arguments.model, arguments.data, arguments.out)
+    return 0

@@ -1,0 +1,155 @@
+"""demo, recipes, train, evaluate, report and shards: from images to a run folder, and what is read from it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from bayesprune.cli.parsing import add, add_settings
+
+_DATA_DIR = "folder that holds the data set (or set BAYESPRUNE_DATA)"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to a parser's subcommands."""
+    demo = add(
+        commands, "demo", "train, prune and compact on real handwritten digits, and print one table", _demo,
+        "bayesprune demo --out demo",
+    )  # fmt: skip
+    demo.add_argument("--out", default="demo", help="folder to write (default: demo)")
+    add_settings(demo, "override keys of both trainings")
+    demo.add_argument(
+        "--processes", type=int, help="trainings at once, one thread each (default: one for each core, at most 5)"
+    )
+
+    recipes = add(
+        commands, "recipes", "list the recipes, or show one", _recipes,
+        "bayesprune recipes", "bayesprune recipes cifar10-resnet20",
+    )  # fmt: skip
+    recipes.add_argument("recipe", nargs="?", help="print all settings of this recipe")
+
+    train = add(
+        commands, "train", "train a recipe into a run folder", _train,
+        "bayesprune train digits-emmcmc --out runs/digits",
+        "bayesprune train cifar10-resnet20 --out runs/a --data-dir DATA --set epochs=20 lr=0.5",
+        "bayesprune train cifar10-resnet20 --out runs/a --data-dir DATA --resume",
+    )  # fmt: skip
+    train.add_argument("recipe", help="a name that `bayesprune recipes` lists")
+    train.add_argument("--out", required=True, help="run folder")
+    train.add_argument("--data-dir", help=_DATA_DIR)
+    add_settings(train, "override keys of the recipe")
+    train.add_argument("--device", help="auto, cpu or cuda")
+    train.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    train.add_argument("--quiet", action="store_true", help="print only the result")
+
+    evaluate = add(
+        commands, "evaluate", "evaluate a finished run", _evaluate,
+        "bayesprune evaluate runs/a --data-dir DATA --split validation",
+        "bayesprune evaluate runs/digits --keep && bayesprune report runs/digits",
+    )  # fmt: skip
+    evaluate.add_argument("run", help="run folder")
+    evaluate.add_argument("--data-dir", help=_DATA_DIR)
+    evaluate.add_argument("--split", default="test", choices=("test", "validation", "train"))
+    evaluate.add_argument("--device", default="cpu", help="auto, cpu or cuda (default: cpu)")
+    evaluate.add_argument(
+        "--keep",
+        action="store_true",
+        help="also keep the test predictions and the doubtful images for `bayesprune report`",
+    )
+
+    report = add(
+        commands, "report", "write one self-contained page about runs", _report,
+        "bayesprune report runs/a runs/b --out report.html",
+    )  # fmt: skip
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
+
+    shards = add(
+        commands, "shards", "pack folders of images into tar shards", _shards,
+        "bayesprune shards imagenet --out imagenet-shards",
+    )  # fmt: skip
+    shards.add_argument("folder", metavar="DIR", help="folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg")
+    shards.add_argument("--out", required=True, help="folder to write: train/shard-000000.tar, …, val/…, classes.json")
+    shards.add_argument("--size", type=int, default=5000, help="images in a shard (default: 5000)")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from bayesprune.demo import run_demo
+
+    run_demo(arguments.out, arguments.set, processes=arguments.processes)
+    return 0
+
+
+def _recipes(arguments: argparse.Namespace) -> int:
+    from bayesprune.train import recipes
+    from bayesprune.train.settings import as_dict
+
+    if arguments.recipe:
+        print(json.dumps(as_dict(recipes.recipe(arguments.recipe)), indent=1))
+        return 0
+    known = recipes.names()
+    width = max(map(len, known))
+    for name, text in known.items():
+        print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from bayesprune.report import load_run, results_table
+    from bayesprune.train import recipe, train
+    from bayesprune.train.idle import refuse_idle
+    from bayesprune.train.parallel import launched
+
+    device = [f"device={arguments.device}"] if arguments.device else []
+    config = recipe(arguments.recipe, [*arguments.set, *device])
+    for setting in arguments.set:
+        refuse_idle(config, setting.partition("=")[0].strip())
+    train(config, arguments.out, data_dir=arguments.data_dir, resume=arguments.resume, quiet=arguments.quiet)
+    if launched()[0] == 0:
+        print(results_table([load_run(arguments.out)], fmt="text"))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from bayesprune.train import evaluate
+
+    result = evaluate(arguments.run, data_dir=arguments.data_dir, split=arguments.split, device=arguments.device)
+    print(json.dumps(result, indent=1))
+    if arguments.keep:
+        _keep(arguments)
+    return 0
+
+
+def _keep(arguments: argparse.Namespace) -> None:
+    """Keep the predictions; digits are held against drawn letters."""
+    from bayesprune.report import load_run
+    from bayesprune.train.predictions import keep_predictions
+
+    other = None
+    if load_run(arguments.run).dataset == "digits":
+        from bayesprune.demo.letters import letter_images
+
+        other = letter_images()
+    keep_predictions(arguments.run, data_dir=arguments.data_dir, device=arguments.device, other=other)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from bayesprune.report import load_run, write_report
+
+    print(write_report([load_run(run) for run in arguments.runs], arguments.out))
+    return 0
+
+
+def _shards(arguments: argparse.Namespace) -> int:
+    from bayesprune.common.files import write_text
+    from bayesprune.vision import open_images, write_shards
+    from bayesprune.vision.shards import CLASSES
+
+    data, out = open_images(arguments.folder), Path(arguments.out)
+    for index in filter(None, (data.train, data.validation, data.test)):
+        paths = write_shards(index, out / index.root.name, arguments.size)
+        print(f"{out / index.root.name}: {len(index)} images in {len(paths)} shards")
+    write_text(out / CLASSES, json.dumps(list(data.classes), ensure_ascii=False) + "\n")
+    return 0

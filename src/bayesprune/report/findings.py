@@ -1,0 +1,189 @@
+"""What runs found, first of all: accuracy with its interval, uncertainty, size and speed, dense beside compact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bayesprune.report.load import Run, run_labels
+from bayesprune.report.style import MUTED, NothingToDraw, literal, look, new_figure, style_axes
+from bayesprune.report.table import MISSING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def wilson(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a share.
+
+    Args:
+        share: of successes, in [0, 1].
+        count: number of trials.
+        z: quantile of the normal distribution; the default is 95 %.
+
+    Example:
+        >>> [round(end, 3) for end in wilson(0.9, 100)]
+        [0.826, 0.945]
+
+    Reference:
+        Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def tested(run: Run) -> float | None:
+    """Number of inputs that a run was tested on, from its reliability bins."""
+    rows = (run.result or {}).get("reliability") or (run.result or {}).get("reliability_single") or []
+    count = sum(row.get("count") or 0 for row in rows)
+    return count or None
+
+
+def key_figures(run: Run) -> list[tuple[str, str, str]]:
+    """The numbers of one finished run: (name, value, note); nothing for an unfinished one."""
+    result = run.result
+    if result is None:
+        return []
+
+    def share(key: str) -> str:
+        return MISSING if result.get(key) is None else f"{100 * result[key]:.2f}%"
+
+    def number(key: str) -> str:
+        return MISSING if result.get(key) is None else f"{result[key]:.4f}"
+
+    return [
+        ("Averaged accuracy", share("accuracy_mean"), f"single model: {share('accuracy_single')}"),
+        ("Negative log-likelihood", number("nll"), f"single model: {number('nll_single')}"),
+        ("Calibration error", number("ece"), f"single model: {number('ece_single')}"),
+        ("Prunable weights at zero", share("sparsity_prunable"), f"of all parameters: {share('sparsity_all')}"),
+        ("Multiply-adds removed", share("sparsity_madds"), _left(result)),
+        ("Samples", f"{result.get('num_samples') or 0:,}", f"members disagree on {share('disagreement')}"),
+    ]
+
+
+def _left(result: dict[str, Any]) -> str:
+    left, dense = result.get("madds"), result.get("madds_dense")
+    return "" if left is None or dense is None else f"{_short(left)} of {_short(dense)} left"
+
+
+def _short(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def found_table(runs: Sequence[Run]) -> dict[str, Any]:
+    """Heads, rows and legend of the first table: a single model, the average, and the compact one where it was profiled."""
+    timed = sorted({batch for run in runs for batch in ((run.profile or {}).get("latency") or {})}, key=int)
+    heads = ["Run", "Model", "Accuracy %", "95 %", "NLL", "ECE", "Epistemic", "MB", *(f"ms, batch {n}" for n in timed)]
+    rows: list[list[str]] = []
+    for run, label in zip(runs, run_labels(runs)):
+        if run.result is not None:
+            rows += _rows(run, label, timed)
+    legend = (
+        "Single: the model at the end of training. Averaged: the mean of all samples' probabilities. 95 %: Wilson's interval "
+        "over the test inputs. Epistemic: what the members disagree on, in nats. MB: float32 weights, of all members."
+    )
+    if timed:
+        legend += (
+            " Compact: what `bayesprune compact` wrote, with the outputs of the masked network; milliseconds were measured in "
+            "turns, and the ratio carries its interval."
+        )
+    return {"heads": heads, "rows": rows, "legend": legend}
+
+
+def _rows(run: Run, label: str, timed: Sequence[str]) -> list[list[str]]:
+    result, profile = run.result or {}, run.profile or {}
+    parameters, samples = result.get("parameters"), int(result.get("num_samples") or 0)
+
+    def number(key: str, digits: int = 4) -> str:
+        return MISSING if result.get(key) is None else f"{result[key]:.{digits}f}"
+
+    def megabytes(members: int) -> str:
+        return MISSING if parameters is None else f"{4 * parameters * members / 1e6:.3f}"
+
+    latency = profile.get("latency") or {}
+    before = [f"{1e3 * latency[n]['before']:.2f}" if n in latency and profile.get("dense") else MISSING for n in timed]
+    rows = [
+        [label, "single", *_accuracy(run, "accuracy_single"), number("nll_single"), number("ece_single"), MISSING,
+         megabytes(1), *before],
+    ]  # fmt: skip
+    averaged = [*_accuracy(run, "accuracy_mean"), number("nll"), number("ece"), number("epistemic")]
+    if samples:
+        rows.append([label, f"{samples} averaged", *averaged, megabytes(samples), *[MISSING] * len(timed)])
+    if profile.get("compact"):
+        size = profile["compact"].get("bytes")
+        after = [_faster(latency.get(n), bool(profile.get("dense"))) for n in timed]
+        mb = MISSING if size is None else f"{size / 1e6:.3f}"
+        rows.append([label, "compact", *averaged, mb, *after])
+    return rows
+
+
+def _faster(times: dict[str, Any] | None, dense: bool) -> str:
+    if not times:
+        return MISSING
+    ratio = f" ({times['ratio']:.1f} ×: {times['low']:.1f} to {times['high']:.1f})" if dense else ""
+    return f"{1e3 * times['after']:.2f}{ratio}"
+
+
+def _accuracy(run: Run, key: str) -> tuple[str, str]:
+    share, count = (run.result or {}).get(key), tested(run)
+    if share is None:
+        return MISSING, MISSING
+    if count is None:
+        return f"{100 * share:.2f}", MISSING
+    low, high = wilson(share, count)
+    return f"{100 * share:.2f}", f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def comparison(runs: Sequence[Run]) -> Figure:
+    """Accuracy of each run's single model and average with 95 % intervals, on the range that they cover.
+
+    Args:
+        runs: finished ones are drawn.
+
+    Returns:
+        A figure with one line for each model; its label describes it in words.
+
+    Raises:
+        NothingToDraw: no run is finished.
+
+    Example:
+        >>> from pathlib import Path
+        >>> bins = [{"lower": 0.5, "upper": 1.0, "count": 100, "confidence": 0.9, "accuracy": 0.9}]
+        >>> run = Run(Path("a"), {}, result={"accuracy_mean": 0.9, "accuracy_single": 0.88, "reliability": bins})
+        >>> comparison([run]).get_label()
+        'Accuracy with 95 % intervals: a single 88.00%, a averaged 90.00%.'
+    """
+    drawn = [
+        (index, f"{label} {name}", run.result[key], tested(run))
+        for index, (run, label) in enumerate(zip(runs, run_labels(runs)))
+        if run.result
+        for name, key in (("single", "accuracy_single"), ("averaged", "accuracy_mean"))
+        if run.result.get(key) is not None
+    ]
+    if not drawn:
+        raise NothingToDraw("no run is finished")
+    figure = new_figure(4.6, 0.26 * len(drawn) + 1.0)
+    axes = figure.add_subplot()
+    for place, (index, name, share, count) in enumerate(drawn):
+        color = look(index)["color"]
+        if count:
+            low, high = wilson(share, count)
+            axes.hlines(place, 100 * low, 100 * high, color=color, linewidth=1.6)
+        full = name.endswith("averaged")
+        axes.plot(
+            [100 * share], [place], "o", color=color, markersize=5, label=name,
+            markerfacecolor=color if full else "white",
+        )  # fmt: skip
+    axes.set_yticks(range(len(drawn)), [literal(name, 34) for _, name, *_ in drawn])
+    axes.set_ylim(len(drawn) - 0.5, -0.5)
+    axes.margins(x=0.08)
+    style_axes(axes, x="accuracy (%)", title="Side by side", grid="x")
+    axes.tick_params(axis="y", length=0, labelcolor=MUTED, labelsize=8)
+    said = ", ".join(f"{name} {100 * share:.2f}%" for _, name, share, _ in drawn)
+    figure.set_label(f"Accuracy with 95 % intervals: {said}.")
+    return figure

@@ -1,0 +1,97 @@
+"""Evaluate a finished run again from its folder: data, network and samples, no training code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bayesprune.common.artefact import MissingArtefactError
+from bayesprune.posterior import SampleStore
+from bayesprune.train import folder as names
+from bayesprune.train.build import AnyData, as_data, build_data, build_network, cut, own_network
+from bayesprune.train.config import RunConfig
+from bayesprune.train.settings import read_config
+from bayesprune.train.task import Task, build_task
+
+
+def load_trained(
+    run: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None, *,
+    model: nn.Module | Callable[[], nn.Module] | None = None, data: Any = None,
+) -> tuple[nn.Module, SampleStore, AnyData, RunConfig]:  # fmt: skip
+    """Return a run's network at its final weights, its posterior samples, its data and its configuration.
+
+    Args:
+        run: Run folder of a finished run.
+        data_dir: Folder of the data set, where it needs one.
+        model: The user's own network, or the function that builds it, of a run that was given one.
+        data: The user's own data, likewise.
+
+    Raises:
+        ArtefactError: A file is damaged or was exchanged, or the folder holds no finished run.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.train import recipe, train
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train(recipe("digits-sgd", ["train_size=64", "epochs=1", "width=4"]), folder, quiet=True)
+        ...     model, samples, data, config = load_trained(folder)
+        >>> len(samples), config.recipe
+        (0, 'digits-sgd')
+    """
+    run = Path(run)
+    config = read_config(run)
+    if not (run / names.MODEL).exists():
+        raise MissingArtefactError(
+            run, f"holds no finished run ({names.MODEL} is missing)", mend="finish it with --resume"
+        )
+    wanted = config.data
+    held = (
+        build_data(config, data_dir) if data is None else cut(as_data(data), wanted.train_size, wanted.validation_size)
+    )
+    network = build_network(config, held) if model is None else own_network(model, config.seed)
+    return names.load_model_(network, run), SampleStore(run / names.SAMPLES), held, config
+
+
+def evaluate(
+    run: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    split: str = "test",
+    device: str = "cpu",
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    data: Any = None,
+    task: str | Task = "classification",
+) -> dict[str, Any]:
+    """Return the task's scores, for classes accuracy, NLL, Brier score and ECE, of a run's single model and its average.
+
+    Args:
+        run: Run folder.
+        data_dir: Folder of the data set, where it needs one.
+        split: "test", "validation" or "train".
+        device: Where to compute.
+        model: The user's own network, of a run that was given one.
+        data: The user's own data, likewise.
+        task: What was learned.
+
+    Returns:
+        {"split", "num_samples", "single": {...}, "average": {...}}.
+
+    Example:
+        >>> import tempfile
+        >>> from bayesprune.train import recipe, train
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train(recipe("digits-sgd", ["train_size=64", "epochs=1", "width=4"]), folder, quiet=True)
+        ...     sorted(evaluate(folder))
+        ['average', 'num_samples', 'single', 'split']
+    """
+    network, samples, held, _ = load_trained(run, data_dir, model=model, data=data)
+    loader = held.loader(split, batch_size=256, shuffle=False, device=device)
+    result: dict[str, Any] = {"split": split, "num_samples": len(samples)}
+    scored = build_task(task)
+    for key, members in (("single", None), ("average", samples if len(samples) else None)):
+        result[key] = scored.evaluate(network.to(device), members, loader).scores
+    return result

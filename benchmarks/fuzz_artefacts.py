@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from bayesprune.reproduce.cells import read_rows
 from torch import Tensor, fx, nn
 
 from bayesprune import Ensemble, SampleStore, load, save
@@ -28,6 +27,7 @@ from bayesprune.train.config import RunConfig
 from bayesprune.train.settings import as_dict, read_config
 from bayesprune.vision import load_cifar, open_images, write_shards
 from bayesprune.vision.image_index import image_index
+from paper.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _read_run(folder: Path) -> Any:
 
 def _rows(folder: Path) -> None:
     row = {"name": "a", "status": "done", "accuracy": 0.5, "seconds": 3}
-    names.write_json(folder / "table.json", {"rows": [row, {**row, "name": "b"}], "commands": []})
+    Ledger(folder / "table.jsonl").append(row, {**row, "name": "b"}, {"command": {"jobs": 1}})
 
 
 def _estimator(folder: Path) -> None:
@@ -264,7 +264,7 @@ READERS = (
     Reader("shard index", _images(True, named=False), _read_index),
     Reader("image shards", _images(True), _read_images, sealed=False),
     Reader("shards, no index", _images(False), _read_images, sealed=False),
-    Reader("rows", _rows, lambda folder: read_rows(folder / "table.json"), sealed=False),
+    Reader("rows", _rows, lambda folder: Ledger(folder / "table.jsonl").rows(), sealed=False),
     Reader("cifar folder", _cifar, lambda folder: load_cifar("cifar10", folder), sealed=False),
     Reader("cifar archive", _cifar_archive, lambda folder: load_cifar("cifar10", folder)),
     Reader("table.csv", *_table("table.csv"), sealed=False),

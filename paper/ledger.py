@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bayesprune.common.artefact import ArtefactError
+from bayesprune.common.artefact import ArtefactError, reading
 from bayesprune.common.bounded import DATA_LIMIT, read_bytes
 
 Row = dict[str, Any]
@@ -61,7 +61,8 @@ class Ledger:
         found: dict[str, Row] = {}
         for record in self._records():
             if "status" in record:
-                name = self.key(record)
+                with reading(self.path, "rows of this table"):
+                    name = self.key(record)
                 if not (name in found and found[name]["status"] == "done" and record["status"] != "done"):
                     found[name] = record
         return {name: row for name, row in found.items() if row["status"] != "withdrawn"}

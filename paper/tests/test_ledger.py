@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from bayesprune import ArtefactError
 from paper.ledger import Ledger
 from paper.tests.rows import row
 
@@ -43,6 +44,7 @@ def test_property_a_line_torn_at_any_byte_is_not_read_and_is_repaired(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
+from bayesprune import ArtefactError
 from paper.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 for number in range(int(sys.argv[3])):
@@ -111,9 +113,12 @@ def test_error_names_the_file_the_line_and_the_mend(tmp_path):
     ledger.append(row("a"))
     for wrong in (b"<<<<<<< mine\n", b'{"name": "x"}\n', b"[1]\n", b"\xff\n"):
         ledger.path.write_bytes(wrong + ledger.path.read_bytes())
-        with pytest.raises(ValueError, match=r"t\.jsonl, line 1 is no row"):
+        with pytest.raises(ValueError, match=r"t\.jsonl: line 1 is no row"):
             ledger.rows()
         ledger.path.write_bytes(ledger.path.read_bytes()[len(wrong) :])
+    ledger.append({"status": "done"})
+    with pytest.raises(ArtefactError, match="expected rows of this table"):
+        ledger.rows()
 
 
 def test_property_a_full_disk_leaves_no_part_of_a_line(tmp_path, monkeypatch):

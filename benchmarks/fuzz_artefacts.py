@@ -148,9 +148,10 @@ def _rows(folder: Path) -> None:
 
 
 def _estimator(folder: Path) -> None:
-    from bayesprune.tabular import SparseBNNRegressor
     from bayesprune.tabular.encode import Encoding, Input
     from bayesprune.tabular.table_model import TableModel, save_table_model
+
+    from bayesprune.tabular import SparseBNNRegressor
 
     X = np.random.default_rng(0).standard_normal((60, 4))
     fitted = SparseBNNRegressor(search_steps=50, evidence_steps=30, fit_steps=50, random_state=0).fit(X, X[:, 1])

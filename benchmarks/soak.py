@@ -1,6 +1,6 @@
 """One process that trains, prunes, samples, saves, loads and predicts for an hour: what it holds must not grow.
 
-    python -m benchmarks.soak [--minutes 60] [--warmup 0.2] [--out FILE]
+    python -m benchmarks.soak [--minutes 60] [--warmup 0.4] [--out FILE]
 
 A round is a run of the training loop into a folder of its own (EM-MCMC with channel pruning on the digits, samples,
 evaluation, result), a loop of a user's own (CV-Adam, `ForwardPruning`, a sample store, `predict`), the model compacted,
@@ -133,7 +133,7 @@ def soak(minutes: float, warmup: float) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--warmup", type=float, default=0.2, help="share of the time that is not counted")
+    parser.add_argument("--warmup", type=float, default=0.4, help="share of the time that is not counted")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

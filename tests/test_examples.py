@@ -15,6 +15,7 @@ import torch
 import bayesprune as bp
 from bayesprune.compaction import REASONS
 from bayesprune.train import recipes
+from bayesprune.train.registry import forget_method
 from bayesprune.vision import digits_resnet
 
 ROOT = Path(__file__).parent.parent
@@ -100,6 +101,8 @@ def test_property_training_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope = {"torch": torch}
     exec(blocks("training.md")[0], scope)
+    exec(blocks("training.md")[1], scope)
+    forget_method("adamw")
     assert len(scope["samples"]) == 2 and scope["result"]["exact"] and scope["config"].data.dataset == "own"
 
 

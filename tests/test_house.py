@@ -51,7 +51,7 @@ EXTRAS = {
 
 
 # Built on scikit-learn's classes, and imported only when asked for (see tabular.__getattr__).
-LAZY = {"estimators.py", "estimator_base.py", "parameters.py"}
+LAZY = {"estimators.py", "estimator_base.py", "parameters.py", "training_data.py"}
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:

@@ -16,7 +16,15 @@ QUICK = {"search_steps": 60, "evidence_steps": 40, "fit_steps": 80, "n_chains": 
 CHECKED = QUICK | {"search_steps": 40, "evidence_steps": 20, "fit_steps": 50}
 
 
-@parametrize_with_checks([SparseBNNRegressor(**CHECKED), SparseBNNClassifier(**CHECKED)])
+def stochastic(estimator):
+    """What no estimator that samples can meet to the seventh digit; tests/tabular/test_sample_weight.py has what is exact."""
+    reason = "other rows, other random numbers: a weighted likelihood equals repeated rows part by part"
+    return dict.fromkeys([f"check_sample_weight_equivalence_on_{kind}_data" for kind in ("dense", "sparse")], reason)
+
+
+@parametrize_with_checks(
+    [SparseBNNRegressor(**CHECKED), SparseBNNClassifier(**CHECKED)], expected_failed_checks=stochastic
+)
 def test_property_scikit_learn_contract(estimator, check):
     check(estimator)
 
@@ -121,6 +129,16 @@ def test_limit_sparse_matrix_equals_the_array(line):
     np.testing.assert_allclose(thin.predict(sparse.csr_matrix(X)), dense.predict(X), rtol=1e-4, atol=1e-5)
 
 
+def test_target_twenty_copies_of_a_cause_are_one_finding():
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((300, 30))
+    X[:, 1:20] = X[:, :1] + 0.02 * rng.standard_normal((300, 19))
+    y = X[:, 0] - X[:, 25] + 0.5 * rng.standard_normal(300)
+    model = SparseBNNRegressor(refit=False, random_state=0, search_steps=80, evidence_steps=80, n_chains=3).fit(X, y)
+    assert [cluster.members for cluster in model.clusters_] == [tuple(range(20)), (25,)]
+    assert model.get_support().sum() == 2 and model.get_support()[25]  # the likeliest member stands for its cluster
+
+
 def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
     """Thirty weak inputs: none is found, and the prediction is no constant."""
     rng = np.random.default_rng(7)
@@ -141,7 +159,7 @@ def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
         ({"fdr": 1.5}, "fdr=1.5 must lie strictly between 0 and 1"),
         ({"n_chains": 0}, "n_chains=0 must be 'auto' or a whole number"),
         ({"select": "number"}, "select='number' needs how many"),
-        ({"groups": [[0, 1], [1]]}, "groups name a column twice"),
+        ({"groups": [[0, 1], [1]]}, "name a column twice"),
         ({"groups": [[99]]}, "groups name column 99"),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes"),
         ({"expected_inputs": -1}, "expected_inputs=-1"),

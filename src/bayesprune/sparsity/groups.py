@@ -198,9 +198,7 @@ class Groups:
     def sum_squares(self) -> Tensor:
         """Σ w² over each group of the present weights, in the mask's shape; each weight counts once."""
         parts = [part.sums(whole(part.param.detach()), square=True).reshape(self.shape) for part in self.slices]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        total = sum(parts[1:], parts[0])
         for diagonal in self._diagonals():
             total = total - diagonal.square().sum(0).reshape(self.shape)
         return total

@@ -173,7 +173,7 @@ class Weigher:
         self.networks, self.models, self.own, self.draws = networks, models, range(first, first + count), draws
         self.generator = np.random.default_rng(seed)
         self.regression = y.is_floating_point()
-        self.y = y
+        self.y, self.weight = y, networks.rows.row_weight(first // count)
         self.members: list[ChainMLP] = []
         self.base: list[Tensor] = []
         states = networks.net.chains // networks.chains
@@ -233,6 +233,7 @@ class Weigher:
                 moved = base[:, None] + torch.einsum("bnk,shk->sbnh", shift, weight)
                 without = _after_first(member, moved.flatten(1, 2)).unflatten(1, moved.shape[1:3])
             r, h, spread, better = self._parts(with_input, without, self.y[rows], torch.from_numpy(linear_part[at]))
+            r = r * self.weight[rows][:, None]
             # The variance that draws in the input's place would give, y and all others as they are.
             network[place] = float((r * h).sum()), self.inflation * float((r * spread).sum(-1).square().mean(0).sum())
             if r.shape[-1] == 1:

@@ -107,6 +107,11 @@ def recipe(name: str | Maker, settings: Iterable[str] = ()) -> RunConfig | Maker
     return override(replace(known[name](), recipe=name), settings)
 
 
+def registered(name: str) -> Maker:
+    """Return the function that makes a recipe."""
+    return _known()[name]
+
+
 def forget_recipe(name: str) -> None:
     """Take a recipe off the list, as a test does that added one."""
     _RECIPES.pop(name, None)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from benchmarks.ranks import trained as pruned
 from torch import Tensor, nn
 
 from optimizer_table import build, network
@@ -132,6 +133,7 @@ def main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
     try:
         found = {way: parallel(way, rank) for way in ("ddp", "fsdp")}
+        found["pruned"] = {f"{way} {t:g}": pruned(way, t, 25, rank, 2) for way in ("ddp", "fsdp") for t in TEMPERATURES}
         found |= {"checkpoint": checkpoint(rank, folder), "zero": zero(rank)}
         torch.save(found, folder / f"{rank}.pt")
     finally:

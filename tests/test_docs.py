@@ -102,6 +102,37 @@ def test_property_snippets_run_as_printed(page, trained):
         recipes.forget_recipe("digits-short")
 
 
+SINGLE = [
+    ("reliability.md", 0),
+    ("temperature.md", 0),
+    ("temperature.md", 1),
+    *(("pruning.md", i) for i in range(3)),
+    ("compaction.md", 1),
+    ("compaction.md", 2),
+]
+ELSEWHERE = {  # the others, and the test that runs them
+    "uncertainty.md": "here", "extending.md": "here", "integrations.md": "tests/integrations/test_skorch.py, test_arviz.py",
+    "compaction.md": "tests/test_examples.py", "variable_selection.md": "tests/test_examples.py",
+    "training.md": "tests/test_examples.py",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "place"), SINGLE)
+def test_property_single_snippets_run_as_printed(page, place, trained, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    layers = [torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)]
+    fresh = torch.nn.Sequential(*layers)
+    if page != "temperature.md":  # a pruner of its own
+        trained |= {"model": fresh, "optimizer": bp.CVAdam(fresh.parameters(), lr=1e-3, num_data=64)}
+    exec(python_blocks(page)[place], trained | {"step": 20, "x": torch.randn(4, 6)})
+
+
+def test_property_every_snippet_of_every_page_is_run_somewhere():
+    for page in (page for page in PAGES if python_blocks(page)):
+        alone = sum(name == page for name, _ in SINGLE)
+        assert alone == len(python_blocks(page)) or page in ELSEWHERE, page
+
+
 def run_script(name, monkeypatch, tmp_path, *arguments):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name, *arguments])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -50,3 +53,14 @@ def test_error_nothing_to_export():
         from_bayesprune([MemorySamples()])
     with pytest.raises(ValueError, match=r"names=\['conv.*'\]: no tensor matches; there are \['bias', 'weight'\]"):
         from_bayesprune(chains(1, 2), names=["conv*"])
+
+
+def test_property_the_page_s_snippet_runs_as_printed():
+    arviz = pytest.importorskip("arviz", reason="arviz: pip install bayesprune[integrations]")
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    snippet = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "from_bayesprune" in block)
+    made = chains(2, 8)
+    exec(
+        snippet.replace("head.weight", "weight"),
+        {"samples_of_chain_0": made[0], "samples_of_chain_1": made[1], "arviz": arviz},
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -50,3 +53,12 @@ def test_roundtrip_skorch_saves_and_goes_on_bit_for_bit(tmp_path):
         assert torch.equal(one, other)
     assert dict(whole.callbacks_)["pruned"].pruner_.hard_sparsity == pytest.approx(0.5, abs=0.02)
     assert whole.predict_proba(x).shape[0] == len(x)
+
+
+def test_property_the_page_s_snippet_runs_as_printed():
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    snippet = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "skorch" in block)
+    x, y = data()
+    scope = {"bp": bp, "torch": torch, "model": network(), "X": x, "y": y}
+    exec(snippet, scope)
+    assert isinstance(scope["net"].optimizer_, bp.CVAdam)

@@ -50,6 +50,9 @@ def test_property_the_page_is_well_formed_and_complete(text):
     assert "Not prunable: head (330 weights): the model's output." in page.text
     # comparison, risk; 3 curves; paths, reliability, members, layers of the first; reliability and members of the second
     assert len(page.all("figure")) == 2 + 3 + 4 + 2
+    assert (
+        "<table" not in page.text and len(page.all("table")) > 6
+    )  # markup of one template in another, not escaped twice
     assert "Other data: no run was evaluated on inputs of another kind." in page.text
     assert "Layers: no weight is at zero." in page.text
     assert "Sample paths: the run recorded no weight paths" in page.text

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.ranks import trained as pruned
 
 from distributed_child import STEPS, TEMPERATURES, decay, train, whole
 from optimizer_table import build, network
@@ -24,7 +25,12 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="to
 def runs(tmp_path_factory):
     """Run two processes to their end and return what each found, by scenario."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(TESTS)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]),
+    }
     children = [
         subprocess.Popen(
             [sys.executable, str(TESTS / "distributed_child.py"), str(rank), str(folder)],
@@ -109,3 +115,18 @@ def test_error_several_processes_need_a_seed(runs):
     for found in runs("zero"):
         assert "give the same seed to all that share parameters" in found["message"]
         assert "seed=rank" in found["message"]
+
+
+@cases
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_parity_two_processes_prune_as_one_does(runs, way, temperature):
+    """The same masks and, to 1e-6, the same weights and momenta as one process; the same bits on both ranks."""
+    one = pruned("one", temperature, 25, 0, 1)
+    first, second = (each[f"{way} {temperature:g}"] for each in runs("pruned"))
+    assert first["sparsity"] > 0.3
+    for name, mask in one["masks"].items():
+        assert torch.equal(mask, first["masks"][name]) and torch.equal(mask, second["masks"][name])
+    for key in ("weights", "momenta"):
+        for expected, mine, theirs in zip(one[key], first[key], second[key]):
+            assert torch.equal(mine, theirs)
+            torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-6)

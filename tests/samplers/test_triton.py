@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("triton", reason="triton is not installed")
 
 from bayesprune.samplers import triton
+from bayesprune.samplers.guard import Pending
 from bayesprune.samplers.step import sampler_step
 from tensor_steps import DECAYS, assert_steps_close, stepped, tensor_step
 
@@ -49,6 +50,21 @@ def check_no_number() -> None:
         assert after.weight[17].isnan() and after.momentum[17].isnan() and after.weight.isfinite().sum() == 99
 
 
+def check_guard() -> None:
+    """A guarded weight whose gradient is no number stays, its tensor is told, and the others move as without the guard."""
+    for kind in ("paper", "rms", "none"):
+        items = [tensor_step(n, kind, seed=n, guard=True, stream=n) for n in (40, 1500, 70)]
+        before = items[1].weight[1200].item()
+        good = stepped(items, triton.sampler_step)
+        items[1].gradient[1200] = float("inf")
+        pending = Pending()
+        after = stepped(items, lambda parts: triton.sampler_step(parts, pending))
+        assert pending.found() == [1500] and pending.found() == []
+        assert after[1].weight[1200].item() == before and after[1].weight.isfinite().all()
+        keep = torch.arange(1500) != 1200
+        assert torch.equal(after[1].weight[keep], good[1].weight[keep]) and torch.equal(after[0].weight, good[0].weight)
+
+
 def check_settings() -> None:
     changes = [dict(noise_std=0.0), dict(blend=0.0), dict(alpha=0.0), dict(dual_lr=0.0), dict(lr=0.3), dict(blend=0.9)]
     for kind in ("paper", "rms", "none"):
@@ -57,7 +73,7 @@ def check_settings() -> None:
 
 
 def test_parity_the_kernel_is_the_plain_loop():
-    checks = ["check_parity", "check_bfloat16", "check_no_number", "check_settings"]
+    checks = ["check_parity", "check_bfloat16", "check_no_number", "check_guard", "check_settings"]
     code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom samplers import test_triton\n" + "\n".join(
         f"test_triton.{check}()" for check in checks
     )

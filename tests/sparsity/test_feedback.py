@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from bayesprune.sparsity import threshold_for_sparsity
+from bayesprune.sparsity import FeedbackPruning, threshold_for_sparsity
+from bayesprune.sparsity.feedback import Thin
+from bayesprune.sparsity.pruner import Pruner
 from sparsity.plain import feedback_pruning
 
 EXAMPLE = torch.zeros(2, 2, 6, 6)
@@ -167,7 +172,7 @@ def test_property_dense_copy_hits_the_target_and_lets_groups_return(residual, cv
         optimizer,
         form="dense_copy",
         groups="weight",
-        sparsity=0.7,
+        sparsity=0.88,
         every=4,
         warmup_steps=2,
         ramp_end_step=9,
@@ -204,3 +209,60 @@ def test_property_finish_ranks_the_dense_weights(residual, train):
     pruner.finish_()
     assert all(torch.equal(mask, want) for mask, want in zip(pruner.keep_masks.values(), expected))
     assert any((mask & ~before).any() for mask, before in zip(pruner.keep_masks.values(), old))
+
+
+def grown(form: str, steps: int = 60) -> float:
+    """How many times as long as at first the longest dense filter is, after kernels under BatchNorm were pruned to 88 %."""
+    torch.manual_seed(0)
+    layers = []
+    for channels in ((3, 16), (16, 16), (16, 16)):
+        layers += [nn.Conv2d(*channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels[1]), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.5, weight_decay=5e-4)
+    pruner = FeedbackPruning(
+        model,
+        optimizer,
+        form=form,
+        groups="kernel",
+        sparsity=0.88,
+        scope="global",
+        warmup_steps=0,
+        ramp_end_step=20,
+        every=4,
+    )
+    images, labels = torch.randn(32, 3, 6, 6), torch.arange(32) % 4
+    convolutions = [layer.weight for layer in model if isinstance(layer, nn.Conv2d)]
+    before = max(float(weight.flatten(1).norm(dim=1).max()) for weight in convolutions)
+    longest = before
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        with pruner.dense() if form == "dense_copy" else contextlib.nullcontext():
+            longest = max(longest, *(float(weight.detach().flatten(1).norm(dim=1).max()) for weight in convolutions))
+    return longest / before
+
+
+@pytest.mark.parametrize("form", ["dense_copy", "masked"])
+def test_property_filters_pruned_whole_do_not_outgrow_the_others(form, monkeypatch):
+    """BatchNorm hands a filter of zeros some 300 times its neighbours' gradient."""
+    bounded = grown(form)
+    monkeypatch.setattr(FeedbackPruning, "_with_gradient_", Pruner._with_gradient_)
+    unbounded = grown(form)
+    assert bounded < 5 < unbounded
+
+
+def test_equation_gradient_of_thin_filters():
+    """Four filters: long, a tenth as long, pruned whole, long; the first weight of each is kept but in the third."""
+    layer = nn.Linear(2, 4, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, 1.0], [0.3, 0.1], [0.2, 0.1], [4.0, 1.0]]))
+    drop = torch.tensor([[False, True], [False, True], [True, True], [False, True]])
+    thin = Thin(layer.weight, drop)
+    layer.weight.grad = torch.tensor([[1.0, 2.0], [1.0, 6.0], [30.0, 40.0], [2.0, 1.0]])
+    mean = (9 + 0.09 + 16) / 3
+    share = 2 * 0.3 / mean**0.5
+    living = (1 + 4 + 1 + (6 * share) ** 2 + 4 + 1) / 3
+    thin.bound_()
+    wanted = torch.tensor([[1.0, 2.0], [1.0, 6 * share], [0.6 * living**0.5, 0.8 * living**0.5], [2.0, 1.0]])
+    assert torch.allclose(layer.weight.grad, wanted)

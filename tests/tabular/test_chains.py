@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from bayesprune.tabular.chains import ChainLinear, ChainMLP
-from bayesprune.tabular.comparison import EvidenceSettings, Folds
-from bayesprune.tabular.evidence import average_evidence, inclusion_probabilities, q_values, weigh
+from bayesprune.tabular.comparison import Folds
 from bayesprune.tabular.rows import Rows, Standardiser, principal_directions
 from bayesprune.tabular.search import SearchSettings, search, stage_sizes
 from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likelihood
@@ -141,49 +140,6 @@ def test_equation_stage_sizes_reach_the_candidates():
     assert stage_sizes(20, 32, 5, 100) == [20]
 
 
-def test_property_e_values_bound_the_null():
-    """The mean over dependent chains of exp(gain) of null inputs passes 20·p once in 20 times at most."""
-    rng = np.random.default_rng(0)
-    p, repetitions, hits = 200, 300, 0
-    for _ in range(repetitions):
-        shift = rng.standard_normal(p)  # shared by the chains: they depend on each other
-        mu = 1.5
-        gain = mu * (shift + 0 * rng.standard_normal((5, p))) - mu**2 / 2  # a likelihood ratio: E exp(gain) = 1
-        probability, _ = inclusion_probabilities(average_evidence(gain), None)
-        hits += bool((q_values(probability) <= 0.05).any())
-    assert hits / repetitions <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / repetitions)
-
-
 def test_error_unknown_activation():
     with pytest.raises(ValueError, match="activation='gelu' is unknown"):
         ChainMLP(1, (2, 1), activation="gelu", generator=generator())
-
-
-def test_target_evidence_of_a_true_input_is_what_the_likelihood_gains():
-    """One linear input: per outer row the gain is about ½·log(1 + β²/σ²); null inputs leave or bring less than the prior asks."""
-    rng = np.random.default_rng(0)
-    n, p, beta, sigma = 500, 12, 1.0, 0.5
-    X = rng.standard_normal((n, p))
-    y = beta * X[:, 4] + sigma * rng.standard_normal(n)
-    rows = Rows([X], [y], [Standardiser.of(X, y)], 100, generator())
-    folds = Folds(5, 5, 5, n)
-    net = ChainMLP(5, (p, 16, 8, 1), generator=generator(1), first_scale=0.1)
-    settings = ChainSettings(lr=0.1, beta1=0.9, precision=60.0, temperature=0.01, cold=True)
-    ChainTrainer(net, rows, folds.learning(1, rows.batch_size), settings, seed=2).run(300)
-    columns = torch.arange(p).expand(5, p)
-    gain = weigh(net, columns, rows, folds, [np.array([i]) for i in range(p)], EvidenceSettings(), seed=3)
-    expected = n / 5 * 0.5 * np.log(1 + beta**2 / sigma**2)
-    # The log of a ratio of two sums of 100 squares has a standard error of about 10 nats here; the penalty lowers it.
-    assert np.abs(gain[:, 4] - expected).max() < 4 * 10, (gain[:, 4], expected)
-    assert np.delete(gain, 4, axis=1).max() < np.log(p) + 3
-
-
-def test_property_nothing_to_find_leaves_no_model():
-    rng = np.random.default_rng(1)
-    X, y = rng.standard_normal((300, 10)), rng.standard_normal(300)
-    rows = Rows([X], [y], [Standardiser.of(X, y)], 100, generator())
-    folds = Folds(5, 5, 5, 300)
-    net = ChainMLP(5, (10, 8, 1), generator=generator(1))
-    quick = EvidenceSettings(rounds=1, settle_steps=50, refit_steps=60)
-    gain = weigh(net, torch.arange(10).expand(5, 10), rows, folds, [np.array([i]) for i in range(10)], quick, seed=3)
-    assert average_evidence(gain).max() < np.log(10) + 3

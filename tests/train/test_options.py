@@ -118,6 +118,7 @@ SHOWN = {
     "test_views": "test_property_views_of_test_images_have_scores_of_their_own",
     "evaluate_every": "test_property_evaluations_checkpoints_and_boards",
     "checkpoint_minutes": "test_property_evaluations_checkpoints_and_boards",
+    "collective_timeout": "test_ranks.py::test_error_a_main_process_without_life_is_not_awaited",
     "tensorboard": "test_property_evaluations_checkpoints_and_boards",
     "workers": "test_images.py::test_property_settings_reach_the_loaders",
 }

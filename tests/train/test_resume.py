@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesprune.train import recipe
+from bayesprune.train import Interrupted, recipe, train
+from bayesprune.train.folder import write_json
 from bayesprune.train.settings import as_dict
 from killed_run import PLACES, run
 
@@ -90,3 +91,28 @@ def test_roundtrip_killed_runs_equal_the_uninterrupted_one(tmp_path, processes, 
         assert code == -signal.SIGKILL, f"the run did not reach step {step} ({place})"
     assert in_process(processes, config, str(tmp_path / "killed"), None, "") == 0
     assert_same(content(tmp_path / "whole"), content(tmp_path / "killed"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("threads", "2"), ("lr", "0.5"), ("precision", "bf16-mixed"), ("epochs", "7")]
+)
+def test_error_resuming_with_what_changes_the_result_is_refused_by_name(tmp_path, key, value):
+    config = recipe("digits-cvadam", SMALL)
+    write_json(tmp_path / "run" / "config.json", as_dict(config))
+    with pytest.raises(ValueError, match=rf"another configuration: {key}='?{value}.*\(it has"):
+        train(recipe("digits-cvadam", [*SMALL, f"{key}={value}"]), tmp_path / "run", resume=True, quiet=True)
+
+
+def test_error_resuming_where_other_threads_compute_is_refused(tmp_path):
+    settings = [*(each for each in SMALL if not each.startswith("threads")), "train_size=32", "epochs=2", "cycles=1"]
+    config, calls = recipe("digits-cvadam", [*settings, "samples_per_cycle=1"]), []
+    threads = torch.get_num_threads()
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", quiet=True, stop=lambda: bool(calls.append(1)) or len(calls) > 2)
+    try:
+        torch.set_num_threads(threads + 1)
+        with pytest.raises(ValueError, match=f"begun with threads={threads}"):
+            train(config, tmp_path / "run", resume=True, quiet=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert train(config, tmp_path / "run", resume=True, quiet=True)["num_samples"] == 1

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from bayesprune._version import __version__
-from bayesprune.cli import completion, models, tables, training
+from bayesprune.cli import completion, doctor, models, tables, training
 from bayesprune.common.lazy import missing
-from bayesprune.reproduce import commands as paper
 
 _EPILOG = """examples:
   bayesprune demo                                                 everything once, on handwritten digits, in two minutes
@@ -37,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_commands(commands)
     tables.add_commands(commands)
     models.add_commands(commands)
-    paper.add_commands(commands)
+    doctor.add_command(commands)
     completion.add_command(commands, parser)
     return parser
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from bayesprune.compaction.solve import Solution
 from bayesprune.graph.analysis import Analysis, Gather, Scatter, label
 from bayesprune.graph.hooks import FORWARD, HOOKS
+from bayesprune.graph.source import releasing_source
 
 
 def graph_reasons(a: Analysis, solution: Solution) -> list[str]:
@@ -110,7 +111,7 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
         if node is not None and old.users and not node.users and node.op not in ("output", "placeholder"):
             graph.erase_node(node)
     graph.lint()
-    result = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    result = releasing_source(fx.GraphModule(model, graph, class_name=type(model).__name__))
     _move_hooks_(model, result, a)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():

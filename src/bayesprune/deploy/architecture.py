@@ -13,6 +13,7 @@ from bayesprune.deploy.operations import check_attribute, check_method, function
 from bayesprune.deploy.stock import build_module, describe_module
 from bayesprune.deploy.tracing import EVALUATION_ONLY, trace
 from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.source import releasing_source
 
 Spec = dict[str, Any]
 _LAYOUTS = {"channels_last": torch.channels_last, "channels_last_3d": torch.channels_last_3d}
@@ -175,13 +176,14 @@ def rebuild(spec: Spec, tensors: dict[str, Tensor]) -> fx.GraphModule:
         >>> torch.equal(again(torch.ones(1, 2)), model(torch.ones(1, 2)))
         True
     """
-    model = fx.GraphModule(nn.Module(), fx.Graph())
+    model = releasing_source(fx.GraphModule(nn.Module(), fx.Graph()))
     for path, entry in _entry(spec, "modules", dict).items():
         name, encoded = _entry(entry, "class", str), _entry(entry, "arguments", dict)
         arguments = {key: decode(value, path, {}, ByMode) for key, value in encoded.items()}
         _attach(model, check_path(path, "module"), build_module(name, arguments, path))
     _place(model, _entry(spec, "tensors", dict), tensors)
     model.graph = _graph(model, _entry(spec, "nodes", list), set(spec["modules"]), set(spec["tensors"]))
+    releasing_source(model)
     mode = bool(spec.get("training", False))
     model.train(mode)
     for path in _entry(spec, "other_mode", list):

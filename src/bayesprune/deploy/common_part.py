@@ -8,6 +8,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.graph.source import releasing_source
+
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 _NEW = (operator.add, operator.mul, operator.sub, torch.add, torch.cat)  # their results are nobody else's storage
 
@@ -59,7 +61,8 @@ def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule
     for node in model.graph.nodes:
         if node in late or (node.op == "get_attr" and any(user in late for user in node.users)):
             after[node] = second.node_copy(node, after.__getitem__)
-    return fx.GraphModule(model, first).eval(), fx.GraphModule(model, second).eval()
+    one, two = (releasing_source(fx.GraphModule(model, graph)) for graph in (first, second))
+    return one.eval(), two.eval()
 
 
 def clones(values: tuple[Tensor, ...]) -> list[Tensor]:

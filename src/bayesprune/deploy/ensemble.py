@@ -14,6 +14,7 @@ from bayesprune.deploy.architecture import Spec, describe, rebuild
 from bayesprune.deploy.common_part import clones, cut
 from bayesprune.deploy.folding import fold
 from bayesprune.deploy.threads import side_by_side
+from bayesprune.graph.source import releasing_source
 from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction
 from bayesprune.posterior.samples import Samples
 
@@ -309,7 +310,7 @@ def _averaged(members: Sequence[fx.GraphModule]) -> fx.GraphModule:
         probabilities = graph.call_function(torch.softmax, (output, 1))
         total = probabilities if total is None else graph.call_function(operator.add, (total, probabilities))
     graph.output(graph.call_function(operator.truediv, (total, len(members))))
-    return fx.GraphModule(root, graph).eval()
+    return releasing_source(fx.GraphModule(root, graph)).eval()
 
 
 def _channels_last(model: fx.GraphModule) -> fx.GraphModule:

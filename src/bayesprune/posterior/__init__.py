@@ -1,6 +1,6 @@
 from bayesprune.common.modes import preserved
 from bayesprune.posterior.calibration import adaptive_ece, classwise_ece
-from bayesprune.posterior.diagnostics import bulk_ess, ess, rank_rhat, split_rhat
+from bayesprune.posterior.diagnostics import bulk_ess, ess, loss_spikes, rank_rhat, split_rhat
 from bayesprune.posterior.fit import Fit, fit_check
 from bayesprune.posterior.health import (
     HealthReport,
@@ -28,7 +28,6 @@ from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.predict import predict, use_sample
 from bayesprune.posterior.sample_store import SampleStore
 from bayesprune.posterior.samples import MemorySamples, Samples
-from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
 from bayesprune.posterior.selective import RiskCoverage, risk_coverage
 
 __all__ = [
@@ -57,9 +56,6 @@ __all__ = [
     "ood_metrics",
     "risk_coverage",
     "RiskCoverage",
-    "false_selection_rate",
-    "miss_rate",
-    "exact_recoveries",
     "health_report",
     "HealthReport",
     "fit_check",
@@ -67,6 +63,7 @@ __all__ = [
     "temperature_of",
     "noise_to_gradient_of",
     "weight_spread",
+    "loss_spikes",
     "split_rhat",
     "rank_rhat",
     "ess",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -109,6 +110,37 @@ def bulk_ess(chains: Any) -> Tensor:
         Vehtari et al. (2021), section 4.
     """
     return _ess(_normal_scores(_split(_chains(chains))))
+
+
+def loss_spikes(losses: Sequence[float], *, window: int = 16, factor: float = 3.0) -> list[int]:
+    """Return the places where a training loss leaps, or is not finite.
+
+    Loss i is a spike where it exceeds `factor` times the median m of the last `window` losses that were none, and
+    m + 10·(median absolute deviation from m).
+
+    Args:
+        losses: losses of steps or epochs, in order.
+        window: how many to compare with; the first three are not judged.
+        factor: how many times the median.
+
+    Returns:
+        Places in `losses`.
+
+    Example:
+        >>> loss_spikes([1.0, 0.9, 0.8, 0.8, 7.0, 0.7, float("nan")])
+        [4, 6]
+    """
+    found: list[int] = []
+    calm: list[float] = []
+    for place, loss in enumerate(losses):
+        recent = sorted(calm[-window:])
+        leaps = not math.isfinite(loss)
+        if not leaps and len(recent) >= 3:
+            median = recent[len(recent) // 2]
+            deviation = sorted(abs(each - median) for each in recent)[len(recent) // 2]
+            leaps = loss > factor * abs(median) and loss > median + 10 * deviation
+        (found.append(place) if leaps else calm.append(loss))
+    return found
 
 
 def _chains(chains: Any) -> Tensor:

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayesprune.posterior.diagnostics import bulk_ess, rank_rhat
+from bayesprune.posterior.diagnostics import bulk_ess, loss_spikes, rank_rhat
 from bayesprune.posterior.fit import Fit
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.samples import Samples
@@ -36,6 +36,7 @@ class HealthReport:
     fit: dict[str, float | None] | None = None  # training losses of members, of a T = 0 reference, of a constant
     rhat: dict[str, float] = field(default_factory=dict)  # the worst entry of each trace
     ess: dict[str, float] = field(default_factory=dict)
+    spikes: list[int] = field(default_factory=list)  # steps, or places in the losses
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -178,6 +179,7 @@ def health_report(
     prediction: Prediction | RegressionPrediction | None = None,
     fit: Fit | None = None,
     traces: Mapping[str, Any] | None = None,
+    losses: Sequence[float] | Mapping[int, float] | None = None,
     min_temperature: float = 1e-2,
     max_excess: float = 0.5,
     min_noise_to_gradient: float = 1e-2,
@@ -194,6 +196,7 @@ def health_report(
         prediction: for the disagreement between members and their epistemic uncertainty.
         fit: from `fit_check`; warns where the members do not fit the training data.
         traces: named traces (chains, draws, ...) of scalars or function values, for R-hat and ESS.
+        losses: training losses in order, or by their steps, for what `loss_spikes` finds.
         min_temperature: warn when the mean injected temperature of a group is below.
         max_excess: warn when the measured temperature exceeds the injected one by more than this share.
         min_noise_to_gradient: warn when the ratio is below.
@@ -270,9 +273,26 @@ def health_report(
         if not ess[name] >= min_ess_per_chain * chains:
             wanted = f"{min_ess_per_chain * chains:g} wanted for {chains} chain(s)"
             warnings.append(f"bulk ESS of {name} is {ess[name]:.0f} ({wanted}): the estimates are noisy")
-    losses = fit.as_dict() if fit is not None else None
+    named = losses if isinstance(losses, Mapping) else dict(enumerate(losses or ()))
+    spikes = [list(named)[place] for place in loss_spikes(list(named.values()))]
+    if spikes:
+        where = ", ".join(map(str, spikes[:5])) + (f" and {len(spikes) - 5} more" if len(spikes) > 5 else "")
+        warnings.append(f"the training loss leapt at {where}: lower lr, or clip the gradients")
+    fitted = fit.as_dict() if fit is not None else None
     return HealthReport(
-        temperature, ratio, count, at_samples, spread, by_tensor, disagreement, epistemic, losses, rhat, ess, warnings
+        temperature,
+        ratio,
+        count,
+        at_samples,
+        spread,
+        by_tensor,
+        disagreement,
+        epistemic,
+        fitted,
+        rhat,
+        ess,
+        spikes,
+        warnings,
     )
 
 

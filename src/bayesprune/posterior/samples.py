@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from bayesprune.posterior.architecture import Layout, check_layout, model_tensors
 from bayesprune.samplers import Sampler
+from bayesprune.samplers.layout import whole
 
 
 class Samples(ABC):
@@ -58,7 +59,8 @@ class Samples(ABC):
         no step error on quadratics, and its set and measured temperature are remembered.
 
         Args:
-            model: the network; the first call fixes the architecture.
+            model: the network; the first call fixes the architecture. Of one under ``fully_shard`` the whole tensors are
+                gathered: all processes call this, one of them into a `SampleStore`, the others into `MemorySamples`.
             sampler: the optimizer, if it is a `bayesprune.samplers.Sampler`; any other changes nothing.
             midpoint: False takes the raw iterate.
             **info: what to remember of the sample: numbers, strings, booleans, None, and lists or dicts of them.
@@ -68,16 +70,24 @@ class Samples(ABC):
             The index of the new sample.
 
         Raises:
-            ValueError: if the model's tensors differ from those of the earlier samples (the first that does is named).
+            ValueError: if the model's tensors differ from those of the earlier samples (the first that does is named), or
+                one is not finite.
             TypeError: if a value of ``info`` cannot be written as JSON.
         """
         if isinstance(sampler, Sampler):
             info = {**_temperatures(sampler), **info}
         with sampler.midpoint() if midpoint and isinstance(sampler, Sampler) else nullcontext():
             tensors, layout = model_tensors(model)
-            copies = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+            copies = {
+                n: whole(t.detach()).cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
+            }
         if self.layout is not None:
             check_layout(self.layout, layout)
+        spoilt = [name for name, tensor in copies.items() if not bool(tensor.isfinite().all())]
+        if spoilt:
+            raise ValueError(
+                f"model: {', '.join(spoilt[:3])} holds NaN or infinity, which is no sample; go back to the last checkpoint"
+            )
         self._write(copies, layout, {key: _plain(value, key) for key, value in info.items()})
         return len(self) - 1
 

@@ -26,7 +26,7 @@ def hover_points(figure: Figure, most: int = MOST) -> list[list[Any]]:
         >>> from bayesprune.report.style import figure_to_svg, new_figure
         >>> figure = new_figure(2, 2)
         >>> axes = figure.add_subplot()
-        >>> _ = axes.plot([1, 2], [0.5, 0.75], label="run")
+        >>> _ = axes.plot([1, 2], [0.5, 0.75], "o", label="run")
         >>> _ = axes.set_xlabel("epoch"), axes.set_ylabel("accuracy"), figure_to_svg(figure, "f-")
         >>> [text for *_, text in hover_points(figure)]
         ['run: epoch 1, accuracy 0.5', 'run: epoch 2, accuracy 0.75']
@@ -49,7 +49,8 @@ def hover_points(figure: Figure, most: int = MOST) -> list[list[Any]]:
         for data, texts in places:
             if len(data):
                 pixels = axes.transData.transform(data)
-                seen = ((pixels >= axes.bbox.min - 1) & (pixels <= axes.bbox.max + 1)).all(axis=1)  # not cut off
+                low, high = np.asarray(axes.bbox.min) - 1, np.asarray(axes.bbox.max) + 1
+                seen: np.ndarray = np.all((pixels >= low) & (pixels <= high), axis=1)  # not cut off
                 drawn = (pixels[seen] * scale).tolist()
                 told = [text for text, yes in zip(texts, seen) if yes]
                 found += [[round(x, 1), round(height - y, 1), text] for (x, y), text in zip(drawn, told)]

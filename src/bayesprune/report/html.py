@@ -60,6 +60,8 @@ def write_report(runs: Sequence[Run], path: str | os.PathLike[str], *, title: st
 
 
 def _page(runs: Sequence[Run], title: str | None) -> str:
+    from markupsafe import Markup
+
     labels, figure = run_labels(runs), Figures()
     several = len(runs) > 1
     headings = labels if several else ["The run in detail"]
@@ -110,7 +112,7 @@ def _page(runs: Sequence[Run], title: str | None) -> str:
         comparison=[one for one in beside if several and one.kind != "absent"],
         doubt=doubt,
         doubtful=doubtful,
-        results=results_table(runs, "html"),
+        results=Markup(results_table(runs, "html")),
         legend=table_legend(runs),
         differences=setting_differences(runs, labels),
         training=training,

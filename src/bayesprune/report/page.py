@@ -91,7 +91,7 @@ def _environment() -> Any:
 
 
 def _static(name: str) -> str:
-    return resources.files("bayesprune.report").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("bayesprune.report").joinpath("templates").joinpath(name).read_text(encoding="utf-8")
 
 
 def stylesheet() -> str:

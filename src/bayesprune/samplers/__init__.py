@@ -12,6 +12,7 @@ from bayesprune.samplers.dynamics import (
     paper_noise_std,
     stationary_variance,
 )
+from bayesprune.samplers.guard import NonFiniteGradientError
 from bayesprune.samplers.noise import counter_normal, stream_key
 from bayesprune.samplers.reference import VariationalCVAdam
 from bayesprune.samplers.sghmc import PUBLISHED_TEMPERATURE, SGHMC
@@ -28,6 +29,7 @@ __all__ = [
     "CyclicalLR",
     "CyclicalNoise",
     "set_adapt",
+    "NonFiniteGradientError",
     "PUBLISHED_TEMPERATURE",
     "exact_noise_std",
     "injected_temperature",

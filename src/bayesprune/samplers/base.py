@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 from bayesprune.common.checks import check_choice, check_number
 from bayesprune.samplers import dynamics, preconditioner
 from bayesprune.samplers.admission import check_parameter, check_state, checked_decay, checked_gradient, first_seed
+from bayesprune.samplers.guard import Guarded, NonFinite, Pending
 from bayesprune.samplers.layout import (
     decay_layout,
     flat_like,
@@ -24,7 +25,7 @@ from bayesprune.samplers.layout import (
     state_view,
     whole_sum,
 )
-from bayesprune.samplers.noise import counter_normal, stream_key
+from bayesprune.samplers.noise import stream_key
 from bayesprune.samplers.step import check_switches, sampler_step
 from bayesprune.samplers.temperature import Thermometer, betas_of
 from bayesprune.samplers.tensor_step import TensorStep
@@ -32,11 +33,8 @@ from bayesprune.samplers.tensor_step import TensorStep
 PRIOR_PRECISION = 10.0
 """Prior precision of a weight where no weight decay is given: a standard deviation of 0.32."""
 
-_HORIZON = 200
-"""Steps over which the kinetic temperature is averaged."""
 
-
-class Sampler(Thermometer, torch.optim.Optimizer):
+class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
     r"""Preconditioned Langevin dynamics with momentum, the common base of `CVAdam`, `SGHMC`, `SGLD` and `PSGLD`.
 
     With g the gradient of the **mean** loss at w, N = `num_data`, l = `lr`, (β₁, β₂) = `betas` and τ the diagonal of the
@@ -60,6 +58,10 @@ class Sampler(Thermometer, torch.optim.Optimizer):
         generator: Source of the seed, torch's default generator if None.
         foreach: True for torch's multi-tensor operations, False against them, None chooses.
         fused: True for one kernel (compiled C on a CPU, Triton on a GPU), False against it, None chooses.
+        nonfinite: What a NaN or an infinity in a gradient does. "raise": the step says so and no such number reaches a weight
+            or the state; it is seen inside the kernel at no cost, which may have moved other weights (a GPU's is told one
+            step later, without a wait). "skip": the step moves nothing at all and is counted in `skipped`; the gradients are
+            read once more for it, and a GPU is waited for. "ignore": it goes on into the weights.
 
     Raises:
         ValueError: A hyper-parameter out of range, a parameter of another dtype or with overlapping memory, a kernel that is
@@ -81,15 +83,18 @@ class Sampler(Thermometer, torch.optim.Optimizer):
         generator: torch.Generator | None = None,
         foreach: bool | None = None,
         fused: bool | None = None,
+        nonfinite: NonFinite = "raise",
     ) -> None:
         self._streams: dict[Tensor, int] = {}
         self._inside: list[str] = []
+        self._guard_(nonfinite)
         seed = first_seed(type(self).__name__, seed, generator)
         super().__init__(params, {**defaults, "seed": seed, "foreach": foreach, "fused": fused})
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle needs beyond torch's own: the noise streams."""
-        return {**super().__getstate__(), "_streams": self._streams, "_inside": []}
+        own = {"nonfinite": self.nonfinite, "skipped": self.skipped, "_pending": Pending()}
+        return {**super().__getstate__(), "_streams": self._streams, "_inside": [], **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled, copied or loaded optimizer; torch's `load_state_dict` comes here after its hooks."""
@@ -151,6 +156,7 @@ class Sampler(Thermometer, torch.optim.Optimizer):
 
         Raises:
             RuntimeError: Called inside `midpoint()`, or a gradient is sparse.
+            NonFiniteGradientError: A gradient is not finite, and `nonfinite` is "raise".
         """
         if self._inside:
             raise RuntimeError(
@@ -160,21 +166,28 @@ class Sampler(Thermometer, torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.check_gradients(wait=False)
+        if self._skips():
+            return loss
         work: dict[tuple[bool | None, bool | None], list[TensorStep]] = {}
         copies: list[tuple[Tensor, Tensor, list[int]]] = []
-        moved: list[tuple[dict[str, Any], bool, bool]] = []
+        moved: list[tuple[dict[str, Any], float, bool]] = []
         still: list[dict[str, Any]] = []
         for group in self.param_groups:
             items = work.setdefault((group["foreach"], group["fused"]), [])
-            counts = float(group["lr"]) != 0
+            lr = float(group["lr"])
             for state in self._collect(group, items, copies, still):
-                moved.append((state, counts, bool(counts and group["temperature"])))
+                moved.append((state, lr, bool(lr and group["temperature"])))
+        refused: list[TensorStep] = []
         for (foreach, fused), items in work.items():
-            sampler_step(items, foreach=foreach, fused=fused)
+            refused += sampler_step(items, foreach=foreach, fused=fused, pending=self._pending)
+        if refused:
+            self._raise([item.stream for item in refused])
         for weight, flat, order in copies:
             weight.copy_(shaped(flat, weight.shape, order))
-        for state, counts, injected in moved:
-            state["step"] += counts
+        for state, lr, injected in moved:
+            state["kinetic_lr"] += dynamics.share_of_step(state["step"], lr) * (lr - state["kinetic_lr"])
+            state["step"] += lr != 0
             state["injected"], state["moved"] = injected, True
         for state in still:
             state["moved"] = False
@@ -264,16 +277,6 @@ class Sampler(Thermometer, torch.optim.Optimizer):
         group = self._group_of(param)
         return preconditioner.tau(group, self.state.get(param, {}), param)
 
-    def last_noise(self, param: Tensor) -> Tensor:
-        """Return ε of the last step of `param` (of its local shard), drawn again from its counter; zeros where there was none."""
-        group, state = self._group_of(param), self.state.get(param, {})
-        local, offset = local_part(param.detach())
-        if not state.get("injected"):
-            return torch.zeros_like(local)
-        key, order = stream_key(group["seed"], state["stream"], state["step"]), memory_order(local)
-        flat = counter_normal(local.numel(), key, start=offset, dtype=local.dtype, device=local.device)
-        return shaped(flat, local.shape, order)
-
     # ---- inside -------------------------------------------------------------------------------------------------------
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -361,7 +364,7 @@ class Sampler(Thermometer, torch.optim.Optimizer):
             "lr": lr, "beta1": beta1, "beta2": beta2, "num_data": number, "preconditioner": kind, "adapt": group["adapt"] and lr > 0,
             "scale_decay": group.get("scale_decay", 0.0), "damping": preconditioner.damping(group) if kind == "rms" else 0.0,
             "noise_std": self.noise_std(group, lr), "exact": group.get("noise", "exact") == "exact",
-            "kinetic_factor": dynamics.kinetic_temperature(1.0, 1.0, 1.0, beta1, beta2, number),
+            "guard": self.nonfinite == "raise", "kinetic_factor": dynamics.kinetic_temperature(1.0, 1.0, 1.0, beta1, beta2, number),
         }  # fmt: skip
         for param in group["params"]:
             if param.grad is None:
@@ -382,8 +385,6 @@ class Sampler(Thermometer, torch.optim.Optimizer):
             if isinstance(decay, Tensor):
                 decay = decay_layout(local_decay(decay, param, offset), weight)
             step, stream = state["step"], state["stream"]
-            blend = max(1 / (step + 1), 1 / _HORIZON) if lr else 0.0
-            state["kinetic_lr"] += blend * (lr - state["kinetic_lr"])
             dual_lr, alpha = self._dual(group, lr, step + 1) if kind == "paper" else (0.0, 0.0)
             recall = state["injected"] and kind == "paper" and alpha
             items.append(
@@ -392,7 +393,7 @@ class Sampler(Thermometer, torch.optim.Optimizer):
                     momentum=state_view(state, "momentum", order), scale=state_view(state, name, order) if name else None,
                     kinetic=state["kinetic"], weight_decay=decay, offset=offset, key=stream_key(seed, stream, step + 1),
                     previous_key=stream_key(seed, stream, step) if recall else None, dual_lr=dual_lr, alpha=alpha,
-                    blend=blend, **shared,
+                    blend=dynamics.share_of_step(step, lr), stream=stream, **shared,
                 )
             )  # fmt: skip
         return states

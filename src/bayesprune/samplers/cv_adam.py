@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 from bayesprune.common.checks import check_choice, check_number
 from bayesprune.samplers import dynamics
 from bayesprune.samplers.base import Sampler
+from bayesprune.samplers.guard import NonFinite
 from bayesprune.samplers.preconditioner import Preconditioner
 
 GlobalScale = float | Literal["paper"] | Callable[[float, int], float]
@@ -62,6 +63,7 @@ class CVAdam(Sampler):
         generator: Source of the seed; torch's default generator if None.
         foreach: True for torch's multi-tensor operations, False against them, None chooses.
         fused: True for one kernel (compiled C on a CPU, Triton on a GPU), False against it, None chooses.
+        nonfinite: "raise", "skip" or "ignore" a gradient that is not finite; see `Sampler`.
 
     Raises:
         ValueError: A hyper-parameter out of range, a complex or half-precision parameter, a kernel that is not available.
@@ -100,13 +102,16 @@ class CVAdam(Sampler):
         generator: torch.Generator | None = None,
         foreach: bool | None = None,
         fused: bool | None = None,
+        nonfinite: NonFinite = "raise",
     ) -> None:
         defaults: dict[str, Any] = dict(
             lr=lr, num_data=num_data, betas=tuple(betas), weight_decay=weight_decay, temperature=temperature,
             preconditioner=preconditioner, noise=noise, adapt=True, scale_decay=scale_decay, eps=eps, dual_lr=dual_lr,
             global_scale=global_scale, state_dtype=state_dtype,
         )  # fmt: skip
-        super().__init__(params, defaults, seed=seed, generator=generator, foreach=foreach, fused=fused)
+        super().__init__(
+            params, defaults, seed=seed, generator=generator, foreach=foreach, fused=fused, nonfinite=nonfinite
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as torch does; a `global_scale` schedule is named, not stored."""

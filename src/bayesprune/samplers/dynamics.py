@@ -233,3 +233,13 @@ def injected_temperature(
         Limit a → 0 of `stationary_variance`.
     """
     return num_data * tau * noise_std**2 / (2 * (1 - beta1) * beta2 * lr)
+
+
+def share_of_step(step: int, lr: float) -> float:
+    """Return the share that a step has in the averages that it enters: 1/(step + 1), at least 1/200; 0 at lr = 0.
+
+    Example:
+        >>> share_of_step(1, 0.1), share_of_step(1000, 0.1), share_of_step(0, 0.0)
+        (0.5, 0.005, 0.0)
+    """
+    return max(1 / (step + 1), 1 / 200) if lr else 0.0

@@ -124,6 +124,16 @@ def whole_sum(tensor: Tensor) -> Tensor:
     return cast(Tensor, total.full_tensor()) if hasattr(total, "full_tensor") else total  # type: ignore[operator]
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor's whole, gathered from all processes, which must all ask; any other tensor is its own.
+
+    Example:
+        >>> whole(torch.ones(2))
+        tensor([1., 1.])
+    """
+    return cast(Tensor, tensor.full_tensor()) if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
+
+
 def local_decay(decay: Tensor, param: Tensor, offset: int) -> Tensor:
     """Return the rows of a broadcastable decay that belong to this process's shard of `param`."""
     if not hasattr(param, "to_local") or not decay.dim() or decay.dim() < param.dim() or decay.shape[0] == 1:

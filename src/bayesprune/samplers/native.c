@@ -43,7 +43,10 @@ typedef struct {
     int32_t preconditioner;
     int32_t adapt;
     int32_t exact;           /* 1: noise is divided by sqrt(tau) */
+    int32_t guard;           /* 1: a block with a gradient that is not finite stays as it is, its sum is REFUSED */
 } Job;
+
+#define REFUSED (-1.0)       /* no sum of tau v^2 is negative */
 
 static inline float as_float(uint32_t x) { float f; memcpy(&f, &x, 4); return f; }
 static inline uint32_t as_bits(float f) { uint32_t x; memcpy(&x, &f, 4); return x; }
@@ -206,7 +209,14 @@ static double sum(const float *x, int64_t m) {
     return ((lane[0] + lane[4]) + (lane[1] + lane[5])) + ((lane[2] + lane[6]) + (lane[3] + lane[7]));
 }
 
-/* One block; returns its sum of tau v^2. */
+/* Whether m gradients are finite; in bits, as the compiler may assume that numbers are. */
+static int finite_block(const float *g, int64_t m) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < m; i++) bad |= (as_bits(g[i]) & 0x7f800000u) == 0x7f800000u;
+    return !bad;
+}
+
+/* One block; returns its sum of tau v^2, or REFUSED. */
 static double step_block(const Job *job, int64_t block) {
     int64_t start = block * BLOCK, m = job->numel - start;
     if (m > BLOCK) m = BLOCK;
@@ -214,6 +224,7 @@ static double step_block(const Job *job, int64_t block) {
     int64_t after = job->numel - start - m, next = after < BLOCK ? after : BLOCK;
     float *w = job->w + start, *v = job->v + start, *scale = job->scale ? job->scale + start : v;
     const float *g = job->g + start;
+    if (job->guard && !finite_block(g, m)) return REFUSED;
     float noise[BLOCK + 2 * CHUNK], previous[BLOCK + 2 * CHUNK], decay[BLOCK + 16], energy[BLOCK];
     float spare[4][BLOCK];
     Ahead ahead = {{(const char *)(w + m), (const char *)(g + m), (const char *)(v + m), (const char *)(scale + m)},
@@ -259,7 +270,7 @@ void bayesprune_kinetic(const Job *jobs, int64_t count, const double *sums) {
     for (int64_t j = 0; j < count; j++) {
         int64_t blocks = (jobs[j].numel + BLOCK - 1) / BLOCK;
         double total = 0.0;
-        for (int64_t b = 0; b < blocks; b++) total += *sums++;
+        for (int64_t b = 0; b < blocks; b++, sums++) total += *sums == REFUSED ? 0.0 : *sums;
         if (jobs[j].blend != 0.0f) *jobs[j].kinetic += jobs[j].blend * (float)(jobs[j].factor * total - *jobs[j].kinetic);
     }
 }

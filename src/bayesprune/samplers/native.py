@@ -1,127 +1,48 @@
 """Builds and calls `native.c`: the fused, multi-threaded float32 step for CPUs.
 
-The C file has no dependency, so that it builds in about a second with the system's compiler; the shared object is
-cached by a hash of source, flags and processor. Without a compiler `available()` is False and the torch path is used.
-`BAYESPRUNE_NATIVE=0` in the environment switches it off.
+The C file has no dependency, so that it builds in about a second with the system's compiler; native_cache.py keeps the
+shared object and says what is loaded. Without a compiler `available()` is False, `reason` says why, and the torch path is
+used. `BAYESPRUNE_NATIVE=0` in the environment switches it off.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from bayesprune.samplers.layout import DecayLayout
+from bayesprune.samplers.native_cache import Unusable, trusted_library
+from bayesprune.samplers.native_library import JOB, check, opened
 from bayesprune.samplers.noise import Key, check_span
 from bayesprune.samplers.tensor_step import TensorStep
-
-_FLAGS = (
-    "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
-    "-ffinite-math-only", "-fno-signed-zeros",  # a clamp is then one instruction; sums of NaN stay NaN
-    "-shared", "-fPIC",
-)  # fmt: skip
-
-JOB = np.dtype(
-    [
-        (name, kind)
-        for kind, names in (
-            ("u8", "w g v scale decay kinetic"),
-            ("i8", "numel offset inner period"),
-            ("4u4", "key_prev key"),
-            (
-                "f4",
-                "lr_beta2 beta1 dual_rate dual_prior dual_noise scale_decay damping decay_scalar noise factor blend",
-            ),
-            ("i4", "preconditioner adapt exact"),
-        )
-        for name in names.split()
-    ],
-    align=True,
-)
-"""Layout of `Job` in native.c: one tensor's pointers and hyper-parameters."""
 
 reason = ""
 """Why the native step is not available, if it is not."""
 
 
-def _cache_dir() -> Path:
-    base = os.environ.get("BAYESPRUNE_CACHE") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "bayesprune"
-
-
-def _build() -> Path | None:
-    """Compile native.c into the cache and return the shared object, or None (and the reason) where that cannot be done."""
-    global reason
-    compiler = next((c for c in (os.environ.get("CC"), "cc", "gcc", "clang") if c and shutil.which(c)), None)
-    if compiler is None:
-        reason = "no C compiler (cc, gcc or clang) is on the path"
-        return None
-    try:
-        source = Path(__file__).with_name("native.c")
-        processor = platform.machine() + _cpu_flags()
-        digest = hashlib.sha256(source.read_bytes() + repr((_FLAGS, compiler, processor)).encode()).hexdigest()[:16]
-        target = _cache_dir() / f"native-{digest}.so"
-        if target.exists():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            built = Path(folder) / "native.so"
-            subprocess.run(
-                [compiler, *_FLAGS, "-o", str(built), str(source), "-lm"], check=True, capture_output=True, timeout=120
-            )
-            os.replace(built, target)
-    except (OSError, subprocess.SubprocessError) as error:
-        details = getattr(error, "stderr", None)
-        reason = f"{compiler} could not build native.c: {details.decode(errors='replace') if details else error}"
-        return None
-    return target
-
-
-def _cpu_flags() -> str:
-    """Return the processor's feature line, so that a cache shared between machines never serves the wrong code."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-
-
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the loaded library, or None where it cannot be built or loaded."""
+    """Return the loaded library, or None (and the reason) where it cannot be built, trusted or loaded."""
     global reason
     if os.environ.get("BAYESPRUNE_NATIVE", "1") == "0":
         reason = "BAYESPRUNE_NATIVE=0 switches it off"
         return None
-    path = _build()
-    if path is None:
+    try:
+        path = trusted_library()
+    except Unusable as error:
+        reason = str(error)
         return None
     try:
-        lib = ctypes.CDLL(str(path))
-    except OSError as error:
-        reason = f"{path} cannot be loaded: {error}"
-        return None
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    lib.bayesprune_step.argtypes = [pointer, integer, integer, integer, pointer]
-    lib.bayesprune_step.restype = None
-    lib.bayesprune_kinetic.argtypes = [pointer, integer, pointer]
-    lib.bayesprune_kinetic.restype = None
-    lib.bayesprune_normal.argtypes = [pointer, integer, integer, pointer]
-    lib.bayesprune_normal.restype = None
-    lib.bayesprune_block.restype = integer
-    lib.bayesprune_job_size.restype = ctypes.c_int64
-    if lib.bayesprune_job_size() != JOB.itemsize:
+        lib = opened(str(path))
+        check(lib)
+    except (OSError, ValueError) as error:
+        reason = f"{path} cannot be used: {error}"
         return None
     return lib
 
@@ -148,14 +69,15 @@ def fits(item: TensorStep) -> bool:
     return item.weight.device.type == "cpu" and all(tensor.dtype == torch.float32 for tensor in tensors)
 
 
-def sampler_step(items: Sequence[TensorStep]) -> None:
-    """Make one step on tensors that fit; see `step.single_tensor_step` for the equations."""
+def sampler_step(items: Sequence[TensorStep]) -> list[TensorStep]:
+    """Make one step on tensors that fit, return those it refused; see `step.single_tensor_step` for the equations."""
     items = [item for item in items if item.weight.numel()]
     if not items:
-        return
-    _run(np.array([_job(item) for item in items], dtype=JOB))
+        return []
+    refused = _run(np.array([_job(item) for item in items], dtype=JOB))
     for item in items:  # torch did not see the write: tell autograd, as an in-place operation would
         torch.autograd.graph.increment_version(item.weight)
+    return [items[place] for place in refused if items[place].guard]
 
 
 _KINDS = {"none": 0, "paper": 1, "rms": 2}
@@ -178,15 +100,18 @@ def _job(item: TensorStep) -> tuple[object, ...]:
         item.lr * item.beta2, item.beta1, item.dual_lr / item.num_data, item.dual_lr * item.alpha**2,
         item.dual_lr * item.alpha if item.recalls else 0.0,
         item.scale_decay, item.damping, shared, item.noise_std, item.kinetic_factor / numel, item.blend,
-        _KINDS[item.preconditioner], item.adapts, item.exact,
+        _KINDS[item.preconditioner], item.adapts, item.exact, item.guard,
     )  # fmt: skip
 
 
-def _run(jobs: np.ndarray) -> None:
-    """Run one step of every job, its blocks spread evenly over `torch.get_num_threads()` threads."""
+def _run(jobs: np.ndarray) -> list[int]:
+    """Run one step of every job, its blocks spread evenly over `torch.get_num_threads()` threads; return the places of
+    those with a block that was refused or whose sum is not finite.
+    """
     lib = library()
     assert lib is not None
-    blocks = int((-(-jobs["numel"] // lib.bayesprune_block())).sum())
+    each = -(-jobs["numel"] // lib.bayesprune_block())
+    blocks = int(each.sum())
     sums = np.empty(blocks)
     workers = max(1, min(torch.get_num_threads(), blocks // 32))
     bounds = [blocks * i // workers for i in range(workers + 1)]
@@ -199,6 +124,10 @@ def _run(jobs: np.ndarray) -> None:
     finally:  # an interrupt must not free memory that a worker still writes
         wait(futures)
     lib.bayesprune_kinetic(address, count, out)
+    if 0 <= float(sums.sum()) < np.inf and float(sums.min()) >= 0:
+        return []
+    owner = np.repeat(np.arange(count), each)
+    return sorted({int(place) for place in owner[~((sums >= 0) & (sums < np.inf))]})
 
 
 def normal_(out: torch.Tensor, key: Key, start: int = 0) -> torch.Tensor:

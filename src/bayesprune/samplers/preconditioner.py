@@ -38,11 +38,12 @@ def first_scale(kind: Preconditioner, param: Tensor, dtype: torch.dtype | None =
     """Return what a preconditioner starts from: ρ = 0, or the mean square of the first gradient for every weight.
 
     Starting all weights of a tensor at their common mean square is what corrects the running mean's bias towards its start:
-    a weight whose first gradient is next to zero would otherwise leap. Of a sharded tensor it is the whole's.
+    a weight whose first gradient is next to zero would otherwise leap. Of a sharded tensor it is the whole's. What is not
+    finite counts as 0.
     """
     start = torch.zeros_like(param, memory_format=torch.preserve_format, dtype=dtype)
     if kind == "rms" and param.numel() and param.grad is not None:
-        local_part(start)[0].fill_(whole_sum(param.grad.detach().square()) / param.numel())
+        local_part(start)[0].fill_(whole_sum(param.grad.detach().nan_to_num(0.0, 0.0, 0.0).square()) / param.numel())
     return start
 
 

@@ -6,6 +6,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from bayesprune.samplers.base import Sampler
+from bayesprune.samplers.guard import NonFinite
 
 PUBLISHED_TEMPERATURE = 1 / 50_000
 """T of csgmcmc's scripts for cSGLD and cSGHMC: next to nothing of what moves a weight is then injected noise."""
@@ -30,6 +31,7 @@ class SGHMC(Sampler):
         generator: Source of the seed; torch's default generator if None.
         foreach: As in `CVAdam`.
         fused: As in `CVAdam`.
+        nonfinite: "raise", "skip" or "ignore" a gradient that is not finite; see `Sampler`.
 
     Raises:
         ValueError: A hyper-parameter out of range, a complex or half-precision parameter.
@@ -58,9 +60,12 @@ class SGHMC(Sampler):
         generator: torch.Generator | None = None,
         foreach: bool | None = None,
         fused: bool | None = None,
+        nonfinite: NonFinite = "raise",
     ) -> None:
         defaults = dict(
             lr=lr, num_data=num_data, betas=tuple(betas), weight_decay=weight_decay, temperature=temperature,
             preconditioner="none", adapt=True,
         )  # fmt: skip
-        super().__init__(params, defaults, seed=seed, generator=generator, foreach=foreach, fused=fused)
+        super().__init__(
+            params, defaults, seed=seed, generator=generator, foreach=foreach, fused=fused, nonfinite=nonfinite
+        )

@@ -6,6 +6,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from bayesprune.samplers.base import Sampler
+from bayesprune.samplers.guard import NonFinite
 
 
 class SGLD(Sampler):
@@ -25,6 +26,7 @@ class SGLD(Sampler):
         generator: Source of the seed; torch's default generator if None.
         foreach: As in `CVAdam`.
         fused: As in `CVAdam`.
+        nonfinite: "raise", "skip" or "ignore" a gradient that is not finite; see `Sampler`.
 
     Raises:
         ValueError: A hyper-parameter out of range, a complex or half-precision parameter.
@@ -52,12 +54,15 @@ class SGLD(Sampler):
         generator: torch.Generator | None = None,
         foreach: bool | None = None,
         fused: bool | None = None,
+        nonfinite: NonFinite = "raise",
     ) -> None:
         defaults = dict(
             lr=lr, num_data=num_data, weight_decay=weight_decay, temperature=temperature,
             preconditioner="none", adapt=True,
         )  # fmt: skip
-        super().__init__(params, defaults, seed=seed, generator=generator, foreach=foreach, fused=fused)
+        super().__init__(
+            params, defaults, seed=seed, generator=generator, foreach=foreach, fused=fused, nonfinite=nonfinite
+        )
 
 
 class PSGLD(Sampler):
@@ -81,6 +86,7 @@ class PSGLD(Sampler):
         generator: Source of the seed; torch's default generator if None.
         foreach: As in `CVAdam`.
         fused: As in `CVAdam`.
+        nonfinite: "raise", "skip" or "ignore" a gradient that is not finite; see `Sampler`.
 
     Raises:
         ValueError: A hyper-parameter out of range, a complex or half-precision parameter.
@@ -110,9 +116,12 @@ class PSGLD(Sampler):
         generator: torch.Generator | None = None,
         foreach: bool | None = None,
         fused: bool | None = None,
+        nonfinite: NonFinite = "raise",
     ) -> None:
         defaults = dict(
             lr=lr, num_data=num_data, weight_decay=weight_decay, temperature=temperature,
             preconditioner="rms", adapt=True, scale_decay=scale_decay, eps=eps,
         )  # fmt: skip
-        super().__init__(params, defaults, seed=seed, generator=generator, foreach=foreach, fused=fused)
+        super().__init__(
+            params, defaults, seed=seed, generator=generator, foreach=foreach, fused=fused, nonfinite=nonfinite
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesprune.samplers import dynamics, native, triton
 from bayesprune.samplers.foreach import foreach_step
+from bayesprune.samplers.guard import Pending, not_finite
 from bayesprune.samplers.layout import DecayLayout
 from bayesprune.samplers.noise import Key, counter_bits, counter_normal, round_bfloat16
 from bayesprune.samplers.tensor_step import TensorStep
@@ -39,7 +40,9 @@ def fused_reason(device: torch.device | str) -> str | None:
     return f"there is none for devices of type {kind!r}"
 
 
-def sampler_step(items: list[TensorStep], *, foreach: bool | None, fused: bool | None) -> None:
+def sampler_step(
+    items: list[TensorStep], *, foreach: bool | None, fused: bool | None, pending: Pending | None = None
+) -> list[TensorStep]:
     """Make one step on each tensor, in place; see `single_tensor_step` for the equations.
 
     Args:
@@ -48,15 +51,22 @@ def sampler_step(items: list[TensorStep], *, foreach: bool | None, fused: bool |
         fused: True for one kernel (compiled C for float32 on a CPU, Triton for float32 on a GPU; other tensors go the plain
             way), False against it, None chooses: the kernel where there is one, else `foreach` on a GPU and the plain
             loop elsewhere.
+        pending: Takes what the kernel of a GPU finds.
+
+    Returns:
+        The guarded tensors whose gradient is not finite, as far as is known: a CPU's kernel leaves them (the blocks of 1024
+        weights that hold one) as they are, a GPU's the weights themselves, and elsewhere nothing has moved.
 
     Raises:
         ValueError: Both ways at once, or `fused=True` where the kernel is not available.
 
     Example:
         >>> sampler_step([], foreach=None, fused=None)
+        []
     """
     check_switches(foreach, fused)
     several: list[TensorStep] = []
+    plain: list[TensorStep] = []
     kernels: dict[torch.device, list[TensorStep]] = {}
     reasons = {} if fused is False or foreach else {d: fused_reason(d) for d in {item.weight.device for item in items}}
     for device, reason in reasons.items():
@@ -70,10 +80,20 @@ def sampler_step(items: list[TensorStep], *, foreach: bool | None, fused: bool |
         elif foreach or (foreach is None and not fused and device.type != "cpu"):
             several.append(item)
         else:
-            chunked_step(item)
+            plain.append(item)
+    guarded = [item for item in (*several, *plain) if item.guard]
+    refused = [guarded[place] for place in not_finite([item.gradient for item in guarded])]
+    if refused:
+        return refused
+    for item in plain:
+        chunked_step(item)
     foreach_step(several)
     for device, fitting in kernels.items():
-        (native if device.type == "cpu" else triton).sampler_step(fitting)
+        if device.type == "cpu":
+            refused += native.sampler_step(fitting)
+        else:
+            triton.sampler_step(fitting, pending)
+    return refused
 
 
 def chunked_step(item: TensorStep) -> None:

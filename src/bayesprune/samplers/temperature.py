@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bayesprune.common.checks import check_number
 from bayesprune.samplers import dynamics
-from bayesprune.samplers.layout import local_decay, local_part
+from bayesprune.samplers.layout import local_decay, local_part, memory_order, shaped
+from bayesprune.samplers.noise import counter_normal, stream_key
 
 
 def betas_of(group: Mapping[str, Any]) -> tuple[float, float]:
@@ -42,6 +43,20 @@ class Thermometer(ABC):
     @abstractmethod
     def noise_std(self, group: dict[str, Any], lr: float) -> float:
         """Return the standard deviation of the noise that a step injects, at τ = 1."""
+
+    @abstractmethod
+    def _group_of(self, param: Tensor) -> dict[str, Any]:
+        """Return the group that holds a parameter."""
+
+    def last_noise(self, param: Tensor) -> Tensor:
+        """Return ε of the last step of `param` (of its local shard), drawn again from its counter; zeros where there was none."""
+        group, state = self._group_of(param), self.state.get(param, {})
+        local, offset = local_part(param.detach())
+        if not state.get("injected"):
+            return torch.zeros_like(local)
+        key, order = stream_key(group["seed"], state["stream"], state["step"]), memory_order(local)
+        flat = counter_normal(local.numel(), key, start=offset, dtype=local.dtype, device=local.device)
+        return shaped(flat, local.shape, order)
 
     @torch.no_grad()
     def kinetic_temperature(self) -> list[dict[str, float]]:

@@ -38,6 +38,8 @@ class TensorStep:
     exact: bool
     kinetic_factor: float  # N(1+β₁)/(2β₂): `kinetic` follows its product with the mean of τv² where w was not 0
     blend: float
+    guard: bool = False  # whether what a gradient that is not finite would move stays, and is told
+    stream: int = 0  # number of the parameter
 
     @property
     def adapts(self) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.samplers.guard import Pending
 from bayesprune.samplers.layout import DecayLayout
 from bayesprune.samplers.noise import check_span
 from bayesprune.samplers.tensor_step import TensorStep
@@ -56,8 +57,11 @@ def fits(item: TensorStep) -> bool:
     )
 
 
-def sampler_step(items: Sequence[TensorStep]) -> None:
-    """Make one step on tensors of one device that fit; see `step.single_tensor_step` for the equations."""
+def sampler_step(items: Sequence[TensorStep], pending: Pending | None = None) -> None:
+    """Make one step on tensors of one device that fit; see `step.single_tensor_step` for the equations.
+
+    Of guarded tensors, weights whose gradient is not finite stay as they are; `pending` learns which tensors have such.
+    """
     groups: dict[tuple[object, ...], list[TensorStep]] = {}
     for item in items:
         if item.weight.numel():
@@ -66,7 +70,9 @@ def sampler_step(items: Sequence[TensorStep]) -> None:
     if blending:
         torch._foreach_mul_([item.kinetic for item in blending], [1 - item.blend for item in blending])
     for group in groups.values():
-        _launch(group)
+        flags = _launch(group)
+        if pending is not None and group[0].guard:
+            pending.add(flags, [item.stream for item in group])
     for item in items:  # torch did not see the write: tell autograd, as an in-place operation would
         torch.autograd.graph.increment_version(item.weight)
 
@@ -78,19 +84,21 @@ def _signature(item: TensorStep) -> tuple[object, ...]:
     narrow = (item.momentum.dtype == torch.bfloat16, item.scale is not None and item.scale.dtype == torch.bfloat16)
     return (
         _KINDS[item.preconditioner], item.adapts, item.recalls, item.noise_std != 0, item.exact, item.blend != 0,
-        isinstance(item.weight_decay, DecayLayout), *narrow, aligned,
+        isinstance(item.weight_decay, DecayLayout), *narrow, aligned, item.guard,
     )  # fmt: skip
 
 
-def _launch(items: list[TensorStep]) -> None:
-    """Run the kernel on tensors of one signature."""
+def _launch(items: list[TensorStep]) -> Tensor:
+    """Run the kernel on tensors of one signature; return one flag a tensor, of another number than 0 where it was refused."""
     device = items[0].weight.device
     table = torch.from_numpy(np.stack([_row(item) for item in items]))
     if device.type == "cuda":
         table = table.pin_memory().to(device, non_blocking=True)
     blocks = _blocks(tuple(item.weight.numel() for item in items), device)
     with torch.cuda.device(device if device.type == "cuda" else -1):
-        _kernel()[(blocks.shape[0],)](table, blocks, *_signature(items[0]), columns=_COLUMNS, block=BLOCK)
+        flags = torch.zeros(len(items) if items[0].guard else 1, dtype=torch.int32, device=device)
+        _kernel()[(blocks.shape[0],)](table, blocks, flags, *_signature(items[0]), columns=_COLUMNS, block=BLOCK)
+    return flags
 
 
 @functools.lru_cache(maxsize=16)
@@ -177,9 +185,10 @@ def _kernel() -> Any:
 
     @triton.jit
     def kernel(
-        table: Any, blocks: Any, kind: tl.constexpr, adapt: tl.constexpr, recall: tl.constexpr, noisy: tl.constexpr,
+        table: Any, blocks: Any, flags: Any, kind: tl.constexpr, adapt: tl.constexpr, recall: tl.constexpr, noisy: tl.constexpr,
         exact: tl.constexpr, blend: tl.constexpr, layout: tl.constexpr, narrow_momentum: tl.constexpr,
-        narrow_scale: tl.constexpr, aligned: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
+        narrow_scale: tl.constexpr, aligned: tl.constexpr, guard: tl.constexpr, columns: tl.constexpr,
+        block: tl.constexpr,
     ) -> None:  # fmt: skip
         program = tl.program_id(0)
         row = table + tl.load(blocks + 2 * program).to(tl.int64) * columns
@@ -206,6 +215,11 @@ def _kernel() -> Any:
             decay = tl.load(tl.load(row + 4).to(tl.pointer_type(tl.float32)) + group, mask=inside, other=0.0)
         else:
             decay = tl.load(numbers + 7).to(tl.int32).to(tl.float32, bitcast=True)
+        if guard:
+            finite = tl.abs(g) < float("inf")
+            if tl.max(tl.where(inside & (finite == 0), 1, 0)) > 0:
+                tl.store(flags + tl.load(blocks + 2 * program), 1)
+            inside = inside & finite
         drift = g + decay * w
         if kind != 0:
             scale = tl.load(scales + i, mask=inside, other=1.0).to(tl.float32)

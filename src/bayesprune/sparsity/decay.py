@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bayesprune.samplers.layout import local_decay, local_part
 from bayesprune.sparsity.masks import Cover, any_true, group_of
 from bayesprune.sparsity.spike_slab import m_step
 
@@ -84,15 +85,16 @@ class GroupDecay:
         """Before a step of an optimizer without ``set_weight_decay``: add the groups' share of the decay."""
         for place, extra in self._extra.items():
             cover, group = self.held[place]
-            param = cover.param
-            if param.grad is None:
+            if cover.param.grad is None:
                 continue
+            param, offset = local_part(cover.param)
+            gradient, extra = local_part(cover.param.grad)[0], local_decay(extra, cover.param, offset)
             if group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW)):
                 # The optimizer will multiply by 1 − lr·own; together the two factors are 1 − lr·(own + extra).
                 lr = float(group["lr"])
                 param.mul_(1 - extra * (lr / (1 - lr * self.own[place])))
             else:
-                param.grad.addcmul_(extra, param, value=-1.0 if group.get("maximize") else 1.0)
+                gradient.addcmul_(extra, param, value=-1.0 if group.get("maximize") else 1.0)
 
     @torch.no_grad()
     def clear_(self) -> None:

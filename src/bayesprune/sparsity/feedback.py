@@ -18,6 +18,35 @@ from bayesprune.sparsity.ranking import Criterion
 from bayesprune.sparsity.schedule import Scope, check
 
 
+class Thin:
+    """What of a tensor's gradient moves pruned weights in filters of which little is left, and how it is bounded."""
+
+    def __init__(self, param: Tensor, drop: Tensor, kept: Tensor | None = None) -> None:
+        self.param = param
+        kept = param.detach().masked_fill(drop, 0).flatten(1).square().sum(1) if kept is None else kept.to(param.device)
+        self.kept = kept
+        self.living = kept > 0
+        mean = (kept.sum() / self.living.sum().clamp(min=1)).clamp(min=torch.finfo(kept.dtype).tiny)
+        rows = [-1, *[1] * (param.ndim - 1)]
+        share = (2 * (kept / mean).sqrt()).clamp(max=1).masked_fill(~self.living, 1).view(rows)
+        self.factor = torch.where(drop, share, 1)
+        self.dead = bool((~self.living).any())
+        self.rows = rows
+
+    def bound_(self) -> None:
+        """Bound the gradient in place."""
+        gradient = self.param.grad
+        if gradient is None:
+            return
+        gradient.mul_(self.factor)
+        if self.dead:
+            square = gradient.flatten(1).square().sum(1)
+            mean = (square * self.living).sum() / self.living.sum().clamp(min=1)
+            gradient.mul_(
+                (mean / square).sqrt().clamp(max=1).masked_fill(self.living, 1).nan_to_num(1.0).view(self.rows)
+            )
+
+
 class FeedbackPruning(Pruner):
     """Dynamic pruning with feedback (DPF): pruned groups are zeroed but may come back.
 
@@ -25,6 +54,12 @@ class FeedbackPruning(Pruner):
     the next. ``form="dense_copy"``: equation 8's form, w ← w − step(∇ℓ(m ⊙ w)): the pruner owns a dense copy w, the
     model holds m ⊙ w (which is what is evaluated and saved), and each optimizer step moves w with the gradient taken
     at m ⊙ w; the masks m are renewed from w every ``every`` steps.
+
+    The gradient that moves pruned weights is bounded where little is left of their filter (row of the weight). Under
+    BatchNorm the gradient of a filter goes with one over its norm, and of a filter pruned whole with γ/√ε, some 300 times
+    its neighbours': the dense weights there would outgrow all others within a few steps and take the ranking over. So in
+    a filter whose kept part is r < ½ times as long as the tensor's living filters are in root mean square, pruned weights
+    get 2r times their gradient, and a filter pruned whole no more than the living ones' mean.
 
     In a pruned channel group with its BatchNorm pair all gradients are exactly 0, so that only noise (``"masked"``) or
     the shrinking of others (``"dense_copy"``) can bring it back.
@@ -100,6 +135,7 @@ class FeedbackPruning(Pruner):
         self.form = form
         self._dense: dict[str, Tensor] = {}
         self._showing_dense = False
+        self._thin: tuple[list[Any], dict[str, Thin]] = ([], {})
         super().__init__(**settings)
 
     @contextmanager
@@ -158,9 +194,11 @@ class FeedbackPruning(Pruner):
             self._mask_()
 
     def state_dict(self) -> dict[str, Any]:
-        """As in the base class, with the dense copy of every tensor of which something is pruned."""
+        """As in the base class, with the dense copy and the filters' lengths of every tensor of which something is pruned."""
         state = super().state_dict()
         state["form"] = self.form
+        if self._thin[0] is self._active:
+            state["kept_squares"] = {name: thin.kept.clone() for name, thin in self._thin[1].items()}
         if self.form == "dense_copy":
             state["dense"] = {name: tensor.clone() for name, tensor in self._dense.items()}
         return state
@@ -176,6 +214,8 @@ class FeedbackPruning(Pruner):
 
     def _adopt_(self, state: dict[str, Any], read: dict[str, list[Tensor]]) -> None:
         super()._adopt_(state, read)
+        if "kept_squares" in state:
+            self._measure_(state["kept_squares"])
         self._dense = {}
         for cover, _ in self._active if self.form == "dense_copy" else ():
             check(
@@ -195,6 +235,25 @@ class FeedbackPruning(Pruner):
         if self.form == "dense_copy" and not self._showing_dense:
             for cover, _ in self._active:
                 cover.param.copy_(self._dense[cover.name])
+
+    def _measure_(self, kept: Mapping[str, Tensor] | None = None) -> None:
+        """Work out which filters are thin, once for every new set of masks."""
+        if self._thin[0] is not self._active:
+            known = kept or {}
+            rows = [(cover, zero_.drop) for cover, zero_ in self._active if zero_.drop.ndim > 1]
+            self._thin = (
+                self._active,
+                {cover.name: Thin(cover.param, drop, known.get(cover.name)) for cover, drop in rows},
+            )
+
+    @torch.no_grad()
+    def _with_gradient_(self) -> None:
+        """Bound the gradients of pruned weights in thin filters, then add the groups' decay."""
+        # Paper: not in equation 8; see the class.
+        self._measure_()
+        for thin in self._thin[1].values():
+            thin.bound_()
+        super()._with_gradient_()
 
     @torch.no_grad()
     def _before_closure_(self) -> None:

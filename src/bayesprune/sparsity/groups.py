@@ -1,8 +1,7 @@
 """The groups of one weight tensor, or of one set of coupled channels, as one boolean mask.
 
-A *group* is a set of weights that share one spike-and-slab indicator and are pruned together. A :class:`Groups` object
-holds all groups of one kind in one place as one mask of the shape ``shape``, so that nothing of the size of the weights
-themselves is ever stored per group.
+A *group* is a set of weights that share one spike-and-slab indicator and are pruned together. :class:`Groups` holds all of
+one kind in one place as one mask of the shape ``shape``: nothing of the size of the weights is stored per group.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.graph.errors import CompactionError
+from bayesprune.samplers.layout import whole
 
 COMPILED = "_orig_mod."
 Cut = Sequence[tuple[int, Tensor]]  # what is kept of a tensor: dimensions, and the places along each
@@ -197,10 +197,8 @@ class Groups:
 
     def sum_squares(self) -> Tensor:
         """Σ w² over each group of the present weights, in the mask's shape; each weight counts once."""
-        parts = [part.sums(part.param.detach(), square=True).reshape(self.shape) for part in self.slices]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        parts = [part.sums(whole(part.param.detach()), square=True).reshape(self.shape) for part in self.slices]
+        total = sum(parts[1:], parts[0])
         for diagonal in self._diagonals():
             total = total - diagonal.square().sum(0).reshape(self.shape)
         return total
@@ -229,7 +227,7 @@ class Groups:
             tensor([[3.],
                     [7.]])
         """
-        parts = [part.sums(value(part.param)).reshape(self.shape) for part in self.slices]
+        parts = [part.sums(whole(value(part.param))).reshape(self.shape) for part in self.slices]
         return torch.stack(parts).sum(0)
 
     def all_kept(self) -> Tensor:
@@ -391,7 +389,7 @@ class ChannelGroups(Groups):
             others.append(part)
 
     def _diagonal(self, other: Slice, part: Slice) -> Tensor:
-        square = part.param.detach()
+        square = whole(part.param.detach())
         for each in (other, part):
             square = square if each.window is None else square.narrow(each.axis, *each.window)
         blocks = square.reshape(self.count, -1, self.count, square.shape[1] // self.count, *square.shape[2:])

@@ -169,8 +169,7 @@ class Pruner(MaskHolder):
         """Bring the masks to the final target and apply them; the model is left at its sparse weights."""
         self._finished = True
         if self.target_sparsity is not None:
-            means = [each.mean_square() for each in self.groups]
-            self._set_keep_(self._target_masks(means, self.target_sparsity))
+            self._set_keep_(self._target_masks(self._means(), self.target_sparsity))
         self._enforce_(updated=True)
 
     def detach(self) -> None:
@@ -223,13 +222,25 @@ class Pruner(MaskHolder):
         return not self._finished and self.ramp.due(self.step_count, self.every)
 
     def _update_(self) -> None:
-        means = [each.mean_square() for each in self.groups]
+        means = self._means()
         if self.prior is not None:
             self._em_(means)
         if self.hard_threshold is not None:
             self._set_keep_(self._rule.threshold_masks(means, self._keep, self.hard_threshold, self.optimizer))
         elif self.target_now is not None and not self._reached(self.target_now):
             self._set_keep_(self._target_masks(means, self.target_now))
+
+    def _means(self) -> list[Tensor]:
+        """Every group's mean squared weight; weights that are not finite are refused, with one wait for the device."""
+        means = [each.mean_square() for each in self.groups]
+        fine = torch.stack([mean.sum().double().cpu() for mean in means]).isfinite().tolist()
+        spoilt = [each.name for each, good in zip(self.groups, fine) if not good]
+        check(
+            not spoilt,
+            f"weights of {', '.join(spoilt[:3])} are not finite at step {self.step_count}: they cannot be ranked. Go back to the "
+            "last checkpoint; a lower lr, or nonfinite='raise' of the sampler, stops such a run at its first step",
+        )
+        return means
 
     def _target_masks(self, means: list[Tensor], target: float) -> list[Tensor]:
         return self._rule.target_masks(means, self._keep, target, self.optimizer)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bayesprune.samplers.layout import whole
 from bayesprune.sparsity.criteria import concentration, keep_largest, nearest, threshold_for_sparsity
 from bayesprune.sparsity.groups import Groups, TensorGroups
 from bayesprune.sparsity.partition import Partition
@@ -160,7 +161,7 @@ class HardRule:
 
     def _range(self, each: Groups) -> Tensor:
         assert isinstance(each, TensorGroups)  # the settings are checked for it
-        return concentration(each.param, each.kind, reading=self.reading, groups=each.conv_groups)
+        return concentration(whole(each.param), each.kind, reading=self.reading, groups=each.conv_groups)
 
 
 def even_drops(

@@ -15,32 +15,21 @@ from bayesprune.tabular.rows import Rows
 from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likelihood
 
 _BLOCK = 1024  # held-out rows evaluated at a time
-REPLICAS = 3  # trainings of the model that an input is left out of
 
 
 @dataclass(frozen=True)
-class EvidenceSettings:
-    """How candidates are weighed.
+class ComparisonSettings:
+    """How networks are compared.
 
     Args:
-        rounds: times that candidates without use are dropped and the chains trained on.
-        settle_steps: steps after each drop.
         refit_steps: steps of every network that is compared.
         samples: states averaged at the end of a refit.
-        tested: inputs of a chain that are weighed at most; the rest have no evidence.
-        passes: times at most that the inputs of a chain's model are left out in turn before the last weighing.
-        liberal: nats that an input must bring on the inner rows to be in a chain's model.
         batch_size: rows a step at most.
         chain: how the chains move.
     """
 
-    rounds: int = 2
-    settle_steps: int = 150
     refit_steps: int = 200
     samples: int = 10
-    tested: int = 48
-    passes: int = 2
-    liberal: float = 2.0
     batch_size: int = 256
     chain: ChainSettings = field(
         default_factory=lambda: ChainSettings(lr=0.05, beta1=0.9, precision=30.0, largest_decay=0.05, temperature=0.1)
@@ -119,10 +108,11 @@ def gains_without_refit(
         total = torch.zeros(len(drop), dtype=torch.float64)
         variants = net.choose(torch.full((len(drop),), chain))
         variants.input_weights().data.masked_fill_(drop[:, None, :], 0)
+        weight = narrow.row_weight(chain // per_set)
         for block in held[chain].split(_BLOCK):
             outputs = variants(narrow.x[chain, block][None])
-            total += _row_scores(outputs, y[block].expand(len(drop), -1)).double().sum(1)
-        score = _log_likelihoods(total, len(held[chain]), y.is_floating_point())
+            total += (_row_scores(outputs, y[block].expand(len(drop), -1)) * weight[block]).double().sum(1)
+        score = _log_likelihoods(total, float(weight[held[chain]].sum()), y.is_floating_point())
         found.append(dict(zip(inputs, (score[0] - score[1:]).tolist())))
     return found
 
@@ -132,7 +122,7 @@ def _row_scores(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs[..., 0] - y).square() if y.is_floating_point() else log_likelihood(outputs, y, None)
 
 
-def _log_likelihoods(total: Tensor, count: int, regression: bool) -> Tensor:
+def _log_likelihoods(total: Tensor, count: float, regression: bool) -> Tensor:
     """Return Σ log p(y | model) from summed row scores.
 
     A regression's noise variance is at its best on these rows, −(n/2)·log(Σr²/n) up to a constant: the same one extra
@@ -145,47 +135,10 @@ class Comparison:
     """Trains variants of every chain side by side, each on some of the chain's inputs, and scores them."""
 
     def __init__(
-        self, net: ChainMLP, columns: Tensor, rows: Rows, owner: np.ndarray, settings: EvidenceSettings, seed: int
+        self, net: ChainMLP, columns: Tensor, rows: Rows, owner: np.ndarray, settings: ComparisonSettings, seed: int
     ) -> None:
         self.net, self.rows, self.settings, self.seed = net, rows, settings, seed
         self.ids = np.where(columns.numpy() >= 0, owner[columns.clamp_min(0).numpy()], -1)  # (C, K)
-
-    def nested_models(self, gains: list[dict[int, float]], held: list[Tensor], learning: Tensor) -> list[list[int]]:
-        """Return for each chain the best of the models of its strongest 0, 1, 2, … inputs."""
-        paths = [sorted((i for i in g if g[i] > 0), key=lambda i, g=g: -g[i]) for g in gains]  # type: ignore[misc]
-        steps = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 24, 32, 40)
-        sizes = [[m for m in steps if m < len(path)] + [len(path)] for path in paths]
-        models = [[path[:m] for m in own] for path, own in zip(paths, sizes)]
-        scores = self.scores(models, held, learning)
-        best = [
-            max(range(len(own)), key=lambda i, s=s, own=own: s[i] - own[i])  # type: ignore[misc]
-            for s, own in zip(scores, sizes)
-        ]
-        return [own[i] for own, i in zip(models, best)]
-
-    def leave_out(self, models: list[list[int]], held: list[Tensor], learning: Tensor) -> list[dict[int, float]]:
-        """Return for each chain what each input of its model brings, less what training alone can feign.
-
-        Two trainings of one model differ by some nats, the more the more rows are held out. With s² the variance of a
-        score over `REPLICAS` trainings of the model with all its inputs, a difference of log-likelihoods has the
-        variance v = s²(1 + 1/REPLICAS); exp(difference) then has expectation exp(v/2) where no input matters, so v/2 is
-        taken off (twice, for s² is estimated).
-        """
-        variants = [[model] * REPLICAS + [[i for i in model if i != left] for left in model] for model in models]
-        scores = [np.array(s) for s in self.scores(variants, held, learning)]
-        used = [s for s, model in zip(scores, models) if model]
-        if not used:
-            return [{} for _ in models]
-        per_set = self.net.chains // len(self.rows.y)
-        result: list[dict[int, float]] = []
-        for first in range(0, len(models), per_set):
-            own = range(first, first + per_set)
-            spread = [scores[c][:REPLICAS].var(ddof=1) for c in own if models[c]]
-            penalty = float(np.mean(spread)) * (1 + 1 / REPLICAS) if spread else 0.0
-            for chain in own:
-                full = scores[chain][:REPLICAS].mean()
-                result.append({i: full - scores[chain][REPLICAS + k] - penalty for k, i in enumerate(models[chain])})
-        return result
 
     def scores(self, models: list[list[list[int]]], held: list[Tensor], learning: Tensor) -> list[list[float]]:
         """Return held-out log-likelihoods of the models of each chain."""
@@ -227,12 +180,14 @@ class Comparison:
         taken = len(range(0, min(steps, every * samples), every))
         result = []
         for chain in range(chains):
-            y = self.rows.y[chain // (chains // len(self.rows.y))][held[chain]].expand(count, -1)
+            which = chain // (chains // len(self.rows.y))
+            y = self.rows.y[which][held[chain]].expand(count, -1)
+            weight = self.rows.row_weight(which)[held[chain]]
             if regression:
                 each = (totals[chain][..., 0] / taken - y).square()
             else:
                 each = totals[chain].gather(-1, y[..., None])[..., 0] - math.log(taken)
-            values = _log_likelihoods(each.double().sum(1), y.shape[1], regression).tolist()
+            values = _log_likelihoods((each.double() * weight).sum(1), float(weight.sum()), regression).tolist()
             result.append(values[: len(models[chain])])
         return result
 

@@ -21,27 +21,32 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
     r"""Bayesian neural network for regression that finds the inputs that matter among thousands.
 
     1. **Search**: chains of CV-Adam on all inputs, pruned by EM-MCMC with the group spike-and-slab prior on input units
-       (Algorithm 3 with equation 10) to a few dozen candidates each. 2. **Evidence**: on rows that a chain has not
-       seen, what the predictive likelihood loses without each candidate; P_j = sigmoid(E_j + log(π/(1 − π))) with E_j
-       the log of the mean over chains of the likelihood ratios, and π estimated (or `expected_inputs`/p). 3. **Fit**:
-       posterior samples of a network on the selected inputs at temperature 1, with the noise variance estimated on
+       (Algorithm 3 with equation 10); with the least-angle path and a tree ensemble they give the common candidates.
+    2. **Evidence**: S = Σ (y − m)·h/√(Σ (y − m)²·Var f(x̃)) on rows that a chain's network f has not seen, x̃ a draw of
+       the input given all others, m = E f(x̃), h = f(x) − m: about standard normal where y does not depend on the
+       input given all others. Inputs that the rows cannot tell apart are one cluster, found as one. 3. **Fit**:
+       posterior samples of a network on what was found at temperature 1, with the noise variance estimated on
        left-out rows; predictions average over them.
 
-    Everything is standardised inside. Chains, and with `fit_many` data sets, are one batched computation.
+    Everything is standardised inside. Chains, and with `fit_many` data sets, are one batched computation. A pandas data
+    frame may hold numbers, dates, text, categories and missing values; predictions need its selected columns only.
 
     Args:
         hidden_layer_sizes: hidden widths of the predictive network, or "auto" (64, 64); the paper's (5, 3) or
             (6, 4, 3) on request, from many starts.
         activation: "relu", "tanh", "silu" or "auto": tanh for the automatic network, ReLU for a given one.
         feedback: "none" (DFP: what the search prunes never returns) or "masked" (DPF: it may).
-        n_chains: chains of the search, or "auto" (5; 3 from 5,000 rows).
-        select: "fdr", "probability" and "number" by the evidence; "prediction" takes what predicts best, with no control
-            of errors, each chain's strongest inputs with their number cross-validated, and averages over the chains.
-        fdr: largest Bayesian false-discovery rate of the selected set.
+        n_chains: chains, and folds of the rows, or "auto" (5; 4 from 5,000 rows, 3 below 50).
+        select: "auto" takes the findings, and where there is none predicts by an average over sets of inputs, with a
+            warning; "fdr" takes the findings alone, "probability" and "number" go by the inclusion probability;
+            "prediction" takes what predicts best, with no control of errors, each chain's strongest inputs with
+            their number cross-validated, and averages over the chains.
+        fdr: false-discovery rate over clusters.
         probability: smallest inclusion probability, for select="probability".
         n_inputs: how many, for select="number".
         expected_inputs: inputs expected to matter, or "auto" (empirical Bayes).
-        groups: lists of column numbers that are selected together (one-hot columns); the rest stand alone.
+        groups: lists of columns that are selected together, by number or by the data frame's names; the rest stand alone.
+            The encoded columns of one column of a data frame always belong together.
         refit: whether to sample a predictive network; False selects only.
         candidates: inputs that a chain keeps, or "auto".
         search_steps: steps of the search, or "auto".
@@ -49,20 +54,24 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         fit_steps: steps before sampling, or "auto".
         n_starts: starts of the predictive network, or "auto".
         batch_size: rows a step, or "auto".
-        random_state: seed, generator or None; torch's and numpy's global generators are not touched.
+        n_jobs: threads of a fit; None is one, which is fastest below some ten thousand rows, −1 is all cores.
+        random_state: seed, generator of either kind of numpy's, or None; torch's and numpy's global generators are not touched.
         verbose: print the prior and what was selected.
 
     Attributes:
-        support_: (p,) which columns are selected.
-        inclusion_probability_: (p,) P_j.
-        chain_probability_: (chains, p) P_j by each chain's own evidence: their disagreement.
-        q_value_: (p,) Bayesian false-discovery rate of the set of all columns at least as probable.
-        evidence_: (p,) E_j, nats.
+        support_: (p,) which columns of X are selected; `get_feature_names_out()` names them.
+        clusters_: the findings, `Cluster`s of column numbers with their shares, p-value and q-value.
+        p_value_: (p,) of the hypothesis that y does not depend on the column given all others; 1 for no candidate.
+        q_value_: (p,) the smallest false-discovery rate at which the column's cluster is found.
+        inclusion_probability_: (p,) P_j of the two-groups model of the p-values.
+        chain_probability_: (chains, p) P_j on each chain's rows alone: their disagreement.
+        evidence_: (p,) log Bayes factor of that model, nats.
         feature_importances_: (p,) mean held-out gain over the chains, positive, summing to 1 (0 if nothing matters).
         noise_variance_: of y given X.
         prior_: numbers of the prior by name, the implied inclusion probabilities among them.
         history_: the search's losses and paths, arrays by name; "number", "number_loss" and "number_taken" are the
             cross-validation of select="prediction".
+        encoder_: how the columns of a data frame are encoded, with `dropped`, the reasons of those not used; else None.
         n_features_in_, feature_names_in_, n_iter_: as in scikit-learn.
 
     Example:

@@ -1,163 +1,150 @@
-"""The evidence for each candidate on rows that its chain has not seen, and the probabilities that follow from it."""
+"""What is known about every input, given all others: p-values, clusters, probabilities."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+from scipy.special import log_ndtr, ndtri_exp
 
-from bayesprune.tabular.chains import ChainMLP
-from bayesprune.tabular.comparison import Comparison, EvidenceSettings, Folds, gains_without_refit, owners
-from bayesprune.tabular.rows import Rows
-from bayesprune.tabular.trainer import ChainTrainer
+from bayesprune.tabular.clusters import Cluster, findings, interchangeable, step_up
+from bayesprune.tabular.conditional import ConditionalModels
+from bayesprune.tabular.weighing import Weigher, Weight
 
 
-def inclusion_probabilities(gain: np.ndarray, prior: float | None, p: int | None = None) -> tuple[np.ndarray, float]:
-    """Return P(input matters | data) from the held-out evidence, and the prior probability used.
-
-    P_j = sigmoid(E_j + log(π/(1 − π))), with E_j the log predictive likelihood ratio on held-out rows (a cross-validated
-    Bayes factor). Where the model without the input is the true law, exp(E_j) has expectation at most one (an e-value),
-    so that a large P_j is rare; how far that carries to fitted models is what `benchmarks.selection_fdr` measures.
-    Without a given π it is estimated by empirical Bayes: π = (1 + Σ_j P_j)/(p + 2), iterated.
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about the inputs of one data set.
 
     Args:
-        gain: (p,) E_j in nats.
+        p_value: (m,) of the hypothesis that y does not depend on the input given all others; 1 for what is no
+            candidate.
+        chain_score: (C, m) studentised covariance on each chain's rows, about standard normal under that hypothesis.
+        gain: (C, m) held-out nats that draws in the input's place lose.
+        clusters: members (input numbers) of what was weighed: candidates and their twins.
+        cluster_p: (k,) p-values of the clusters.
+        shares: of the members of every cluster.
+        hypotheses: clusters and single inputs in all.
+    """
+
+    p_value: np.ndarray
+    chain_score: np.ndarray
+    gain: np.ndarray
+    clusters: list[list[int]]
+    cluster_p: np.ndarray
+    shares: list[list[float]]
+    hypotheses: int
+
+    def found(self, fdr: float) -> list[Cluster]:
+        """Return the findings at a false-discovery rate."""
+        single = {j: float(self.p_value[j]) for members in self.clusters for j in members}
+        return findings(self.clusters, self.cluster_p, single, self.shares, self.hypotheses, fdr)
+
+    def q_values(self) -> np.ndarray:
+        """Return (m,) the false-discovery rate at which each input's cluster is found; 1 for what is no candidate."""
+        q = np.ones(len(self.p_value))
+        for members, value in zip(self.clusters, step_up(self.cluster_p, self.hypotheses)):
+            q[members] = value
+        return q
+
+    def chain_factors(self, tau: float = 9.0) -> np.ndarray:
+        """Return (C, m) log Bayes factors of each chain's own rows."""
+        z = np.maximum(0.0, self.chain_score)
+        return 0.5 * z**2 * tau / (1 + tau) - 0.5 * math.log1p(tau)
+
+
+def gather_evidence(
+    weigher: Weigher,
+    models: ConditionalModels,
+    units: Sequence[np.ndarray],
+    candidates: Sequence[int],
+    correlation: np.ndarray,
+    rows: int,
+) -> Evidence:
+    """Weigh the candidates of one data set one by one and, where they are interchangeable, in clusters.
+
+    Args:
+        weigher: the fold networks.
+        models: of the columns given all others.
+        units: columns of every input.
+        candidates: input numbers.
+        correlation: (k, k) absolute correlations of the candidates; 0 for inputs of several columns.
+        rows: n.
+    """
+    clusters = [[candidates[i] for i in members] for members in interchangeable(correlation, rows)]
+    chains = len(weigher.own)
+    p_value, score, gain = np.ones(len(units)), np.zeros((chains, len(units))), np.zeros((chains, len(units)))
+    cluster_p, shares = np.ones(len(clusters)), []
+    for number, members in enumerate(clusters):
+        for j in members:
+            weight = weigher.weigh(models.of(units[j]))
+            p_value[j], score[:, j], gain[:, j] = p_value_of(weight), _chain_scores(weight), weight.gain
+        if len(members) == 1:
+            cluster_p[number] = p_value[members[0]]
+            shares.append([1.0])
+            continue
+        joint = models.of(np.concatenate([units[j] for j in members]))
+        weight = weigher.weigh(joint)
+        cluster_p[number] = p_value_of(weight)
+        shares.append(_by_input(weight.shares(), [len(units[j]) for j in members]))
+    hypotheses = len(units) - sum(map(len, clusters)) + len(clusters)
+    return Evidence(p_value, score, gain, clusters, cluster_p, shares, hypotheses)
+
+
+def _by_input(shares: list[float], sizes: list[int]) -> list[float]:
+    """Return the shares of inputs from those of their columns."""
+    ends = np.cumsum(sizes)
+    return [float(sum(shares[end - size : end])) for end, size in zip(ends, sizes)]
+
+
+def _z(sums: np.ndarray) -> np.ndarray:
+    """Return Σ / √Σ² of (…, 2), 0 where there is nothing."""
+    return sums[..., 0] / np.sqrt(np.maximum(sums[..., 1], 1e-300))
+
+
+def _chain_scores(weight: Weight) -> np.ndarray:
+    network, linear = _z(weight.network), _z(weight.linear)
+    return np.where(np.abs(linear) > np.abs(network), np.abs(linear), network)
+
+
+def p_value_of(weight: Weight) -> float:
+    """Return the p-value of the sums over the chains: twice the smaller of the network's and the linear one."""
+    network = log_ndtr(-_z(weight.network.sum(0)))
+    linear = math.log(2) + log_ndtr(-abs(_z(weight.linear.sum(0))))
+    return float(np.exp(min(0.0, math.log(2) + min(network, linear))))
+
+
+def inclusion_probabilities(
+    p_value: np.ndarray, prior: float | None, weighed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return P(input matters | data), the log Bayes factor it comes from and the prior probability used.
+
+    z = Φ⁻¹(1 − p) is N(0, 1) without an effect and N(0, 1 + τ²) with one (two groups, Efron 2008). τ² and, unless
+    given, π are estimated by EM: P = π·B/(π·B + 1 − π), with log B = ½z²·τ²/(1 + τ²) − ½log(1 + τ²) for z > 0; an input
+    that is no candidate has z = 0.
+
+    Args:
+        p_value: (m,).
         prior: π, or None.
-        p: inputs that the prior covers; len(gain) if None.
-
-    Returns:
-        (p,) probabilities, and π.
+        weighed: m, the number of hypotheses.
 
     Example:
-        >>> probability, prior = inclusion_probabilities(np.array([50.0, 0.0, -1.0, 0.5]), None)
-        >>> probability.round(2).tolist()[0], round(prior, 2) < 0.8
-        (1.0, True)
+        >>> probability, factor, prior = inclusion_probabilities(np.array([1e-12, 0.3, 1.0, 1e-9, 1.0, 1.0]), None, 6)
+        >>> probability.round(2).tolist()[:2]
+        [1.0, 0.18]
     """
-    p = len(gain) if p is None else p
-
-    def posterior(pi: float) -> np.ndarray:
-        logit = np.clip(gain + math.log(pi) - math.log1p(-pi), -700, 700)
-        return 1 / (1 + np.exp(-logit))
-
-    if prior is not None:
-        return posterior(prior), prior
-    pi = 1 / (p + 1)
+    z = np.maximum(0.0, -ndtri_exp(np.log(np.maximum(p_value, 1e-300))))
+    pi, tau = prior if prior is not None else 1 / (weighed + 1), 9.0
+    probability = factor = np.zeros(len(z))
     for _ in range(200):
-        new = (1 + float(posterior(pi)[gain > 0].sum())) / (p + 2)
-        if abs(new - pi) < 1e-12:
+        factor = 0.5 * z**2 * tau / (1 + tau) - 0.5 * math.log1p(tau)
+        logit = np.clip(factor + math.log(pi) - math.log1p(-pi), -700, 700)
+        probability = 1 / (1 + np.exp(-logit))
+        new = prior if prior is not None else (0.5 + float(probability[p_value < 1].sum())) / (weighed + 1)
+        spread = (9.0 + float((probability * z**2).sum())) / (1.0 + float(probability[p_value < 1].sum())) - 1
+        if abs(new - pi) < 1e-10 and abs(spread - tau) < 1e-8 * tau:
             break
-        pi = new
-    return posterior(pi), pi
-
-
-def q_values(probability: np.ndarray) -> np.ndarray:
-    """Return for each input the Bayesian false-discovery rate of the set of all inputs at least as probable.
-
-    q_j = mean of (1 − P_i) over {i : P_i ≥ P_j}; the set {q ≤ α} is the largest whose expected share of false
-    discoveries is at most α.
-
-    Args:
-        probability: (p,).
-
-    Example:
-        >>> q_values(np.array([1.0, 0.5, 0.9])).round(3).tolist()
-        [0.0, 0.2, 0.05]
-    """
-    order = np.argsort(-probability, kind="stable")
-    running = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
-    q = np.empty_like(running)
-    q[order] = running
-    return q
-
-
-def weigh(
-    net: ChainMLP,
-    columns: Tensor,
-    rows: Rows,
-    folds: Folds,
-    groups: Sequence[np.ndarray],
-    settings: EvidenceSettings,
-    *,
-    seed: int,
-) -> np.ndarray:
-    """Weigh the candidates of every chain on rows that neither its weights nor its choice of model has seen.
-
-    1. On the inner rows: an input that brings nothing even without a refit (its columns at the mean) is dropped, and
-       the chain trained on; `settings.rounds` times.
-    2. Nested models of the strongest 0, 1, 2, … inputs are trained and the best taken; then each of its inputs is left
-       out in turn, and what brings less than `settings.liberal` leaves. Beside useless inputs evidence is noise.
-    3. On the outer rows: the model is trained on all other rows, once as it is and once without each input. The
-       difference of the log-likelihoods is the evidence for that input.
-
-    Networks that are compared are trained for the same steps, and the predictions of their last states averaged.
-
-    Args:
-        net: the chains, on their candidates.
-        columns: (C, K) candidates.
-        rows: all columns of S data sets.
-        folds: which rows each chain learns from.
-        groups: column numbers of every input; an input is weighed as a whole.
-        settings: how.
-        seed: of the noise.
-
-    Returns:
-        (C, inputs) nats; 0 where an input is not in the chain's model.
-    """
-    chains = net.chains
-    owner = owners(groups, rows.p)
-    inner = [folds.inner(chain) for chain in range(chains)]
-    outer = [folds.outer(chain) for chain in range(chains)]
-    narrow = rows.narrowed(columns).in_batches(settings.batch_size)
-    learning = folds.learning(2, narrow.batch_size)
-    gains: list[dict[int, float]] = []
-    for round_ in range(settings.rounds + 1):
-        gains = gains_without_refit(net, columns, narrow, inner, owner)
-        keep = _useful(columns, gains, owner, settings.tested)
-        columns = columns.gather(1, keep.clamp_min(0)).masked_fill(keep < 0, -1)
-        net, narrow = net.choose(torch.arange(chains), keep), narrow.narrowed(keep)
-        if round_ < settings.rounds:
-            ChainTrainer(net, narrow, learning, settings.chain, seed=seed + round_).run(settings.settle_steps)
-    weighing = Comparison(net, columns, narrow, owner, settings, seed + 100)
-    models = weighing.nested_models(gains, inner, learning)
-    for _ in range(settings.passes):
-        gain = weighing.leave_out(models, inner, learning)
-        weak = [[i for i in sorted(g, key=lambda i: g[i]) if g[i] < settings.liberal] for g in gain]
-        if not any(weak):
-            break
-        # The weaker half at a time: two inputs that can replace each other must not leave together.
-        leaving = [set(w[: (len(w) + 1) // 2]) for w in weak]
-        models = [[i for i in model if i not in left] for model, left in zip(models, leaving)]
-    result = np.zeros((chains, len(groups)))
-    for chain, brought in enumerate(weighing.leave_out(models, outer, folds.learning(1, narrow.batch_size))):
-        for number, value in brought.items():
-            result[chain, number] = value
-    return result
-
-
-def _useful(columns: Tensor, gains: list[dict[int, float]], owner: np.ndarray, most: int) -> Tensor:
-    """Return the places of the columns of the inputs with the largest positive gains, with −1 behind them."""
-    chosen = []
-    for chain, gain in enumerate(gains):
-        best = set(sorted((i for i in gain if gain[i] > 0), key=lambda i: -gain[i])[:most])
-        chosen.append([place for place, c in enumerate(columns[chain].tolist()) if c >= 0 and int(owner[c]) in best])
-    width = max(1, max(map(len, chosen)))
-    return torch.tensor([places + [-1] * (width - len(places)) for places in chosen])
-
-
-def average_evidence(gain: np.ndarray) -> np.ndarray:
-    """Return log(mean over chains of exp(gain)): the mean of e-values is one, however the chains depend on each other.
-
-    Args:
-        gain: (C, p) nats.
-
-    Returns:
-        (p,) nats.
-
-    Example:
-        >>> average_evidence(np.array([[0.0, 10.0], [0.0, 0.0]])).round(2).tolist()
-        [0.0, 9.31]
-    """
-    return np.logaddexp.reduce(gain, axis=0) - math.log(len(gain))
+        pi, tau = min(new, 0.9), max(spread, 4.0)
+    return probability, factor, pi

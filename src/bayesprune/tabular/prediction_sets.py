@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.tabular.chains import ChainMLP
-from bayesprune.tabular.comparison import Comparison, EvidenceSettings, Folds, owners
+from bayesprune.tabular.comparison import Comparison, ComparisonSettings, Folds, owners
 from bayesprune.tabular.rows import Rows
 
 _SIZES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 24, 32, 40, 48, 64, 96, 128)
@@ -38,23 +38,26 @@ class PredictionSets:
 def choose_for_prediction(
     net: ChainMLP,
     columns: Tensor,
+    paths: Sequence[list[int]],
     rows: Rows,
     folds: Folds,
     groups: Sequence[np.ndarray],
-    settings: EvidenceSettings,
+    settings: ComparisonSettings,
     *,
     seed: int,
 ) -> list[PredictionSets]:
     """Choose how many of their strongest inputs the chains of a data set should have.
 
-    A chain ranks its candidates by the L2 statistic (equation 10). Its networks on the strongest 0, 1, 2, … of them are
-    trained on all rows but its outer ones, which took no part in the ranking either, and scored there. The smallest
+    A chain ranks its candidates by its own search, by the least-angle path and by the trees, taking turns. Its networks
+    on the strongest 0, 1, 2, … of them are trained on all rows but its outer ones, which took no part in the ranking
+    either, and scored there. The smallest
     number is taken, the same for all chains, whose sum of scores is within a standard error (of the difference, over
     chains) of the largest.
 
     Args:
         net: the chains, on their candidates.
-        columns: (C, K) candidates.
+        columns: (C, K) the columns of the ranked inputs.
+        paths: for each chain its inputs, strongest first.
         rows: all columns of S data sets.
         folds: which rows each chain learns from.
         groups: column numbers of every input.
@@ -66,7 +69,6 @@ def choose_for_prediction(
     """
     owner = owners(groups, rows.p)
     narrow = rows.narrowed(columns).in_batches(settings.batch_size)
-    paths = [_ranked(c, w, owner) for c, w in zip(columns, net.input_weights().detach().square().sum(1))]
     longest = max(map(len, paths))
     sizes = np.array([m for m in _SIZES if m < longest] + [longest])
     outer = [folds.outer(chain) for chain in range(net.chains)]
@@ -76,7 +78,8 @@ def choose_for_prediction(
     result = []
     for first in range(0, net.chains, folds.per_set):
         own = slice(first, first + folds.per_set)
-        mean = scores[own].sum(0) / sum(map(len, outer[own]))
+        weight = rows.row_weight(first // folds.per_set)
+        mean = scores[own].sum(0) / sum(float(weight[held].sum()) for held in outer[own])
         loss = np.exp(-2 * mean) if rows.y.is_floating_point() else -mean
         best = int(sizes[_smallest_as_good(scores[own])])
         result.append(PredictionSets([np.array(path[:best], dtype=np.int64) for path in paths[own]], sizes, loss))
@@ -88,16 +91,6 @@ def _smallest_as_good(scores: np.ndarray) -> int:
     behind = scores[:, [scores.sum(0).argmax()]] - scores
     error = np.sqrt(len(scores)) * behind.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros(scores.shape[1])
     return int(np.flatnonzero(behind.sum(0) <= error)[0])
-
-
-def _ranked(columns: Tensor, squares: Tensor, owner: np.ndarray) -> list[int]:
-    """Return a chain's inputs by the sum of their squared first-layer weights, largest first."""
-    strength: dict[int, float] = {}
-    for column, square in zip(columns.tolist(), squares.tolist()):
-        if column >= 0:
-            number = int(owner[column])
-            strength[number] = strength.get(number, 0.0) + square
-    return sorted(strength, key=lambda number: -strength[number])
 
 
 def member_masks(sets: PredictionSets, inputs: np.ndarray, groups: Sequence[np.ndarray]) -> Tensor:
@@ -112,3 +105,22 @@ def member_masks(sets: PredictionSets, inputs: np.ndarray, groups: Sequence[np.n
         np.isin(inputs, np.concatenate([groups[i] for i in own])) if len(own) else inputs < 0 for own in sets.members
     ]
     return torch.from_numpy(np.stack(rows))
+
+
+def masks_of(
+    sets: Sequence[PredictionSets | None], inputs: Sequence[np.ndarray], groups: Sequence[np.ndarray], chains: int
+) -> list[Tensor]:
+    """Return the masks of every data set, all ones for one without sets; none where no data set has sets.
+
+    Args:
+        sets: of every data set.
+        inputs: the columns of its predictive network.
+        groups: column numbers of every input.
+        chains: members of each data set.
+    """
+    if not any(sets):
+        return []
+    return [
+        torch.ones(chains, len(own), dtype=torch.bool) if each is None else member_masks(each, own, groups)
+        for each, own in zip(sets, inputs)
+    ]

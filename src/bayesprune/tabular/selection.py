@@ -12,12 +12,21 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparsity.spike_slab import probability_from_soft_threshold
-from bayesprune.tabular.comparison import EvidenceSettings, Folds, owners
-from bayesprune.tabular.evidence import average_evidence, inclusion_probabilities, q_values, weigh
+from bayesprune.tabular.candidates import common_union, interleaved, path_order, tree_order, tree_rows, winsorised
+from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.clusters import Cluster, twins
+from bayesprune.tabular.comparison import Folds, owners
+from bayesprune.tabular.conditional import ConditionalModels
+from bayesprune.tabular.evidence import Evidence, gather_evidence, inclusion_probabilities
+from bayesprune.tabular.plan import LONGEST, Plan
 from bayesprune.tabular.prediction_sets import PredictionSets, choose_for_prediction
 from bayesprune.tabular.rows import Rows, Standardiser
-from bayesprune.tabular.search import SearchResult, SearchSettings, search
+from bayesprune.tabular.search import SearchResult, search
+from bayesprune.tabular.weighing import Weigher, train_fold_networks
 
+_OUTLYING = 6.0  # robust standard deviations of y beyond which a response is brought back for the search
+_TWINS = 2  # interchangeable inputs that join each candidate in the networks; all of them join its cluster
+_FURTHER = 128  # inputs that are weighed by what the networks leave of y, beside the candidates
 _PATHS = 50  # inputs whose path is kept
 
 
@@ -28,9 +37,12 @@ class Selection:
     Args:
         probability: (p,) inclusion probability of each column.
         chain_probability: (C, p) the same by each chain's evidence alone.
-        q_value: (p,) Bayesian false-discovery rate of the set of columns at least as probable.
-        evidence: (p,) nats.
-        gain: (C, p) nats.
+        p_value: (p,) of the hypothesis that y does not depend on the column given all others.
+        q_value: (p,) smallest false-discovery rate at which the column's cluster is found.
+        evidence: (p,) log Bayes factor, nats.
+        gain: (C, p) held-out nats that draws in the column's place lose.
+        clusters: the findings.
+        leading: the likeliest input of each.
         prior: what the prior was, numbers by name.
         history: paths over the search, arrays by name.
         sets: the inputs that predict best, where they were asked for.
@@ -38,9 +50,12 @@ class Selection:
 
     probability: np.ndarray
     chain_probability: np.ndarray
+    p_value: np.ndarray
     q_value: np.ndarray
     evidence: np.ndarray
     gain: np.ndarray
+    clusters: list[Cluster]
+    leading: list[int]
     prior: dict[str, float]
     history: dict[str, np.ndarray]
     sets: PredictionSets | None = None
@@ -48,77 +63,38 @@ class Selection:
     def support(
         self, select: str, *, fdr: float, probability: float, n_inputs: int | None, groups: Sequence[np.ndarray]
     ) -> np.ndarray:
-        """Return (p,) which columns are selected, by "fdr", "probability", "number" (of inputs, ties by evidence) or
-        "prediction" (those of any chain's set).
+        """Return (p,) which columns are selected: "auto" and "fdr" the likeliest input of every finding, "probability",
+        "number" (of inputs, ties by evidence) or "prediction" (those of any chain's set).
         """
-        if select == "fdr":
-            return self.q_value <= fdr
         if select == "probability":
             return self.probability >= probability
-        if select == "prediction":
+        if select in ("auto", "fdr"):
+            chosen = np.array(self.leading, dtype=np.int64)
+        elif select == "prediction":
             assert self.sets is not None
             chosen = np.unique(np.concatenate(self.sets.members))
         else:
             first = np.array([members[0] for members in groups])
             chosen = np.lexsort((-self.evidence[first], -self.probability[first]))[:n_inputs]
-        support = np.zeros(len(self.probability), dtype=bool)
-        for number in chosen:
-            support[groups[number]] = True
-        return support
+        return _columns_of(chosen, groups, len(self.probability))
 
-
-@dataclass(frozen=True)
-class Plan:
-    """Sizes that follow from the data's shape where they are not given.
-
-    Args:
-        folds: F.
-        chains: chains of a data set.
-        batch_size: rows a step.
-        search: settings of the search.
-        evidence: settings of the weighing.
-        for_prediction: whether to choose the inputs that predict best too.
-    """
-
-    folds: int
-    chains: int
-    batch_size: int
-    search: SearchSettings
-    evidence: EvidenceSettings
-    for_prediction: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        n: int,
-        p: int,
-        *,
-        feedback: str = "none",
-        chains: int | None = None,
-        steps: int | None = None,
-        evidence_steps: int | None = None,
-        candidates: int | None = None,
-        batch_size: int | None = None,
-        expected: float | None = None,
-        for_prediction: bool = False,
-    ) -> Plan:
-        """Choose for n rows of p columns.
-
-        Many rows need few passes over them: 700 steps where there are 5,000 rows, 1,600 where there are fewer; a table
-        of no more columns than candidates needs no ramp and takes 600.
+    def inputs(self, select: str, support: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the numbers of the columns that the predictive network has: what is selected; with "auto" every
+        member of a finding, and where there is none what each chain predicts best with.
         """
-        candidates = candidates or (128 if for_prediction else max(32, min(128, math.ceil(3 * (expected or 0)))))
-        steps = steps or (600 if p <= candidates else 700 if n >= 5000 else 1600)
-        batch_size = batch_size or (512 if n >= 5000 else max(16, min(256, n // 3)))
-        folds = 5 if n >= 50 else 3
-        return cls(
-            folds=folds,
-            chains=chains or (5 if n < 5000 else 3),
-            batch_size=batch_size,
-            search=SearchSettings(steps=steps, candidates=candidates, feedback=feedback),
-            evidence=replace(EvidenceSettings(), refit_steps=evidence_steps or EvidenceSettings.refit_steps),
-            for_prediction=for_prediction,
-        )
+        if select != "auto":
+            return np.flatnonzero(support)
+        if self.sets is not None:
+            return np.flatnonzero(_columns_of(np.unique(np.concatenate(self.sets.members)), groups, len(support)))
+        return np.flatnonzero(np.isin(np.arange(len(support)), [c for own in self.clusters for c in own.members]))
+
+
+def _columns_of(inputs: np.ndarray, groups: Sequence[np.ndarray], p: int) -> np.ndarray:
+    """Return (p,) which columns belong to some inputs."""
+    support = np.zeros(p, dtype=bool)
+    for number in inputs:
+        support[groups[number]] = True
+    return support
 
 
 def find_inputs(
@@ -130,6 +106,8 @@ def find_inputs(
     groups: Sequence[np.ndarray],
     *,
     expected: float | None,
+    fdr: float = 0.05,
+    weights: Sequence[np.ndarray] = (),
     seed: int,
 ) -> list[Selection]:
     """Find the inputs of S data sets of one shape.
@@ -142,13 +120,20 @@ def find_inputs(
         plan: sizes and settings.
         groups: column numbers of every input.
         expected: number of inputs that the prior expects; None estimates it (empirical Bayes).
+        fdr: rate at which clusters are found.
+        weights: (n,) of the rows of each data set; none weighs all alike.
         seed: of everything random.
 
     Returns:
         One selection a data set.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = Rows(tables, responses, standardisers, plan.batch_size, generator)
+    if np.issubdtype(responses[0].dtype, np.floating):
+        # Gross outliers would set the scale of y, and with it the steps, for all other rows.
+        responses = [winsorised(y, _OUTLYING) for y in responses]
+        each: list[Any] = list(weights) or [None] * len(responses)
+        standardisers = [s.with_response(y, weight) for s, y, weight in zip(standardisers, responses, each)]
+    rows = Rows(tables, responses, standardisers, plan.batch_size, generator, weights)
     chains = plan.chains * rows.sets
     folds = Folds(plan.folds, chains, plan.chains, rows.count)
     learning = folds.learning(1, rows.batch_size)
@@ -160,26 +145,131 @@ def find_inputs(
         if columns is not found.columns
         else found.net
     )
-    gain = weigh(net, columns, rows, folds, groups, plan.evidence, seed=seed + 10_000)
+    orders = [_orders(net, columns, rows, which, folds, groups, plan, seed) for which in range(rows.sets)]
+    weighed = _evidence(net, columns, rows, folds, groups, plan, orders, seed=seed + 10_000)
     prior = None if expected is None else min(max(expected / len(groups), 1e-9), 1 - 1e-9)
     selections = [
-        _selection(gain[which * plan.chains : (which + 1) * plan.chains], found, which, plan, groups, prior)
-        for which in range(rows.sets)
+        _selection(evidence, found, which, plan, groups, prior, fdr) for which, evidence in enumerate(weighed)
     ]
-    if not plan.for_prediction:
+    if plan.for_prediction is False or (plan.for_prediction is None and all(s.clusters for s in selections)):
         return selections
-    chosen = choose_for_prediction(net, columns, rows, folds, groups, plan.evidence, seed=seed + 15_000)
-    return [replace(s, sets=sets, history=s.history | sets.history()) for s, sets in zip(selections, chosen)]
+    paths = [interleaved(own)[:LONGEST] for by_chain in orders for own in by_chain]
+    wide = [np.concatenate([groups[number] for number in path]) for path in paths]
+    wide_columns = _padded_columns(wide)
+    net = net.choose(torch.arange(chains), _places(columns, wide_columns))
+    chosen = choose_for_prediction(net, wide_columns, paths, rows, folds, groups, plan.comparison, seed=seed + 15_000)
+    return [
+        replace(s, sets=sets, history=s.history | sets.history()) if plan.for_prediction or not s.clusters else s
+        for s, sets in zip(selections, chosen)
+    ]
+
+
+def _evidence(
+    net: ChainMLP,
+    columns: Tensor,
+    rows: Rows,
+    folds: Folds,
+    groups: Sequence[np.ndarray],
+    plan: Plan,
+    orders: list[list[list[list[int]]]],
+    *,
+    seed: int,
+) -> list[Evidence]:
+    """Join the candidates of all chains and sources of each data set, train on them and weigh them."""
+    owner, chains = owners(groups, rows.p), plan.chains
+    candidates = []
+    for which in range(rows.sets):
+        union = common_union([order for own in orders[which] for order in own], plan.union)
+        candidates.append(_with_twins(rows, which, union, groups, most=_TWINS)[0])
+    wide = [np.concatenate([groups[j] for j in union]) for union in candidates]
+    common = _padded_columns(wide).repeat_interleave(chains, 0)
+    net = net.choose(torch.arange(net.chains), _places(columns, common))
+    networks = train_fold_networks(net, common, rows, folds, owner, plan.weighing, seed)
+    result = []
+    for which, union in enumerate(candidates):
+        X = rows.only(which).inputs(0, rows.count)[0].numpy()
+        loose = np.zeros(rows.p, dtype=bool)
+        loose[wide[which]] = True
+        models = ConditionalModels(X, loose)
+        y = rows.y[which, : rows.count]
+        weigher = Weigher(networks, models, which * chains, chains, y, seed + which, plan.weighing.draws)
+        further, correlation = _with_twins(rows, which, _further(weigher, owner, union, X), groups, union)
+        result.append(gather_evidence(weigher, models, groups, further, correlation, rows.count))
+    return result
+
+
+def _orders(
+    net: ChainMLP,
+    columns: Tensor,
+    rows: Rows,
+    which: int,
+    folds: Folds,
+    groups: Sequence[np.ndarray],
+    plan: Plan,
+    seed: int,
+) -> list[list[list[int]]]:
+    """Return for each chain of a data set the inputs in the order of its own search (equation 10's statistic), of the
+    least-angle path and of the trees, all on its learning rows.
+    """
+    owner = owners(groups, rows.p)
+    one = rows.only(which)
+    count = tree_rows(rows.count, rows.p)
+    X, y = one.inputs(0, count)[0].numpy(), one.y[0, :count].numpy()
+    strength = net.input_weights().detach().square().sum(1)
+    orders = []
+    for chain in range(which * plan.chains, (which + 1) * plan.chains):
+        learning = np.setdiff1d(np.arange(count), folds.outer(chain).numpy())
+        found = [columns[chain][strength[chain].argsort(descending=True)].tolist()]
+        found += [path_order(X[learning], y[learning]), tree_order(X[learning], y[learning], seed + chain)]
+        orders.append([list(dict.fromkeys(int(owner[c]) for c in order if c >= 0)) for order in found])
+    return orders
+
+
+def _further(weigher: Weigher, owner: np.ndarray, union: list[int], X: np.ndarray) -> list[int]:
+    """Return the candidates and, for a regression, the inputs that what is left of y is most correlated with."""
+    if not weigher.regression:
+        return union
+    left = np.abs(np.clip(weigher.left, -3 * weigher.left.std(), 3 * weigher.left.std()).astype(X.dtype) @ X)
+    return sorted({*union, *(int(owner[c]) for c in np.argsort(-left, kind="stable")[:_FURTHER])})
+
+
+def _with_twins(
+    rows: Rows,
+    which: int,
+    union: list[int],
+    groups: Sequence[np.ndarray],
+    of: Sequence[int] | None = None,
+    *,
+    most: int | None = None,
+) -> tuple[list[int], np.ndarray]:
+    """Return some inputs with those that are interchangeable with one of them (or of `of`), and their correlations."""
+    X = rows.only(which).inputs(0, rows.count)[0]
+    single = np.array([members[0] if len(members) == 1 else -1 for members in groups])
+    plain = [j for j in (union if of is None else of) if single[j] >= 0]
+    with_all = (X[:, single[plain]].t() @ X / rows.count).abs().numpy() if plain else np.zeros((0, rows.p))
+    column_twins = twins(with_all, single[plain], rows.count, most) if plain else np.zeros(0, dtype=np.int64)
+    of_column = {int(c): j for j, c in enumerate(single) if c >= 0}
+    union = sorted({*union, *(of_column[int(c)] for c in column_twins if int(c) in of_column)})
+    correlation = np.eye(len(union))
+    places = [i for i, j in enumerate(union) if single[j] >= 0]
+    block = X[:, single[[union[i] for i in places]]]
+    correlation[np.ix_(places, places)] = (block.t() @ block / rows.count).abs().clamp(max=1.0).numpy()
+    return union, correlation
 
 
 def _selection(
-    gain: np.ndarray, found: SearchResult, which: int, plan: Plan, groups: Sequence[np.ndarray], prior: float | None
+    evidence: Evidence,
+    found: SearchResult,
+    which: int,
+    plan: Plan,
+    groups: Sequence[np.ndarray],
+    prior: float | None,
+    fdr: float,
 ) -> Selection:
-    evidence = average_evidence(gain)
-    probability, pi = inclusion_probabilities(evidence, prior)
-    q = q_values(probability)
+    probability, factor, pi = inclusion_probabilities(evidence.p_value, prior, len(groups))
     logit = math.log(pi) - math.log1p(-pi)
-    chain_probability = 1 / (1 + np.exp(-np.clip(gain + logit, -700, 700)))
+    single, findings = evidence.chain_factors(), evidence.found(fdr)
+    chain_probability = 1 / (1 + np.exp(-np.clip(single + logit, -700, 700)))
     p = sum(map(len, groups))
     of = owners(groups, p)
     own = slice(which * plan.chains, (which + 1) * plan.chains)
@@ -200,9 +290,12 @@ def _selection(
     return Selection(
         probability=probability[of],
         chain_probability=chain_probability[:, of],
-        q_value=q[of],
-        evidence=evidence[of],
-        gain=gain[:, of],
+        p_value=evidence.p_value[of],
+        q_value=evidence.q_values()[of],
+        evidence=factor[of],
+        gain=evidence.gain[:, of],
+        clusters=[_in_columns(cluster, groups) for cluster in findings],
+        leading=[cluster.members[int(np.argmax(cluster.shares))] for cluster in findings],
         prior=numbers,
         history={
             "epoch": np.array(found.steps) * found.rows.batch_size / found.rows.count,
@@ -213,6 +306,13 @@ def _selection(
             "hard_threshold": np.array(found.hard_threshold),
         },
     )
+
+
+def _in_columns(cluster: Cluster, groups: Sequence[np.ndarray]) -> Cluster:
+    """Return a finding about inputs as one about columns; those of one input share its share."""
+    pairs = [(int(c), share / len(groups[j])) for j, share in zip(cluster.members, cluster.shares) for c in groups[j]]
+    members, shares = zip(*sorted(pairs))
+    return replace(cluster, members=members, shares=shares)
 
 
 def _as_probability(
@@ -232,8 +332,13 @@ def _whole_groups(columns: Tensor, groups: Sequence[np.ndarray], p: int) -> Tens
     for chain in columns.numpy():
         held = sorted({int(of[c]) for c in chain if c >= 0})
         wholes.append(np.concatenate([groups[number] for number in held]) if held else np.zeros(0, dtype=np.int64))
-    width = max(1, max(map(len, wholes)))
-    return torch.from_numpy(np.stack([np.pad(w, (0, width - len(w)), constant_values=-1) for w in wholes]))
+    return _padded_columns(wholes)
+
+
+def _padded_columns(columns: Sequence[np.ndarray]) -> Tensor:
+    """Return (C, K) column numbers with −1 behind those of chains that have fewer."""
+    width = max(1, max(map(len, columns)))
+    return torch.from_numpy(np.stack([np.pad(own, (0, width - len(own)), constant_values=-1) for own in columns]))
 
 
 def _places(old: Tensor, new: Tensor) -> Tensor:

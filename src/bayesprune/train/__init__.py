@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bayesprune.common.lazy import lazy
 
 if TYPE_CHECKING:
+    from bayesprune.train.chains import train_chains
     from bayesprune.train.config import RunConfig
     from bayesprune.train.evaluation import evaluate, load_trained
     from bayesprune.train.loop import Interrupted, NonFiniteLoss, Trainer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bayesprune.train.tree import load_tree, save_tree
 
 _PLACES = {
+    "bayesprune.train.chains": "train_chains",
     "bayesprune.train.config": "RunConfig",
     "bayesprune.train.evaluation": "evaluate load_trained",
     "bayesprune.train.loop": "Interrupted NonFiniteLoss Trainer",
@@ -33,6 +35,7 @@ _PLACES = {
 
 __all__ = [
     "train",
+    "train_chains",
     "Trainer",
     "NonFiniteLoss",
     "Interrupted",

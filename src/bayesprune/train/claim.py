@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bayesprune.common.files import leftovers
 from bayesprune.common.lock import NAME as LOCK
 from bayesprune.train import folder as names
-from bayesprune.train.config import RunConfig
+from bayesprune.train.config import SECTIONS, RunConfig
 from bayesprune.train.settings import as_dict, read_config
 
 
@@ -26,16 +27,42 @@ def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
         if not resume:
             raise FileExistsError(f"{out} holds a run already; add --resume to go on with it, or name another folder.")
         stored = read_config(out)
-        if _computed(stored) != _computed(config):
+        differ = [
+            f"{key}={wanted[key]!r} (it has {value!r})"
+            for wanted, held in [(_computed(config), _computed(stored))]
+            for key, value in held.items()
+            if wanted[key] != value
+        ]
+        if differ:
             raise ValueError(
-                f"{out} was begun with another configuration; resume it with the same recipe and --set values."
+                f"{out} was begun with another configuration: {', '.join(differ[:5])}; resume it with the same recipe and --set "
+                "values."
             )
     elif out.exists() and not set(os.listdir(out)) <= {LOCK, *(path.name for path in leftovers(out))}:
         raise FileExistsError(f"{out} is not empty and holds no run; name a new or empty folder.")
 
 
+def check_place(out: Path, state: Mapping[str, Any], place: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint elsewhere than it was written: other threads, or another device, other bits.
+
+    Raises:
+        ValueError: Names what differs, and how to have it the same.
+    """
+    for key, here in place.items():
+        held = state.get(key, here)
+        if held != here:
+            raise ValueError(
+                f"{out} was begun with {key}={held!r} and would go on with {key}={here!r}, to another result; resume it where "
+                f"{key} is the same"
+                + (" (OMP_NUM_THREADS or --set threads= at its beginning)." if key == "threads" else ".")
+            )
+
+
 def _computed(config: RunConfig) -> dict[str, Any]:
-    """Return what decides the result: all but where and how often things are shown and saved."""
+    """Return what decides the result, by key: all but where and how often things are shown and saved."""
     values = as_dict(config)
-    values["runtime"] = {key: values["runtime"][key] for key in ("precision", "compile", "channels_last")}
-    return values
+    values["runtime"] = {key: values["runtime"][key] for key in ("precision", "compile", "channels_last", "threads")}
+    flat = {key: value for key, value in values.items() if key not in SECTIONS}
+    for section in SECTIONS:
+        flat |= values[section]
+    return flat

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from bayesprune.train.parallel import launched
+from bayesprune.train.parallel import START, launched
 
 
 def fabric(device: str, precision: str) -> Any:
@@ -38,12 +38,12 @@ def fabric(device: str, precision: str) -> Any:
     _, processes, here = launched()
     if processes == 1:
         return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
-    # BatchNorm's statistics are averaged, not taken from the first process; the others wait while that one evaluates.
+    # BatchNorm's statistics are averaged, not taken from the first process
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = (
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     )  # later versions of torch
-    strategy = DDPStrategy(timeout=timedelta(hours=6), **{buffers: False})  # type: ignore[arg-type]
+    strategy = DDPStrategy(timeout=timedelta(seconds=START), **{buffers: False})  # type: ignore[arg-type]
     shared = Fabric(
         accelerator=device,
         devices=here,

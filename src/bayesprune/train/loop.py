@@ -16,7 +16,7 @@ from torch import nn
 from bayesprune.common.artefact import reading
 from bayesprune.common.tensors import PLAIN, load_into, write_tensors
 from bayesprune.posterior import SampleStore
-from bayesprune.samplers import set_adapt
+from bayesprune.samplers import NonFiniteGradientError, set_adapt
 from bayesprune.train import folder as names
 from bayesprune.train.build import (
     Dataset,
@@ -31,16 +31,17 @@ from bayesprune.train.build import (
     cut,
     own_network,
 )
+from bayesprune.train.claim import check_place
 from bayesprune.train.collection import Collection, held_sparse
 from bayesprune.train.config import RunConfig
 from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
-from bayesprune.train.memory import keep_freed_memory
 from bayesprune.train.parallel import Ranks
 from bayesprune.train.result import Trained, run_result
 from bayesprune.train.task import Task, build_task
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tree
+from bayesprune.train.trial import trial_data
 
 
 class NonFiniteLoss(RuntimeError):
@@ -71,6 +72,7 @@ class Trainer:
         model: The user's own network, or a function that builds it.
         data: The user's own data.
         task: What is learned.
+        trial: Use a few examples only.
         quiet: Print nothing.
         stop: Asked between two steps and between two batches of an evaluation.
 
@@ -87,7 +89,7 @@ class Trainer:
     def __init__(
         self, config: RunConfig, out: Path, *, data_dir: str | os.PathLike[str] | None = None,
         model: nn.Module | Callable[[], nn.Module] | None = None, data: Dataset | None = None,
-        task: str | Task = "classification", quiet: bool = False, stop: Callable[[], bool] | None = None,
+        task: str | Task = "classification", trial: bool = False, quiet: bool = False, stop: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
         runtime = config.runtime
         if runtime.threads is not None:
@@ -96,12 +98,8 @@ class Trainer:
         self.stop = self._asked = stop or (lambda: False)
         self.fabric = fabric(runtime.device, runtime.precision)
         device = self.fabric.device
-        if device.type == "cpu":
-            keep_freed_memory()
-        wanted = config.data
-        data = (
-            cut(data, wanted.train_size, wanted.validation_size) if data is not None else build_data(config, data_dir)
-        )
+        data = build_data(config, data_dir) if data is None else cut(config, data)
+        data = trial_data(data, config.data.batch_size) if trial else data
         self.task = build_task(task, config.network.label_smoothing)
         self.classes = list(data.classes)
 
@@ -114,7 +112,7 @@ class Trainer:
         channels_last = runtime.channels_last and channels_last_is_safe(net, device)
         if channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ranks = ranks = Ranks(device, config.data.batch_size)
+        self.ranks = ranks = Ranks(device, config.data.batch_size, runtime.collective_timeout)
         self.quiet = quiet = quiet or not ranks.main
         common: dict[str, Any] = {"device": device, "channels_last": channels_last}
         self.loader = data.loader(
@@ -224,13 +222,17 @@ class Trainer:
         if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
             self._check_finite()
         self.ranks.average_statistics_()
-        self.stepper.step()
+        try:
+            self.stepper.step()
+        except NonFiniteGradientError as error:
+            raise self._spoilt(str(error).partition(" (or")[0]) from None
         self.procedure.end_(self.step)
         if self.ranks.main and self.collection.due(self.step):
             info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.procedure.info(self.step)}
             with held_sparse(self.model, self.pruner):  # a midpoint moves no weight that is exactly 0
                 self.samples.collect(self.model, self.optimizer, **info)
         self.traces.record(self.step, lr)
+        self.ranks.hurry_()
         self.step += 1
 
     def _check_finite(self, weights: bool = False) -> None:
@@ -238,14 +240,16 @@ class Trainer:
         fine = bool(self.ranks.sum(self.sums)[0].isfinite())
         if weights:
             fine = fine and all(bool(p.isfinite().all()) for p in self.model.parameters())
-        if fine:
-            return
+        if not fine:
+            raise self._spoilt("the loss or a weight is not finite")
+
+    def _spoilt(self, what: str) -> NonFiniteLoss:
+        """Return what to raise: what is spoilt, where, and how to go on."""
         lr, path = self.optimizer.param_groups[0]["lr"], self.out / names.CHECKPOINT
         good = f"the last good checkpoint is of step {self.last_good} ({path})"
-        raise NonFiniteLoss(
-            f"the loss or a weight is not finite at step {self.step} (lr={lr:.4g}); "
-            f"{good if self.last_good else 'no checkpoint was written'}. Lower lr or temperature, or lengthen warmup_epochs, "
-            "and begin again in a new folder."
+        return NonFiniteLoss(
+            f"{what} at step {self.step} (lr={lr:.4g}); {good if self.last_good else 'no checkpoint was written'}. Lower lr or "
+            "temperature, or lengthen warmup_epochs, and begin again in a new folder."
         )
 
     def _end_epoch(self) -> None:
@@ -283,13 +287,17 @@ class Trainer:
         self.progress.epoch(row)
 
     def _finish(self, record: dict[str, Any]) -> dict[str, Any]:
-        if not self.ranks.main:
-            return self.ranks.from_main(None)
+        result = None
+        if self.ranks.main:
+            with self.ranks.alone():
+                result = self._conclude(record)
+        return self.ranks.from_main(result)
+
+    def _conclude(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate and write the result; a conclusion that was cut off begins again."""
         names.write_history(self.out, self.history)
         self.traces.save(self.out)
-        self.samples.truncate(
-            len(self.samples) if self.procedure.collects else 0
-        )  # a finish that was cut off begins again
+        self.samples.truncate(len(self.samples) if self.procedure.collects else 0)
         self.model = self.procedure.finish(self.samples, self.loader)
         write_tensors(self.out / names.MODEL, self.model.state_dict(), PLAIN)
         trained = Trained(
@@ -301,7 +309,7 @@ class Trainer:
         names.finish(self.out, result)
         self.board.close()
         (self.out / names.CHECKPOINT).unlink(missing_ok=True)
-        return self.ranks.from_main(names.read_json(self.out / names.RESULT))
+        return names.read_json(self.out / names.RESULT)
 
     # ---- stopping and going on ------------------------------------------------------------------------------------------
 
@@ -314,11 +322,15 @@ class Trainer:
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             "method": self.procedure.state_dict(), "task": self.task.name, "exact": self.exact,
-            "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), **self.ranks.random_state(),
+            "place": self._place(), "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), **self.ranks.random_state(),
         }  # fmt: skip
         if self.ranks.main:
             save_tree(self.out / names.CHECKPOINT, state)
         self.last_good = self.step
+
+    def _place(self) -> dict[str, Any]:
+        """Return what a bit depends on beside the configuration."""
+        return {"threads": torch.get_num_threads(), "device": self.fabric.device.type}
 
     def _restore(self) -> None:
         """Go to the folder's checkpoint, or to the start."""
@@ -329,6 +341,7 @@ class Trainer:
             self.ranks.set_random_state(self.config.seed)
             return
         state = load_tree(path)
+        check_place(self.out, state.get("place", {}), self._place())
         if state.get("task", self.task.name) != self.task.name:
             raise ValueError(
                 f"task={self.task.name}: {self.out} was begun with task={state['task']}; resume it with that."

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Event, Thread
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+START = 600.0
+"""Seconds that the processes wait for each other before the first step: they import, read data and compile at their own pace."""
+_BEAT, _DONE = "bayesprune/beat", "bayesprune/done"
 _AGREE_EVERY = 20  # steps; on a GPU, agreeing waits for the device
 
 
@@ -37,17 +44,22 @@ class Ranks:
     but for the order of sums, and for BatchNorm, which normalises each process's part by itself (as it always does in
     data-parallel training); its running statistics are averaged after every step.
 
+    A process that dies or hangs ends the job: after the first step the others wait `timeout` seconds for it and no longer,
+    also while the first evaluates alone, when it must be seen to live.
+
     Args:
         device: Where this process computes.
         batch_size: Images in a batch, over all processes.
+        timeout: Seconds.
 
     Raises:
         ValueError: A batch size that the number of processes does not divide.
     """
 
-    def __init__(self, device: torch.device, batch_size: int) -> None:
+    def __init__(self, device: torch.device, batch_size: int, timeout: float = 20.0) -> None:
         self.rank, self.processes, _ = launched()
-        self.device = device
+        self.device, self.timeout = device, timeout
+        self._hurried = False
         if batch_size % self.processes:
             raise ValueError(
                 f"batch_size={batch_size} must be a multiple of the {self.processes} processes that share it."
@@ -131,10 +143,53 @@ class Ranks:
                 "the weights differ between the processes; go back to the last checkpoint with --resume."
             )
 
+    def hurry_(self) -> None:
+        """From the first step on, wait `timeout` for the others and no longer."""
+        if self.processes > 1 and not self._hurried:
+            distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=self.timeout), None)
+            self._hurried = True
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """In the main process, work that the others wait for in `from_main`: a thread says that the process lives."""
+        if self.processes == 1:
+            yield
+            return
+        store, done = distributed.distributed_c10d._get_default_store(), Event()
+
+        def beat() -> None:
+            while not done.is_set():
+                store.add(_BEAT, 1)
+                done.wait(self.timeout / 5)
+
+        heart = Thread(target=beat, daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            done.set()
+            heart.join()
+            store.set(_DONE, "1")
+
+    def _await_main(self) -> None:
+        """Wait until the main process has left `alone`; RuntimeError once it shows no life for `timeout` seconds."""
+        store, seen, since = distributed.distributed_c10d._get_default_store(), -1, time.monotonic()
+        while not store.check([_DONE]):
+            count = store.add(_BEAT, 0)
+            if count != seen:
+                seen, since = count, time.monotonic()
+            elif time.monotonic() - since > self.timeout:
+                raise RuntimeError(
+                    f"process 0 has shown no life for {self.timeout:g} s while it evaluated; go on with --resume."
+                )
+            time.sleep(0.2)
+
     def from_main(self, value: Any) -> Any:
         """Return what the main process passes; the others wait for it."""
         if self.processes == 1:
             return value
+        if not self.main:
+            self._await_main()
         held = [value]
         distributed.broadcast_object_list(held, 0, device=self.device)
         return held[0]

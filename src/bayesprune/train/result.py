@@ -55,6 +55,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         samples=store if len(store) else None,
         prediction=average.prediction if len(store) else None,
         fit=_fit(trained, average.classes) if len(store) else None,
+        losses=_settled(trained.history),
     )
     return {
         "recipe": config.recipe,
@@ -85,6 +86,16 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "classes": trained.classes or [str(number) for number in range(average.classes or 0)],
         "environment": environment,
         "config": as_dict(config),
+    }
+
+
+def _settled(history: list[dict[str, Any]]) -> dict[int, float]:
+    """Return the training losses by step, of the second half of each cycle: at a warm restart a loss may rise."""
+    cycles = [row["cycle"] for row in history]
+    return {
+        row["step"]: row["train_loss"]
+        for place, row in enumerate(history)
+        if 2 * (place - cycles.index(row["cycle"])) >= cycles.count(row["cycle"])
     }
 
 

@@ -1,0 +1,134 @@
+"""Inputs that the rows cannot tell apart, and findings about them: one for a cluster, or for a member where it stands out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_APART = 100.0  # n(1 − ρ²) below which two inputs are interchangeable
+
+
+def interchangeable(correlation: np.ndarray, rows: int) -> list[list[int]]:
+    """Return the clusters of inputs whose mean correlation leaves less than n(1 − ρ²) = 100 between them.
+
+    Of two inputs of correlation ρ the part of one that the other does not hold has the variance 1 − ρ²; its effect is
+    estimated as if from n(1 − ρ²) rows.
+
+    Args:
+        correlation: (k, k) absolute correlations.
+        rows: n.
+
+    Returns:
+        Numbers of the members, ascending, of every cluster; one alone is a cluster.
+
+    Example:
+        >>> interchangeable(np.array([[1.0, 0.99, 0.1], [0.99, 1.0, 0.0], [0.1, 0.0, 1.0]]), 500)
+        [[0, 1], [2]]
+    """
+    count = len(correlation)
+    if count < 2:
+        return [[i] for i in range(count)]
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    upper = np.triu_indices(count, 1)
+    tree = linkage(np.clip(1 - correlation[upper], 0.0, None), method="average")
+    number = fcluster(tree, 1 - least_correlation(rows), criterion="distance")
+    groups: dict[int, list[int]] = {}
+    for item, cluster in enumerate(number):
+        groups.setdefault(int(cluster), []).append(item)
+    return sorted(groups.values())
+
+
+def least_correlation(rows: int) -> float:
+    """Return the correlation at which two inputs are interchangeable: √(1 − 100/n), at least 0.85."""
+    return float(np.sqrt(max(1 - _APART / rows, 0.7225)))
+
+
+def twins(correlation: np.ndarray, candidates: np.ndarray, rows: int, most: int | None = None) -> np.ndarray:
+    """Return inputs outside the candidates that are interchangeable with one of them, the nearest of each.
+
+    Args:
+        correlation: (k, p) absolute correlations of the candidates with all inputs.
+        candidates: (k,) their numbers.
+        rows: n.
+        most: of each candidate; None is all.
+    """
+    near = correlation >= least_correlation(rows)
+    near[:, candidates] = False
+    found: set[int] = set()
+    for row, mask in zip(correlation, near):
+        places = np.flatnonzero(mask)
+        found.update(places[np.argsort(-row[places], kind="stable")[:most]].tolist())
+    return np.array(sorted(found), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A finding: inputs of which at least one matters.
+
+    Args:
+        members: column numbers, ascending.
+        shares: (k,) how far each member is the one, summing to 1.
+        p_value: of the hypothesis that none of them matters, given all other inputs.
+        q_value: the smallest false-discovery rate at which it is found.
+    """
+
+    members: tuple[int, ...]
+    shares: tuple[float, ...]
+    p_value: float
+    q_value: float
+
+
+def step_up(p_values: np.ndarray, hypotheses: int) -> np.ndarray:
+    """Return the Benjamini–Hochberg q-values: min over larger p of p·m/rank.
+
+    Args:
+        p_values: (k,) of those that were weighed; all others are 1.
+        hypotheses: m ≥ k.
+
+    Example:
+        >>> step_up(np.array([0.001, 0.5, 0.01]), 10).round(3).tolist()
+        [0.01, 1.0, 0.05]
+    """
+    order = np.argsort(p_values, kind="stable")
+    ranked = p_values[order] * hypotheses / np.arange(1, len(order) + 1)
+    q = np.empty(len(order))
+    q[order] = np.minimum(1.0, np.minimum.accumulate(ranked[::-1])[::-1])
+    return q
+
+
+def findings(
+    clusters: Sequence[Sequence[int]],
+    cluster_p: np.ndarray,
+    single_p: dict[int, float],
+    shares: Sequence[Sequence[float]],
+    hypotheses: int,
+    fdr: float,
+) -> list[Cluster]:
+    """Return the clusters that are found at a false-discovery rate, each narrowed to a member that stands out.
+
+    A cluster is found by the step-up rule over clusters. Within a found one, a member whose own p-value, given its
+    siblings too, is at most fdr·R/m/size (R found of m) is reported in its stead (Benjamini & Bogomolov 2014).
+
+    Args:
+        clusters: members of each.
+        cluster_p: (k,) p-values.
+        single_p: of the members of clusters of two or more.
+        shares: of the members.
+        hypotheses: m, clusters in all.
+        fdr: rate.
+    """
+    q = step_up(cluster_p, hypotheses)
+    found = [i for i in range(len(clusters)) if q[i] <= fdr]
+    level = fdr * len(found) / hypotheses
+    result = []
+    for i in found:
+        members = list(clusters[i])
+        alone = [j for j in members if len(members) > 1 and single_p[j] <= level / len(members)]
+        if alone:
+            result += [Cluster((j,), (1.0,), single_p[j], float(q[i])) for j in alone]
+        else:
+            result.append(Cluster(tuple(members), tuple(shares[i]), float(cluster_p[i]), float(q[i])))
+    return result

@@ -1,0 +1,37 @@
+"""Clusters of interchangeable inputs, the step-up rule, and the narrowing of a finding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bayesprune.tabular.clusters import findings, interchangeable, least_correlation, step_up, twins
+
+
+def test_property_clusters_are_by_what_the_rows_can_tell_apart():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 4))
+    X = np.column_stack([x[:, 0], 0.96 * x[:, 0] + 0.28 * x[:, 1], x[:, 2], x[:, 2], x[:, 3]])
+    correlation = np.abs(np.corrcoef(X.T))
+    assert interchangeable(correlation, 500) == [[0, 1], [2, 3], [4]]
+    assert interchangeable(correlation, 50_000) == [[0], [1], [2, 3], [4]]  # copies no number of rows tells apart
+    assert least_correlation(500) == pytest.approx(np.sqrt(0.8)) and least_correlation(20) == pytest.approx(0.85)
+    assert twins(correlation[[2]], np.array([2]), 500).tolist() == [3]
+
+
+def test_equation_step_up_is_benjamini_and_hochberg_s():
+    p = np.array([0.9, 0.001, 0.012, 0.009, 0.04])
+    q = step_up(p, 10)
+    for level in (0.01, 0.05, 0.1, 0.4):
+        order = np.sort(p)
+        fits = [rank for rank in range(1, 6) if order[rank - 1] <= level * rank / 10]
+        assert sorted(p[q <= level]) == order[: max(fits, default=0)].tolist()
+
+
+def test_property_a_finding_is_narrowed_to_the_member_that_stands_out():
+    clusters, shares = [[0, 1, 2], [3], [4, 5]], [[0.7, 0.2, 0.1], [1.0], [0.5, 0.5]]
+    single = {0: 1e-6, 1: 0.4, 2: 0.9, 4: 0.03, 5: 0.03}
+    found = findings(clusters, np.array([1e-9, 0.6, 1e-4]), single, shares, 20, 0.05)
+    assert [(f.members, f.shares) for f in found] == [((0,), (1.0,)), ((4, 5), (0.5, 0.5))]
+    assert found[0].p_value == 1e-6 and found[1].q_value == pytest.approx(1e-3)
+    assert findings(clusters, np.array([0.5, 0.5, 0.5]), single, shares, 20, 0.05) == []

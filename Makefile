@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint docs bench clean
+.PHONY: demo test test-all test-paper lint docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,9 +23,12 @@ test-all: $(STAMP)  # with Lightning, transformers and accelerate: 235 MB more
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[integrations]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
+test-paper: $(STAMP)  # the paper's own runs, beside the library
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile paper
+
 lint: $(STAMP)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks paper
+	$(BIN)/ruff format --check src tests benchmarks paper
 	$(BIN)/mypy
 
 docs: $(VENV)/.documented  # into site/; a broken link or reference is an error

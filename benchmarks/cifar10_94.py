@@ -23,9 +23,9 @@ from torch.nn import functional
 
 from bayesprune import vision
 from bayesprune.posterior import classification_metrics, ood_metrics, predict
-from bayesprune.reproduce.cells import Cell, run_cells
-from bayesprune.reproduce.paper import chosen
 from bayesprune.train.folder import write_json
+from paper.cells import Cell, run_cells
+from paper.published import chosen
 
 RESULTS = Path(__file__).parent / "results" / "cifar10_94.json"
 SHIFT = RESULTS.with_name("cifar10_94_shift.json")

@@ -14,10 +14,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bayesprune.reproduce.cells import Cell, run_cells, standing
-from bayesprune.reproduce.ledger import Ledger
-from bayesprune.reproduce.paper import chosen
-from bayesprune.reproduce.paper_tables import mean_and_spread
+from paper.cells import Cell, run_cells, standing
+from paper.image_tables import mean_and_spread
+from paper.ledger import Ledger
+from paper.published import chosen
 
 RESULTS = Path(__file__).parent / "results" / "cpu_twins.jsonl"
 DENSE = {"sgd": "SGD (Nesterov)", "csgld": "cSGLD", "csghmc": "cSGHMC", "rank1": "rank-1 BNN", "cvadam": "CV-Adam"}

@@ -21,13 +21,13 @@ from bayesprune import Ensemble, SampleStore, load, save
 from bayesprune.common.tensors import PLAIN, write_tensors
 from bayesprune.posterior.samples import Samples
 from bayesprune.report import load_run
-from bayesprune.reproduce.ledger import Ledger
 from bayesprune.train import folder as names
 from bayesprune.train import load_tree, save_tree
 from bayesprune.train.config import RunConfig
 from bayesprune.train.settings import as_dict, read_config
 from bayesprune.vision import load_cifar, open_images, write_shards
 from bayesprune.vision.image_index import image_index
+from paper.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,10 @@ def _rows(folder: Path) -> None:
 
 
 def _estimator(folder: Path) -> None:
-    from bayesprune.tabular import SparseBNNRegressor
     from bayesprune.tabular.encode import Encoding, Input
     from bayesprune.tabular.table_model import TableModel, save_table_model
+
+    from bayesprune.tabular import SparseBNNRegressor
 
     X = np.random.default_rng(0).standard_normal((60, 4))
     fitted = SparseBNNRegressor(search_steps=50, evidence_steps=30, fit_steps=50, random_state=0).fit(X, X[:, 1])

@@ -99,7 +99,8 @@ def fuzz(reader: Reader, place: Path, mutations: int, seed: int) -> Tally:
             path.unlink()
         else:
             path.write_bytes(content)
-        forged = forged or not reader.sealed
+        doubled = path.suffix == ".gz" and content == 2 * whole[path]  # two gzip files in a row are one, by the format
+        forged = forged or doubled or not reader.sealed
         try:
             with _watched(folder) as opened, _limited():
                 found = canonical(reader.read(folder))

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bayesprune.reproduce.designs import DESIGNS as TABLE4
-from bayesprune.reproduce.designs import ROWS
-from bayesprune.tabular import SparseBNNRegressor, design, fit_many
+from bayesprune.tabular import SparseBNNRegressor, fit_many
 from bayesprune.train.folder import environment, write_json
 from bayesprune.train.memory import keep_freed_memory
+from paper.designs import design
+from paper.table4_blocks import DESIGNS as TABLE4
+from paper.table4_blocks import ROWS
 
 RESULTS = Path(__file__).parent / "results" / "interval_coverage.json"
 LEVELS = (0.5, 0.8, 0.9, 0.95)

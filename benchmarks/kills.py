@@ -67,7 +67,7 @@ def select(folder: Path) -> None:
 
 def reproduce(folder: Path) -> None:
     """Run or resume a small Table 4."""
-    from bayesprune.reproduce.table4 import run_table4
+    from paper.table4 import run_table4
 
     run_table4(
         folder / "table4.json", examples=[1], repetitions=2, methods=["lasso"], jobs=1, quiet=True,

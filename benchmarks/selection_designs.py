@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesprune.tabular import design
+from paper.designs import design
 
 
 def draw(settings: dict[str, Any], repetition: int) -> tuple[np.ndarray, np.ndarray, list[int]]:

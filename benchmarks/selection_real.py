@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 import bayesprune
-from bayesprune.reproduce.comparators import boosting, lasso
-from bayesprune.reproduce.lassonet import lassonet
 from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor
 from bayesprune.train.folder import write_json
 from bayesprune.train.memory import keep_freed_memory
+from paper.selectors.comparators import boosting, lasso
+from paper.selectors.lassonet import lassonet
 
 RESULTS = Path(__file__).parent / "results" / "selection_real.json"
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "digits_pixels.png"

@@ -34,7 +34,7 @@ def load(name: str) -> Any:
 
 
 def ledger(name: str) -> dict[str, Any]:
-    from bayesprune.reproduce.cells import standing
+    from paper.cells import standing
 
     return standing(RESULTS / f"{name}.jsonl")
 
@@ -137,8 +137,8 @@ def stationary_law() -> str:
 
 
 def table4() -> str:
-    from bayesprune.reproduce.table4 import read_table4
-    from bayesprune.reproduce.tables import table4_markdown
+    from paper.table4 import read_table4
+    from paper.table4_page import table4_markdown
 
     return table4_markdown(read_table4(RESULTS / "table4.jsonl"))
 
@@ -150,7 +150,7 @@ def cpu_twins() -> str:
 
 
 def paper_table(name: str) -> str:
-    from bayesprune.reproduce.paper_tables import paper_table_markdown
+    from paper.image_tables import paper_table_markdown
 
     return paper_table_markdown(name, ledger(name))
 

@@ -29,8 +29,8 @@ import bayesprune as bp
 from bayesprune.baselines import SWAG, independent_seeds, swag_lr
 from bayesprune.posterior import Prediction
 from bayesprune.posterior.metrics import classification_metrics, nll, ood_metrics
-from bayesprune.reproduce.paper_tables import mean_and_spread
 from bayesprune.train.folder import environment, write_json
+from paper.image_tables import mean_and_spread
 
 RESULTS = Path(__file__).parent / "results" / "uncertainty.json"
 BATCH, DRAWS, PRIORS, DECAYS = 64, 30, (3.0, 10.0), (5e-4, 5e-3)

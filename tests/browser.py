@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -27,11 +28,13 @@ def open_page(page: Path | str, picture: Path, width: int, height: int = 1600, s
     browser = find()
     assert browser, "no Chromium is installed"
     address = page if isinstance(page, str) else page.resolve().as_uri()
+    profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     words = [
         browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
         "--enable-logging=stderr", "--log-level=0", "--virtual-time-budget=4000", f"--window-size={width},{height}",
-        f"--screenshot={picture}", f"--user-data-dir={picture.parent / '.browser'}", address,
+        f"--screenshot={picture}", f"--user-data-dir={profile.name}", address,
     ]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
+    with profile:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
     assert picture.is_file(), done.stderr[-1000:]
     return [line for line in done.stderr.splitlines() if ":CONSOLE" in line]

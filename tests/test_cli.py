@@ -67,7 +67,7 @@ def test_error_goes_to_stderr_without_a_traceback(tmp_path, capsys, monkeypatch,
 def test_property_recipes_are_listed(capsys):
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
-    for name in ("digits-emmcmc", "cifar10-resnet20", "cifar10-resnet18-dfp", "cifar100-wrn28-10-dpf"):
+    for name in ("digits-emmcmc", "cifar10-resnet20", "cifar10-94-sgd"):
         assert name in listed
 
 
@@ -101,9 +101,9 @@ def test_property_lazy_names_agree_with_those_that_are_listed():
 
 def test_property_rooms_need_no_import_of_their_own():
     code = (
-        "import bayesprune as bp; print(bp.tabular.simulate.__name__, bp.vision.mlp.__name__, bp.ood_metrics.__name__)"
+        "import bayesprune as bp; print(bp.tabular.fit_many.__name__, bp.vision.mlp.__name__, bp.ood_metrics.__name__)"
     )
-    assert run_python("-c", code).stdout.split() == ["simulate", "mlp", "ood_metrics"]
+    assert run_python("-c", code).stdout.split() == ["fit_many", "mlp", "ood_metrics"]
     assert {"tabular", "ood_metrics", "CVAdam"} <= set(dir(bayesprune))
     with pytest.raises(AttributeError, match="no attribute 'CVadam'"):
         _ = bayesprune.CVadam

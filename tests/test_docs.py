@@ -103,6 +103,7 @@ def test_property_snippets_run_as_printed(page, trained):
 
 
 SINGLE = [
+    ("reliability.md", 0),
     ("temperature.md", 0),
     ("temperature.md", 1),
     *(("pruning.md", i) for i in range(3)),
@@ -117,8 +118,10 @@ ELSEWHERE = {  # the others, and the test that runs them
 
 
 @pytest.mark.parametrize(("page", "place"), SINGLE)
-def test_property_single_snippets_run_as_printed(page, place, trained):
-    fresh = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+def test_property_single_snippets_run_as_printed(page, place, trained, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    layers = [torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3)]
+    fresh = torch.nn.Sequential(*layers)
     if page != "temperature.md":  # a pruner of its own
         trained |= {"model": fresh, "optimizer": bp.CVAdam(fresh.parameters(), lr=1e-3, num_data=64)}
     exec(python_blocks(page)[place], trained | {"step": 20, "x": torch.randn(4, 6)})

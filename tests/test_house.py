@@ -14,6 +14,8 @@ import bayesprune
 
 ROOT = Path(bayesprune.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+HOUSE = ROOT.parents[1]
+PAPER = sorted(path for path in (HOUSE / "paper").rglob("*.py") if "tests" not in path.parts)  # stands on the library
 LAYERS = {
     "common": set(),
     "samplers": set(),
@@ -42,7 +44,6 @@ EXTRAS = {
     "onnxscript",
     "pandas",
     "pyarrow",
-    "lassonet",
     "jinja2",
     "markupsafe",
     "shtab",
@@ -51,7 +52,7 @@ EXTRAS = {
 
 
 # Built on scikit-learn's classes, and imported only when asked for (see tabular.__getattr__).
-LAZY = {"estimators.py", "estimator_base.py", "parameters.py"}
+LAZY = {"estimators.py", "estimator_base.py", "parameters.py", "training_data.py"}
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
@@ -89,18 +90,30 @@ def test_property_extras_are_imported_where_they_are_used(path):
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its name below the package; a folder's __init__ is the folder's name."""
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    """Every module of the library and of the paper by its name; a folder's __init__ is the folder's name."""
+    places = [(path.relative_to(ROOT.parent), path) for path in FILES] + [
+        (path.relative_to(HOUSE), path) for path in PAPER
+    ]
+    return {".".join(name.with_suffix("").parts).removesuffix(".__init__"): path for name, path in places}
 
 
 def needed(path: Path, known: dict[str, Path]) -> set[str]:
     """The modules that a file imports, under TYPE_CHECKING too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bayesprune."):
-            place = (node.module or "").removeprefix("bayesprune.")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("bayesprune.", "paper.")):
+            place = node.module or ""
             found |= {f"{place}.{alias.name}" if f"{place}.{alias.name}" in known else place for alias in node.names}
     return found
+
+
+def test_property_the_library_knows_nothing_of_what_stands_on_it():
+    """Neither the paper's runs nor the benchmarks; and the wheel, made of src, holds the library alone."""
+    for path in FILES:
+        assert not {name.split(".")[0] for name in imports(path)} & {"paper", "benchmarks", "tests"}, path
+    assert len(PAPER) > 20
+    assert {path.parts[len(ROOT.parent.parts)] for path in ROOT.parent.rglob("*.py")} == {"bayesprune"}
+    assert '[tool.setuptools.packages.find]\nwhere = ["src"]\n' in (HOUSE / "pyproject.toml").read_text()
 
 
 def test_property_no_import_circle():
@@ -152,12 +165,12 @@ def test_property_public_names_are_documented(thing):
 
 
 def test_property_no_pickle_but_the_guarded_reader():
-    for path in FILES:
+    for path in FILES + PAPER:
         used = {name.split(".")[0] for name in imports(path)} & {"pickle", "dill", "cloudpickle", "joblib"}
         assert not used or path.name == "unpickle.py", path
         assert not re.search(r"torch\.(save|load)\(", path.read_text()), path
 
 
 def test_property_files_stay_short():
-    for path in FILES:
+    for path in FILES + PAPER:
         assert len(path.read_text().splitlines()) <= 400, path

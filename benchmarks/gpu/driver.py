@@ -4,7 +4,7 @@
 
 Unpacks the data into WORK once (the official files, their archive, or packed mosaics, which may come in parts: --gather),
 trains until the time is up, and leaves the rows in OUT/table1.jsonl. The same command again goes on from the
-checkpoints in WORK/runs. `bayesprune reproduce table1 --merge OUT/table1.jsonl` takes the rows in elsewhere.
+checkpoints in WORK/runs. `python -m paper table1 --merge OUT/table1.jsonl` takes the rows in elsewhere.
 
 `python -m benchmarks.gpu.driver step [--out OUT]` times the optimizers' steps instead: OUT/optimizer_step_cuda.json.
 
@@ -18,11 +18,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from bayesprune.reproduce.cells import run_cells
-from bayesprune.reproduce.paper import table_cells
-from bayesprune.reproduce.paper_tables import paper_table_markdown
 from benchmarks import optimizer_step
 from benchmarks.gpu.data import tiny, unpacked
+from paper.cells import run_cells
+from paper.image_tables import paper_table_markdown
+from paper.published import table_cells
 
 DATASETS = {"table1": "cifar10", "table2": "cifar100"}
 FAST = ("precision=bf16-mixed", "compile=true", "channels_last=true", "evaluate_every=10", "checkpoint_minutes=2")

@@ -6,13 +6,16 @@ import csv
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bayesprune.common.files import write_text
-from bayesprune.tabular.files import Table
-from bayesprune.tabular.table_model import TableModel, load_table_model
+from bayesprune.tabular.reader import read_frame
+
+_COVERAGE = 0.9
 
 
 def run_predict(
@@ -20,8 +23,8 @@ def run_predict(
 ) -> dict[str, np.ndarray]:
     """Predict the rows of a file with a model that `run_select` wrote, and write them as CSV, a line a row.
 
-    Only the inputs that the prediction depends on need to be in the file. What was unlike the training rows is said on
-    the standard error stream; so is the error, if the file has the target.
+    Only the selected inputs need to be in the file. What was unlike the training rows is said on the standard error
+    stream; so is the error, if the file has the target.
 
     Args:
         model: the folder of a selection, or its folder model.
@@ -29,40 +32,68 @@ def run_predict(
         out: the CSV file; standard output by default.
 
     Returns:
-        The columns of the CSV file.
+        The columns of the CSV file: "prediction", "std", "lower90" and "upper90" for a regression; "prediction" (a
+        label) and a "probability <label>" a class.
 
     Raises:
         ValueError: there is no model, or the file lacks an input that is needed.
     """
-    fitted = load_table_model(model)
-    table = fitted.read(data)
-    columns, notes = fitted.predict(table)
-    for note in notes:
+    from bayesprune.tabular import load
+
+    place = Path(model)
+    place = place / "model" if (place / "model").is_dir() else place
+    try:
+        fitted = load(place)
+    except FileNotFoundError:
+        raise ValueError(
+            f"model={str(model)!r} holds no model: name the folder that `bayesprune select` wrote, or its folder model"
+        ) from None
+    names = fitted.needed_names()
+    kinds = {one.name: one.kind for one in fitted.encoder_.inputs}
+    text = [name for name in names if kinds[name] == "text"]
+    frame = read_frame(data, only={*names, fitted.target_name_} if len(names) else None, text=text, strict=False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        # Where nothing was selected nothing is read.
+        columns = _predictions(fitted, frame if len(names) else frame.reindex(columns=fitted.column_names_))
+    for note in dict.fromkeys(str(warning.message) for warning in told):
         print(f"bayesprune: {note}", file=sys.stderr)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*(column.tolist() for column in columns.values())))
     if out is None:
-        sys.stdout.write(text.getvalue())
+        sys.stdout.write(written.getvalue())
     else:
-        write_text(Path(out), text.getvalue())
-    said = _error_on(fitted, table, columns)
+        write_text(Path(out), written.getvalue())
+    said = _error_on(fitted, frame, columns["prediction"])
     if said:
         print(f"bayesprune: {said}", file=sys.stderr)
     return columns
 
 
-def _error_on(model: TableModel, table: Table, columns: dict[str, np.ndarray]) -> str:
+def _predictions(fitted: Any, frame: Any) -> dict[str, np.ndarray]:
+    """The columns of the CSV file."""
+    if hasattr(fitted, "classes_"):
+        probability = fitted.predict_proba(frame)
+        columns = {"prediction": fitted.classes_[probability.argmax(axis=1)]}
+        return columns | {f"probability {label}": probability[:, code] for code, label in enumerate(fitted.classes_)}
+    mean, std = fitted.predict(frame, return_std=True)
+    lower, upper = fitted.predict_interval(frame, coverage=_COVERAGE).T
+    return {"prediction": mean, "std": std, "lower90": lower, "upper90": upper}
+
+
+def _error_on(fitted: Any, frame: Any, predicted: np.ndarray) -> str:
     """How wrong the predictions are, if the table knows the truth."""
-    if model.target not in table.columns:
+    name = fitted.target_name_
+    if name not in frame.columns:
         return ""
-    known = ~table.missing(model.target)
-    truth, predicted = table.columns[model.target][known], columns["prediction"][known]
-    if not known.any() or (not model.classes and table.is_text(model.target)):
+    known = frame[name].notna().to_numpy()
+    truth = frame[name].to_numpy()[known]
+    if hasattr(fitted, "classes_") and known.any():
+        hits = [str(a) == str(b) or a == b for a, b in zip(truth, predicted[known])]
+        return f"accuracy {100 * np.mean(hits):.1f} % on the {len(hits):,} rows with a value of {name!r}"
+    if not known.any() or truth.dtype.kind not in "iuf":
         return ""
-    if model.classes:
-        hits = [str(a) == str(b) or a == b for a, b in zip(truth, predicted)]
-        return f"accuracy {100 * np.mean(hits):.1f} % on the {len(hits):,} rows with a value of {model.target!r}"
-    error = float(np.sqrt(np.mean((truth - predicted) ** 2)))
-    return f"RMSE {error:.4g} on the {len(truth):,} rows with a value of {model.target!r}"
+    error = float(np.sqrt(np.mean((truth - predicted[known]) ** 2)))
+    return f"RMSE {error:.4g} on the {len(truth):,} rows with a value of {name!r}"

@@ -11,24 +11,23 @@ import numpy as np
 from bayesprune.common.files import replacing_folder, write_json, write_text
 from bayesprune.report.selection import write_selection_report
 from bayesprune.report.selection_table import selection_table
-from bayesprune.tabular.table_model import TableModel, save_table_model
 
 SELECTED, RESULT, MODEL, REPORT = "selected.csv", "result.json", "model", "report.html"
 
 
-def write_selection(result: dict[str, Any], model: TableModel, out: Path) -> dict[str, Any]:
+def write_selection(result: dict[str, Any], estimator: Any, out: Path) -> dict[str, Any]:
     """Write selected.csv, result.json, model/ and report.html beside `out`, then put them in its place as a whole.
 
     Args:
         result: of a selection.
-        model: fitted.
+        estimator: fitted.
         out: the folder; what is there is replaced.
 
     Returns:
         The result as result.json gives it back: plain data, None for what is not finite.
     """
     with replacing_folder(out) as work:
-        save_table_model(model, work / MODEL)
+        estimator.save(work / MODEL)
         write_text(work / SELECTED, selection_table(result["selected"], "csv"))
         result = _plain(result)
         write_selection_report(result, work / REPORT)
@@ -66,6 +65,8 @@ def selection_summary(result: dict[str, Any], out: Path) -> str:
     if result["selected"]:
         lines.append(f"{len(result['selected'])} of {data['inputs']:,} inputs selected {result['rule']}:\n")
         lines.append(selection_table(result["selected"], most=30))
+        pairs = [f"{' × '.join(one['inputs'])} ({one['strength']:.3g})" for one in result["interactions"][:5]]
+        lines += [f"interactions: {', '.join(pairs)}"] if pairs else []
     else:
         lines.append(result["fallback"]["sentence"])
     rows = f"held-out rows ({data['rows_held_out']:,}):"

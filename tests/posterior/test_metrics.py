@@ -15,10 +15,7 @@ from bayesprune.posterior import (
     classification_metrics,
     classwise_ece,
     ece,
-    exact_recoveries,
-    false_selection_rate,
     gaussian_nll,
-    miss_rate,
     mse,
     nll,
     ood_metrics,
@@ -157,20 +154,6 @@ def test_equation_regression_metrics() -> None:
     assert gaussian_nll(mean, 2.0, y) == gaussian_nll(mean, [2.0, 2.0], y)
 
 
-def test_equation_selection_rates_pool_over_repetitions() -> None:
-    selected, truth = [{0, 1, 7, 8}, {0}, set()], [{0, 1}, {0, 1}, {0, 1}]
-    assert false_selection_rate(selected, truth) == 2 / 5  # not the mean of 1/2, 0, 0
-    assert miss_rate(selected, truth) == 3 / 6
-    assert exact_recoveries([[1, 0], [0], (0, 1, 2)], [0, 1]) == 1
-    shared = np.array([0, 1])
-    assert false_selection_rate(selected, shared) == 2 / 5 and miss_rate(selected, {0, 1}) == 0.5
-    assert false_selection_rate([set(), set()], {1}) == 0.0 and miss_rate([{1}], [set()]) == 0.0
-    assert false_selection_rate([torch.tensor([3])], [torch.tensor([3])]) == 0.0
-    # No true input at all (the null design): everything selected is false.
-    assert false_selection_rate([{3}, set()], [set(), set()]) == 1.0
-    assert exact_recoveries([{3}, set()], set()) == 1
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -190,8 +173,6 @@ def test_equation_selection_rates_pool_over_repetitions() -> None:
         (lambda: ood_metrics([0.1], [0.5], tpr=0.0), "tpr=0.0"),
         (lambda: mse(np.zeros((3, 1)), np.zeros(3)), r"\(3, 1\) against \(3,\)"),
         (lambda: gaussian_nll([0.0], [0.0], [0.0]), "positive"),
-        (lambda: false_selection_rate([{1}], [{1}, {2}]), "1 repetitions against 2"),
-        (lambda: miss_rate([], {1}), "0 repetitions"),
     ],
 )
 def test_error_messages(call, message: str) -> None:

@@ -311,6 +311,21 @@ def test_property_figures_can_be_saved(result, tmp_path):
     assert save_png(partial_dependence(result), tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_property_interactions_and_clusters_are_told_if_there_are_any(result, tmp_path):
+    def page(told):
+        return write_selection_report(told, tmp_path / "page.html").read_text()
+
+    assert 'id="interactions"' not in page(result) and "Interchangeable" not in page(result)
+    pair = {"inputs": ["x1", "x<2>"], "strength": 0.75, "share": 0.5}
+    assert "x1 × x&lt;2&gt;" in page({**result, "interactions": [pair]})
+    clusters = [
+        {"inputs": ["x1", "x2"], "shares": [0.75, 0.25], "p_value": 1e-9, "q_value": 0.001},
+        {"inputs": ["x3"], "shares": [1.0], "p_value": 0.001, "q_value": 0.01},
+    ]
+    told = page({**result, "clusters": clusters})
+    assert "x1 (75.0%), x2 (25.0%)" in told and "x3 (100" not in told
+
+
 def test_property_table_formats(result):
     rows = result["selected"]
     lines = selection_table(rows).splitlines()

@@ -8,25 +8,25 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from bayesprune.tabular.describe import describe_history, describe_inputs, describe_selected
-from bayesprune.tabular.effects import direction, draws, main_effect, partial_dependence, total_effect
-from bayesprune.tabular.encode import Encoding, Input
-from bayesprune.tabular.files import Table
+from bayesprune.tabular.effects import direction, draws, interactions, main_effect, partial_dependence, total_effect
+from bayesprune.tabular.frame import FrameEncoder, Input
 from bayesprune.tabular.heldout import row_copies, score_classification, score_regression, split_rows
-from bayesprune.tabular.table_model import needed_inputs
+
+pandas = pytest.importorskip("pandas")
 
 
 class Known:
-    """A function of the inputs as an estimator: member m predicts (1 + 0.1·z_m)·f(x) with z of mean 0."""
+    """A function of the columns as an estimator: member m predicts (1 + 0.1·z_m)·f(x) with z of mean 0."""
 
     def __init__(self, function, members=9, noise=1.0):
         self.function, self.noise = function, noise
         self.factors = 1 + 0.1 * np.linspace(-1, 1, members)
 
     def predict_members(self, X):
-        return self.factors[:, None] * self.function(X)
+        return self.factors[:, None] * self.predict(X)
 
     def predict(self, X, return_std=False):
-        return self.function(X)
+        return self.function(X.to_numpy() if isinstance(X, pandas.DataFrame) else X)
 
     def predict_interval(self, X, coverage=0.9):
         from scipy.special import ndtri
@@ -35,8 +35,8 @@ class Known:
         return np.column_stack([self.function(X) - half, self.function(X) + half])
 
 
-def numbers(*names):
-    return Encoding(tuple(Input(name, "number") for name in names))
+def frame(X):
+    return pandas.DataFrame(X, columns=list("abcdefgh")[: X.shape[1]])
 
 
 def test_property_split_holds_out_the_share_of_every_class():
@@ -52,7 +52,7 @@ def test_property_split_holds_out_the_share_of_every_class():
 def test_property_copies_stay_on_one_side():
     generator = np.random.default_rng(0)
     a, b = generator.integers(0, 12, size=(2, 600))
-    copies = row_copies(Table("t.csv", {"a": a.astype(float), "b": np.array([f"l{i}" for i in b], dtype=object)}))
+    copies = row_copies(pandas.DataFrame({"a": a.astype(float), "b": [f"l{i}" for i in b]}))
     pairs = np.unique(np.column_stack([a, b]), axis=0, return_inverse=True)[1].ravel()
     assert len(np.unique(copies)) == len(np.unique(pairs)) == len(np.unique(np.column_stack([copies, pairs]), axis=0))
     train, held = split_rows(copies, None, 0.2, seed=0)
@@ -61,10 +61,12 @@ def test_property_copies_stay_on_one_side():
 
 
 def test_limit_missing_values_are_copies_of_each_other():
-    table = Table(
-        "t.csv", {"a": np.array([np.nan, np.nan, 0, -0.0]), "b": np.array([None, None, "x", "x"], dtype=object)}
-    )
-    assert row_copies(table).tolist() == [0, 0, 1, 1]
+    assert row_copies(pandas.DataFrame({"a": [np.nan, np.nan, 0, -0.0], "b": [None, None, "x", "x"]})).tolist() == [
+        0,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_error_split():
@@ -116,63 +118,78 @@ def test_parity_roc_curves_with_sklearn(classes):
 
 
 def test_equation_partial_dependence_of_a_known_function():
-    X = np.random.default_rng(1).normal(size=(200, 3))
+    X = frame(np.random.default_rng(1).normal(size=(200, 3)))
     model = Known(lambda X: X[:, 0] ** 2 + X[:, 1])
-    curve = partial_dependence(model, X, Input("a", "number"), [0])
+    curve = partial_dependence(model, X, "a", "number")
     grid = np.array(curve["grid"])
-    expected = grid**2 + X[:, 1].mean()
+    expected = grid**2 + X["b"].mean()
     assert np.allclose(curve["mean"][0], expected)
-    assert grid[0] == pytest.approx(np.quantile(X[:, 0], 0.01)) and len(grid) == 21
+    assert grid[0] == pytest.approx(X["a"].quantile(0.01)) and len(grid) == 21
     low, high = np.quantile(np.multiply.outer(model.factors, expected), (0.05, 0.95), axis=0)
     assert np.allclose(curve["lower"][0], low) and np.allclose(curve["upper"][0], high)
     assert curve["members"] == 9 and np.array_equal(X, np.random.default_rng(1).normal(size=(200, 3)))
 
 
 def test_property_grids():
-    X = np.column_stack([np.arange(100) % 3, np.arange(100) < 40, np.arange(100) % 4 == 0])
-    model = Known(lambda X: X.sum(axis=1))
-    few = partial_dependence(model, X.astype(float), Input("n", "number", indicator=True), [0, 1])
+    class Levels:
+        def predict_members(self, X):
+            return (X["n"].fillna(5) + (X["t"] == "m") + X["d"].dt.year).to_numpy(dtype=float)[None]
+
+    X = pandas.DataFrame(
+        {"n": np.arange(100) % 3.0, "t": list("mffff") * 20, "d": pandas.date_range("2001", periods=100, freq="40D")}
+    )
+    X.loc[::10, "n"] = np.nan
+    few = partial_dependence(Levels(), X, "n", "number")
     assert few["grid"] == [0, 1, 2] and np.allclose(np.diff(few["mean"][0]), 1)
-    assert few["mean"][0][0] == pytest.approx(0.25)  # as if nothing were missing
-    base = partial_dependence(model, X.astype(float), Input("t", "text", levels=("m",), base="f"), [2])
-    assert base["grid"] == ["f", "m"] and np.allclose(np.diff(base["mean"][0]), 1)
-    levels = partial_dependence(model, X.astype(float), Input("t", "text", levels=("u", "v")), [1, 2])
-    assert levels["grid"] == ["u", "v"] and levels["mean"][0] == [pytest.approx(1.99)] * 2
+    levels = partial_dependence(Levels(), X, "t", "text")
+    assert levels["grid"] == ["f", "m"] and np.allclose(np.diff(levels["mean"][0]), 1)
+    years = partial_dependence(Levels(), X, "d", "date")
+    assert len(years["grid"]) == 21 and np.allclose(np.diff(years["mean"][0]), np.diff(np.floor(years["grid"])))
+    assert main_effect(years, X["d"], "d", "date") == pytest.approx(np.std(X["d"].dt.year), rel=0.05)
 
 
-def test_limit_without_members_there_is_no_band():
-    class Mean:
-        def predict(self, X):
-            return X[:, 0]
-
-    curve = partial_dependence(Mean(), np.eye(3), Input("a", "number"), [0])
-    assert curve["lower"] is None and curve["members"] == 1
-
+def test_property_outputs_of_classes():
     class Proba:
         def __init__(self, classes):
             self.classes = classes
 
-        def predict_proba(self, X):
-            return np.full((len(X), self.classes), 1 / self.classes)
+        def predict_members(self, X):
+            return np.full((2, len(X), self.classes), 1 / self.classes)
 
-    assert draws(Proba(2), np.eye(3)).shape == (1, 3, 1) and draws(Proba(3), np.eye(4)).shape == (1, 4, 3)
+    assert draws(Proba(2), np.eye(3)).shape == (2, 3, 1) and draws(Proba(3), np.eye(4)).shape == (2, 4, 3)
 
 
 def test_target_effects_of_independent_inputs():
     n = 20_000
-    X = np.random.default_rng(5).normal(size=(n, 4))
+    X = frame(np.random.default_rng(5).normal(size=(n, 4)))
     model = Known(lambda X: 3 * X[:, 0] + 2 * X[:, 1] * X[:, 2])
     # Var of f due to x with its interactions: 9; 4·E[x²] = 4 twice; 0. (f - f')²/2 is at most a product of two χ²₁, whose
     # relative variance is 8, and a row stands in two pairs of a shuffle: the relative standard error is under √(16/n).
-    for column, variance in ((0, 9), (1, 4), (2, 4), (3, 0)):
-        assert abs(total_effect(model, X, [column]) ** 2 - variance) <= 4 * variance * math.sqrt(16 / n)
-    curve = partial_dependence(model, X[:2000], Input("a", "number"), [0])
+    for column, variance in (("a", 9), ("b", 4), ("c", 4), ("d", 0)):
+        assert abs(total_effect(model, X, column) ** 2 - variance) <= 4 * variance * math.sqrt(16 / n)
+    few = X[:2000]
+    curve = partial_dependence(model, few, "a", "number")
     # The curve is flat beyond its ends at 1 % and 99 %: 0.983 of the standard deviation is left.
-    alone = main_effect(curve, Input("a", "number"), X[:2000, :1])
-    assert abs(alone - 0.983 * 3) < 4 * 3 / math.sqrt(4000)
-    curve = partial_dependence(model, X[:2000], Input("b", "number"), [1])
-    alone = main_effect(curve, Input("b", "number"), X[:2000, 1:2])
-    assert alone < 0.2 and direction(curve, Input("b", "number"), alone, 2.0, ["y"]) == "through interactions"
+    assert abs(main_effect(curve, few["a"], "a", "number") - 0.983 * 3) < 4 * 3 / math.sqrt(4000)
+    curve = partial_dependence(model, few, "b", "number")
+    alone = main_effect(curve, few["b"], "b", "number")
+    assert alone < 0.2 and direction(curve, "number", alone, 2.0, ["y"]) == "through interactions"
+
+
+def test_target_interactions_of_xor_and_of_a_product():
+    n = 20_000
+    X = frame(np.random.default_rng(6).normal(size=(n, 4)))
+    # E (mixed difference)² / 4 is the variance of the part that needs both: 1 for XOR, 4 for 2·c·d, 0 for sums. A mixed
+    # difference of 2·c·d is the product of two differences, of kurtosis 9: relative standard error under √(8·2/n).
+    model = Known(lambda X: 5 * X[:, 0] + np.sign(X[:, 0] * X[:, 1]) + 2 * X[:, 2] * X[:, 3], members=2)
+    found = interactions(model, X, list("abcd"))
+    assert list(found)[:2] == [("c", "d"), ("a", "b")]
+    for pair, variance in {("a", "b"): 1, ("c", "d"): 4}.items():
+        noise = (
+            0.005 * variance
+        )  # the members differ by a factor of 0.9 and 1.1, and half of that variance is taken off
+        assert abs(found[pair] ** 2 - variance + 2 * noise) < 4 * variance * math.sqrt(16 / n) + noise
+    assert max(strength for pair, strength in found.items() if pair not in {("a", "b"), ("c", "d")}) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -181,72 +198,67 @@ def test_target_effects_of_independent_inputs():
 )
 def test_property_direction(line, said):
     curve = {"grid": [0.0, 1.0, 2.0], "mean": [line]}
-    main = main_effect(curve, Input("a", "number"), np.array([[0.0], [1.0], [2.0]]))
+    main = main_effect(curve, pandas.Series([0.0, 1.0, 2.0]), "a", "number")
     assert main == pytest.approx(np.std(line))
-    assert direction(curve, Input("a", "number"), main, main, ["y"]) == said
-    text = Input("t", "text", levels=("u", "v", "w"))
+    assert direction(curve, "number", main, main, ["y"]) == said
     if said != "none":
-        assert (
-            direction({**curve, "grid": list("uvw")}, text, main, main, ["y"])
-            == f"highest for {'uvw'[np.argmax(line)]}"
-        )
+        levels = {**curve, "grid": list("uvw")}
+        assert direction(levels, "text", main, main, ["y"]) == f"highest for {'uvw'[np.argmax(line)]}"
         several = {**curve, "mean": [[0.1] * 3, line]}
-        assert direction(several, Input("a", "number"), main, main, ["p", "q"]) == f"{said} (q)"
+        assert direction(several, "number", main, main, ["p", "q"]) == f"{said} (q)"
 
 
-def test_property_groups_speak_with_one_voice():
-    class Fitted:
-        support_ = np.array([True, False, False, False])
-        inclusion_probability_ = np.array([0.9, 0.7, 0.2, np.nan])
-        q_value_ = np.array([0.1, 0.3, 0.5, 1.0])
-        chain_probability_ = np.array([[0.8, 0.9, 0.1, 0.0], [1.0, 0.5, 0.3, 0.0]])
+def fitted(model, names, **told):
+    """An estimator as `describe` reads it."""
+    model.encoder_ = FrameEncoder(tuple(Input(name, "number") for name in names if name != "z"), {"z": "constant"})
+    model.column_names_ = list(names)
+    model.__dict__.update({key: np.array(value) for key, value in told.items()})
+    model.evidence_ = np.zeros(len(names))
+    return model
 
-    encoding = Encoding((Input("t", "text", levels=("u", "v")), Input("a", "number"), Input("b", "number")))
-    told = describe_inputs(Fitted(), encoding)
-    assert told["selected"] == [True, False, False] and told["probability"] == [0.9, 0.2, None]
-    assert told["q_value"] == [0.1, 0.5, 1.0] and told["chains"] == [[0.9, 0.1, 0.0], [1.0, 0.3, 0.0]]
+
+def test_property_inputs_in_use_are_described():
+    model = fitted(
+        SimpleNamespace(), "azb", support_=[True, False, False], inclusion_probability_=[0.9, 0.0, np.nan],
+        q_value_=[0.1, 1.0, 0.5], chain_probability_=[[0.8, 0.0, 0.1], [1.0, 0.0, 0.3]],
+    )  # fmt: skip
+    told = describe_inputs(model)
+    assert told["name"] == ["a", "b"] and told["selected"] == [True, False] and told["probability"] == [0.9, None]
+    assert told["q_value"] == [0.1, 0.5] and told["chains"] == [[0.8, 0.1], [1.0, 0.3]]
 
 
 def test_property_selected_inputs_are_ordered_and_only_the_first_have_curves(monkeypatch):
     monkeypatch.setattr("bayesprune.tabular.describe.CURVES", 2)
-    X = np.random.default_rng(0).normal(size=(300, 4))
-    model = Known(lambda X: X @ np.array([1.0, 3.0, 2.0, 5.0]))
-    model.support_ = np.array([True, True, True, False])
-    model.inclusion_probability_ = np.array([0.9, 1.0, 1.0, 0.4])
-    model.q_value_ = np.array([0.03, 0.0, 0.0, 0.2])
-    model.chain_probability_ = np.array([[0.8, 1.0, 1.0, 0.4], [1.0, 1.0, 1.0, 0.4]])
-    entries, curves = describe_selected(model, numbers(*"abcd"), X, ["y"])
-    assert [entry["input"] for entry in entries] == ["b", "c", "a"] and [curve["input"] for curve in curves] == [
-        "b",
-        "c",
-    ]
+    X = frame(np.random.default_rng(0).normal(size=(300, 4)))
+    model = fitted(
+        Known(lambda X: X @ np.array([1.0, 3.0, 2.0])), "abcd", support_=[True, True, True, False],
+        inclusion_probability_=[0.9, 1.0, 1.0, 0.4], q_value_=[0.03, 0.0, 0.0, 0.2],
+        chain_probability_=[[0.8, 1.0, 1.0, 0.4], [1.0, 1.0, 1.0, 0.4]],
+    )  # fmt: skip
+    entries, curves, pairs = describe_selected(model, X, ["y"])
+    assert [entry["input"] for entry in entries] == ["b", "c", "a"] and pairs == []
+    assert [curve["input"] for curve in curves] == ["b", "c"]
     assert [entry["direction"] for entry in entries] == ["increasing", "increasing", ""]
-    assert entries[2]["effect_alone"] is None and entries[2]["effect"] == pytest.approx(X[:, 0].std(), rel=0.15)
+    assert entries[2]["effect_alone"] is None and entries[2]["effect"] == pytest.approx(X["a"].std(), rel=0.15)
     assert (entries[2]["chain_min"], entries[2]["chain_max"]) == (0.8, 1.0)
+    model.function = lambda X: X[:, 0] + np.sign(X[:, 1] * X[:, 2])
+    pair = describe_selected(model, X, ["y"])[2][0]
+    assert sorted(pair["inputs"]) == ["b", "c"] and pair["strength"] == pytest.approx(1, rel=0.15)
 
 
 def test_property_history_is_thinned_with_both_ends():
-    fitted = SimpleNamespace(
-        support_=np.array([False, True]),
-        history_={
-            "epoch": np.arange(1, 5001),
-            "path_inputs": np.array([1, 0]),
-            "path": np.linspace(0, 1, 10000).reshape(5000, 2),
-            "loss": np.ones((5000, 3)),
-            "threshold": np.full(5000, np.nan),
-        },
-    )
-    told = describe_history(fitted, numbers("a", "b"))
+    model = fitted(SimpleNamespace(), "ab", support_=[False, True])
+    model.history_ = {
+        "epoch": np.arange(1, 5001),
+        "path_inputs": np.array([1, 0, 1]),  # the second column of one input is left out
+        "path": np.linspace(0, 1, 15000).reshape(5000, 3),
+        "loss": np.ones((5000, 3)),
+        "threshold": np.full(5000, np.nan),
+    }
+    told = describe_history(model)
     assert len(told["epoch"]) == 400 and told["epoch"][0] == 1 and told["epoch"][-1] == 5000
     assert [(path["input"], path["selected"]) for path in told["paths"]] == [("b", True), ("a", False)]
-    assert told["paths"][0]["path"][0] == 0 and told["paths"][1]["path"][-1] == 1 and len(told["loss"]) == 3
+    assert told["paths"][0]["path"][0] == 0 and len(told["loss"]) == 3
     assert told["threshold"] == [None] * 400
-    assert describe_history(object(), numbers("a")) == {}
-
-
-def test_property_needed_inputs_are_those_that_move_the_prediction():
-    X = np.random.default_rng(0).normal(size=(50, 2))
-    encoding = Encoding((Input("a", "number", fill=0.5), Input("b", "number")))
-    assert needed_inputs(Known(lambda X: X[:, 0]), encoding, ["a"], X) == ("a",)
-    assert needed_inputs(Known(lambda X: X[:, 0] + 0.1 * X[:, 1]), encoding, ["a"], X) == ("a", "b")
-    assert needed_inputs(Known(lambda X: 0 * X[:, 0]), encoding, [], X) == ()
+    model.history_ = {}
+    assert describe_history(model) == {}

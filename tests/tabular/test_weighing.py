@@ -113,6 +113,8 @@ def test_target_candidates_of_the_path_and_the_trees():
     labels = np.digitize(X[:, 3], [-0.5, 0.5])
     assert path_order(X, labels)[0] == 3 and tree_order(X, labels, 0)[0] == 3
     assert winsorised(y).max() < 10 and (winsorised(np.zeros(5)) == 0).all()
+    humps = np.repeat([0.0, 50.0], [80, 40]) + rng.standard_normal(120)
+    assert winsorised(humps).max() > 50  # a third of the rows are no outliers
     X[:, 20] *= 2
     assert 20 in tree_order(X, np.abs(X[:, 20]), 0)[:2]  # no linear effect
     assert common_union([[1, 2], [2, 1], [9]], 3) == [1, 2, 9]

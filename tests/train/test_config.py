@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from bayesprune.train import recipes, settings
+from bayesprune.train.build import build_clock
 from bayesprune.train.config import OPTIONAL, RunConfig
+from bayesprune.train.methods import ramp_steps
 from bayesprune.train.settings import from_dict, override
 from bayesprune.train.tree import load_tree, save_tree
 
@@ -44,6 +46,10 @@ def test_property_keys_are_unique_and_frozen():
         ("method=sdg", r"did you mean 'sgd'"),
         ("augment=perhaps", r"augment='perhaps' is not a truth value"),
         ("prune_from=0.9", r"must be below prune_until"),
+        ("prune_from=7ep", r"prune_from=7ep must be below prune_until=0.6"),
+        ("warmup_epochs=120%", r"warmup_epochs='120%' is out of range; write 0% to 100% of the run, or so many epochs"),
+        ("warmup_epochs=11ep", r"warmup_epochs='11ep' is longer than the run of epochs=10"),
+        ("warmup_epochs=ten%", r"warmup_epochs='ten' is not a number"),
         ("global_scale=wide", r"global_scale='wide'"),
         ("target_sparsity=1.0", r"target_sparsity=1.0 is out of range"),
         ("lr=none", r"lr='none' is not a number"),
@@ -64,6 +70,22 @@ def test_property_values_are_converted():
     assert config.data.augment is False
     assert config.pruning.exclude == ("stem*", "head")
     assert (config.sampler.global_scale, config.sampler.lr) == ("0.1", 2.0)
+
+
+def test_equation_shares_follow_the_epochs_and_epochs_may_stand_for_shares():
+    """A longer run of a recipe in shares is the same run drawn out: no other key need be set."""
+    for epochs in (10, 30):
+        clock = build_clock(recipes.recipe("cifar10-resnet20", [f"epochs={epochs}"]), steps_per_epoch=100)
+        assert (clock.warmup_steps, clock.spacing, clock.num_samples) == (10 * epochs, 2 * epochs, 10)
+    config = override(
+        RunConfig(), ["epochs=20", "prune_from=2ep", "prune_until=50 %", "noise_epochs=5%", "sample_every=3 epochs"]
+    )
+    assert (config.pruning.prune_from, config.pruning.prune_until) == ("2ep", "50%")
+    assert ramp_steps(config, 2000) == (200, 1000) and build_clock(config, 100).spacing == 300
+    assert from_dict(settings.as_dict(config)) == config
+    swag = recipes.recipe("digits-swag", ["epochs=10", "collect_from=6ep"])
+    with pytest.raises(ValueError, match="less than two of 7 epochs"):
+        override(swag, ["epochs=7"])
 
 
 @pytest.mark.parametrize("key", sorted(OPTIONAL))

@@ -28,7 +28,9 @@ TINY = [
     "samples_per_cycle=2", "sample_every=0.5", "precision=32-true", "compile=no", "workers=0", "threads=1", "device=cpu",
     "checkpoint_minutes=0", "trace_every=3",
 ]  # fmt: skip
-VIT = [*TINY, "network=vit", "width=12", "channels_last=no"]
+IMAGES = ["dataset=images", "flip=yes"]
+DFP = [*IMAGES, *TINY, "groups=kernel", "feedback=none", "prune_from=0.25", "prune_until=0.6"]
+VIT = [*IMAGES, *TINY, "network=vit", "width=12", "channels_last=no"]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,11 @@ def content(out):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("imagenet-resnet50-dfp", []), ("imagenet-resnet50-sgd", ["precision=bf16-mixed"])]
+    ("name", "settings"), [("digits-emmcmc", DFP), ("digits-sgd", [*IMAGES, *TINY, "precision=bf16-mixed"])]
 )
 def test_roundtrip_resumed_in_an_epoch_from_shards_with_workers(name, settings, root, shards, tmp_path, monkeypatch):
     """Stopped in the middle of an epoch and resumed from shards with other workers: bit for bit the whole run."""
-    config = recipe(name, [*TINY, *settings])
+    config = recipe(name, settings)
     train(config, tmp_path / "whole", data_dir=root, quiet=True)
     step = Trainer._train_step
 
@@ -70,7 +72,7 @@ def test_roundtrip_resumed_in_an_epoch_from_shards_with_workers(name, settings, 
         patch.setattr(Trainer, "_train_step", stopping)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "half", data_dir=root, quiet=True)
-    other = recipe(name, [*TINY, *settings, "workers=2"])
+    other = recipe(name, [*settings, "workers=2"])
     train(other, tmp_path / "half", data_dir=shards, quiet=True, resume=True)
     assert content(tmp_path / "half") == content(tmp_path / "whole")
     assert len(content(tmp_path / "whole")[2]) == 3
@@ -82,7 +84,8 @@ def test_roundtrip_resumed_in_an_epoch_from_shards_with_workers(name, settings, 
 
 def test_property_settings_reach_the_loaders(root, tmp_path):
     def trainer(*settings):
-        return Trainer(recipe("imagenet-resnet50-sgd", [*TINY, *settings]), tmp_path / "x", data_dir=root, quiet=True)
+        config = recipe("digits-sgd", [*IMAGES, *TINY, *settings])
+        return Trainer(config, tmp_path / "x", data_dir=root, quiet=True)
 
     plain = trainer("augment=no", "image_size=24", "train_size=20", "validation_size=8", "workers=1")
     assert plain.loader._decoder.augmentation is None and plain.loader.workers == 1
@@ -94,22 +97,12 @@ def test_property_settings_reach_the_loaders(root, tmp_path):
 
 
 def test_error_settings_of_another_data_set():
-    images, digits = recipe("imagenet-resnet50-sgd"), recipe("digits-sgd")
+    images, digits = recipe("digits-sgd", IMAGES), recipe("digits-sgd")
     for config, key in ((images, "padding"), (digits, "workers"), (digits, "crop_scale"), (digits, "image_size")):
         with pytest.raises(ValueError, match=f"{key} changes nothing with dataset="):
             refuse_idle(config, key)
     for config, key in ((digits, "padding"), (images, "workers"), (images, "image_size"), (images, "crop_scale")):
         refuse_idle(config, key)
-
-
-def test_equation_recipes_are_the_papers_setting():
-    for name, target in (("dfp", 0.8), ("dfp-90", 0.9), ("dpf", 0.8), ("dpf-90", 0.9)):
-        config = recipe(f"imagenet-resnet50-{name}")
-        assert config.pruning.target_sparsity == target
-        assert config.pruning.feedback == ("none" if name.startswith("dfp") else "dense_copy")
-        assert (config.schedule.epochs, config.schedule.warmup_epochs, config.schedule.cycles) == (200, 50, 3)
-        assert (config.data.batch_size, config.sampler.lr, config.sampler.weight_decay) == (64, 1.0, 5e-4)
-        assert config.sampler.temperature == 1 / 1_281_167  # k = 1/N
 
 
 # ---- data parallel ----------------------------------------------------------------------------------------------------------
@@ -159,7 +152,7 @@ def assert_same(first, second, skip=()):
 
 def test_property_two_processes_hold_the_same_weights_and_are_one_process(root, processes, tmp_path):
     """Without BatchNorm, two processes of half the batch are one process of the whole batch, noise included."""
-    config = recipe("imagenet-resnet50-cvadam", [*VIT, "lr=0.1", "temperature=1e-3"])
+    config = recipe("digits-cvadam", [*VIT, "lr=0.1", "temperature=1e-3"])
     codes, states = together(processes, 2, config, tmp_path / "two", root)
     assert codes == [0, 0]
     assert_same(*states, skip=("/rng",))
@@ -185,7 +178,7 @@ def started(config, root, model):
 
 def test_roundtrip_two_processes_pruned_stopped_and_resumed(root, processes, tmp_path):
     """With BatchNorm and pruning; one process is told to stop, both do, and go on bit for bit."""
-    config = recipe("imagenet-resnet50-dfp", TINY)
+    config = recipe("digits-emmcmc", DFP)
     codes, whole = together(processes, 2, config, tmp_path / "whole", root)
     assert codes == [0, 0]
     assert_same(*whole, skip=("/rng",))
@@ -212,8 +205,8 @@ def test_error_batch_that_processes_cannot_share(monkeypatch):
 @pytest.mark.slow
 def test_property_torchrun_trains_and_prints_once(root, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "bayesprune"]
-    command += ["train", "imagenet-resnet50-cvadam", "--data-dir", str(root), "--out", str(tmp_path / "run"), "--set"]
-    done = subprocess.run([*command, *TINY, "epochs=2"], capture_output=True, text=True, timeout=300)
+    command += ["train", "digits-cvadam", "--data-dir", str(root), "--out", str(tmp_path / "run"), "--set"]
+    done = subprocess.run([*command, *IMAGES, *TINY, "epochs=2"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch    2") == 1 and done.stdout.count("NLL") == 1
     assert json.loads((tmp_path / "run" / "result.json").read_text())["environment"]["processes"] == 2

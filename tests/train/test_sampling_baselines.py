@@ -120,17 +120,8 @@ def test_error_idle_keys_and_impossible_schedules_are_refused():
 
 
 def test_property_every_place_has_a_recipe_for_every_baseline():
-    for place in (
-        "digits",
-        "cifar10-resnet20",
-        "cifar10-resnet18",
-        "cifar10-wrn28-10",
-        "cifar100-resnet34",
-        "cifar100-wrn28-10",
-    ):
+    for place in ("digits", "cifar10-resnet20"):
         assert {f"{place}-{name}" for name in METHODS} <= set(names())
-    csghmc = recipe("cifar10-resnet18-csghmc")
+    csghmc = recipe("cifar10-resnet20-csghmc", ["epochs=200"])
     assert (csghmc.sampler.lr, csghmc.sampler.beta1, csghmc.sampler.temperature) == (0.5, 0.1, 1 / 50_000)
-    assert (csghmc.schedule.epochs, csghmc.schedule.cycles, csghmc.baseline.noise_epochs) == (200, 4, 5.0)
-    assert recipe("cifar10-wrn28-10-ensemble").schedule.epochs == 800
-    assert recipe("cifar10-wrn28-10-rank1").sampler.lr == pytest.approx(0.05)
+    assert (csghmc.schedule.cycles, csghmc.schedule.samples_per_cycle, csghmc.baseline.noise_epochs) == (4, 3, 0.25)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from bayesprune.baselines.rigl import RigL
     from bayesprune.baselines.set import SET
     from bayesprune.baselines.sparse_momentum import SparseMomentum
-    from bayesprune.baselines.splbnn import SPLBNNClassifier, SPLBNNRegressor
-    from bayesprune.baselines.svbnn import SVBNNClassifier, SVBNNRegressor
     from bayesprune.baselines.swag import SWAG, refresh_batch_norm_, swag_lr
     from bayesprune.baselines.topology import SparseTraining
 
@@ -35,8 +33,6 @@ _PLACES = {
     "bayesprune.baselines.rigl": "RigL",
     "bayesprune.baselines.set": "SET",
     "bayesprune.baselines.sparse_momentum": "SparseMomentum",
-    "bayesprune.baselines.splbnn": "SPLBNNClassifier SPLBNNRegressor",
-    "bayesprune.baselines.svbnn": "SVBNNClassifier SVBNNRegressor",
     "bayesprune.baselines.swag": "SWAG refresh_batch_norm_ swag_lr",
     "bayesprune.baselines.topology": "SparseTraining",
 }
@@ -55,11 +51,6 @@ __all__ = [
     "refresh_batch_norm_",
     "DeepEnsemble",
     "independent_seeds",
-    # Variable selection
-    "SPLBNNRegressor",
-    "SPLBNNClassifier",
-    "SVBNNRegressor",
-    "SVBNNClassifier",
     # Sparse training
     "SparseTraining",
     "SparseMomentum",

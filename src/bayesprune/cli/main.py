@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from bayesprune._version import __version__
 from bayesprune.cli import completion, doctor, models, tables, training
 from bayesprune.common.lazy import missing
-from bayesprune.reproduce import commands as paper
 
 _EPILOG = """examples:
   bayesprune demo                                                 everything once, on handwritten digits, in two minutes
@@ -38,7 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_commands(commands)
     models.add_commands(commands)
     doctor.add_command(commands)
-    paper.add_commands(commands)
     completion.add_command(commands, parser)
     return parser
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from bayesprune.cli.parsing import add, add_settings
@@ -37,6 +36,7 @@ def add_commands(commands: Any) -> None:
     columns: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "COLUMN"}
     select.add_argument("--drop", **columns, help="columns to leave out")
     select.add_argument("--text", **columns, help="columns of codes: numbers that are names")
+    select.add_argument("--keep", **columns, help="columns that are numbers although they look like identifiers")
     add_settings(select, "keywords of the estimator")
     select.add_argument("--quiet", action="store_true", help="print nothing")
 
@@ -50,9 +50,6 @@ def add_commands(commands: Any) -> None:
 
 
 def _select(arguments: argparse.Namespace) -> int:
-    out = Path(arguments.out)
-    if not arguments.force and out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"--out {arguments.out} is not empty; add --force to replace the selection that it holds")
     from bayesprune.select import run_select
 
     run_select(
@@ -65,6 +62,8 @@ def _select(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         drop=arguments.drop,
         text=arguments.text,
+        keep=arguments.keep,
+        force=arguments.force,
         settings=arguments.set,
         quiet=arguments.quiet,
     )

@@ -1,9 +1,10 @@
-"""demo, recipes, train, evaluate, report and shards: from images to a run folder, and what is read from it."""
+"""demo, recipes, keys, train, evaluate, report and shards: from data to a run folder, and what is read from it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,43 @@ def add_commands(commands: Any) -> None:
 
     recipes = add(
         commands, "recipes", "list the recipes, or show one", _recipes,
-        "bayesprune recipes", "bayesprune recipes cifar10-resnet20",
+        "bayesprune recipes", "bayesprune recipes 'digits-*'", "bayesprune recipes cifar10-resnet20",
     )  # fmt: skip
-    recipes.add_argument("recipe", nargs="?", help="print all settings of this recipe")
+    recipes.add_argument(
+        "recipe", nargs="?", metavar="RECIPE",
+        help="print all settings of this recipe; or list those that match, by * and ? or by a part of the name",
+    )  # fmt: skip
+
+    keys = add(
+        commands, "keys", "list what --set and a file of settings can set, and what it means", _keys,
+        "bayesprune keys 'prune_*'", "bayesprune keys --recipe digits-emmcmc",
+    )  # fmt: skip
+    keys.add_argument("pattern", nargs="?", default="*", help="only keys that match, or a word of key or meaning")
+    keys.add_argument("--recipe", help="its values, and only the keys that change something under it")
 
     train = add(
         commands, "train", "train a recipe into a run folder", _train,
         "bayesprune train digits-emmcmc --out runs/digits",
         "bayesprune train cifar10-resnet20 --out runs/a --data-dir DATA --set epochs=20 lr=0.5",
         "bayesprune train cifar10-resnet20 --out runs/a --data-dir DATA --resume",
+        "bayesprune train mine.toml --out runs/b --fast-dev-run",
     )  # fmt: skip
-    train.add_argument("recipe", help="a name that `bayesprune recipes` lists")
+    train.add_argument(
+        "recipe", help="a name that `bayesprune recipes` lists, a TOML file of settings, or a Python file with a recipe"
+    )
     train.add_argument("--out", required=True, help="run folder")
     train.add_argument("--data-dir", help=_DATA_DIR)
-    add_settings(train, "override keys of the recipe")
+    train.add_argument("--config", metavar="FILE", help="TOML file of settings upon the recipe")
+    add_settings(train, "override keys of recipe and file (`bayesprune keys` lists them)")
     train.add_argument("--device", help="auto, cpu or cuda")
     train.add_argument(
         "--chains", type=int, metavar="N", help="that many chains with seeds of their own, into one store"
     )
     train.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    train.add_argument(
+        "--fast-dev-run", action="store_true",
+        help="a few steps of everything, files and report among them: to see that it runs, not what comes out",
+    )  # fmt: skip
     train.add_argument("--quiet", action="store_true", help="print only the result")
 
     evaluate = add(
@@ -89,37 +108,65 @@ def _recipes(arguments: argparse.Namespace) -> int:
     from bayesprune.train import recipes
     from bayesprune.train.settings import as_dict
 
-    if arguments.recipe:
-        print(json.dumps(as_dict(recipes.recipe(arguments.recipe)), indent=1))
+    found = recipes.names(arguments.recipe or "*")
+    if arguments.recipe in recipes.names() or not found:
+        print(
+            json.dumps(as_dict(recipes.recipe(arguments.recipe)), indent=1)
+        )  # "-80" too, or an error that names the nearest
         return 0
-    known = recipes.names()
-    width = max(map(len, known))
-    for name, text in known.items():
-        print(f"{name:<{width}}  {text}")
+    rows = [("recipe", "data", "network", "method", "epochs", "")]
+    for name, text in found.items():
+        config = recipes.recipe(name)
+        place = config.data.dataset, config.network.network
+        rows.append((name, *place, config.sampler.method, str(config.schedule.epochs), text))
+    widths = [max(map(len, column)) for column in list(zip(*rows))[:-1]]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]).rstrip())
+    return 0
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from bayesprune.train.key_list import key_list
+
+    config = None
+    if arguments.recipe:
+        from bayesprune.train.recipe_file import choose
+
+        config = choose(arguments.recipe).config
+    listed = key_list(arguments.pattern, config)
+    if not listed:
+        raise ValueError(f"no key matches {arguments.pattern!r}: `bayesprune keys` lists them all.")
+    print(listed)
     return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from bayesprune.report import load_run, results_table
-    from bayesprune.train import recipe, train, train_chains
-    from bayesprune.train.idle import refuse_idle
+    from bayesprune.report import load_run, results_table, write_report
+    from bayesprune.train import train, train_chains
     from bayesprune.train.memory import keep_freed_memory
     from bayesprune.train.parallel import launched
+    from bayesprune.train.recipe_file import choose
 
     device = [f"device={arguments.device}"] if arguments.device else []
-    config = recipe(arguments.recipe, [*arguments.set, *device])
-    for setting in arguments.set:
-        refuse_idle(config, setting.partition("=")[0].strip())
+    chosen = choose(arguments.recipe, [*arguments.set, *device], arguments.config)
     keep_freed_memory()  # this process is the command's own
     how = {"data_dir": arguments.data_dir, "resume": arguments.resume, "quiet": arguments.quiet}
     if arguments.chains is not None:
-        found = train_chains(config, arguments.out, arguments.chains, **how)
+        if chosen.own or arguments.fast_dev_run:
+            raise ValueError(
+                "--chains takes a recipe by its own data and network, and no --fast-dev-run; leave one out."
+            )
+        found = train_chains(chosen.config, arguments.out, arguments.chains, **how)
         if launched()[0] == 0:
             print(json.dumps(found, indent=1))
         return 0
-    train(config, arguments.out, **how)
+    train(chosen.config, arguments.out, trial=arguments.fast_dev_run, **how, **chosen.own)
     if launched()[0] == 0:
-        print(results_table([load_run(arguments.out)], fmt="text"))
+        run = load_run(arguments.out)
+        print(results_table([run], fmt="text"))
+        if arguments.fast_dev_run:
+            page = write_report([run], Path(arguments.out) / "report.html")
+            print(f"everything ran, up to {page}; the numbers mean nothing", file=sys.stderr)
     return 0
 
 

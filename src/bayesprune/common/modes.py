@@ -1,4 +1,4 @@
-"""Evaluation mode and untouched weights for the length of a with block."""
+"""Evaluation mode, untouched weights and a number of threads for the length of a with block."""
 
 from __future__ import annotations
 
@@ -58,3 +58,26 @@ def preserved(model: nn.Module) -> Iterator[nn.Module]:
                 tensor.copy_(copy)
         for module, mode in training:
             module.training = mode
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use some threads inside the block; the number before comes back.
+
+    Args:
+        count: at least 1.
+
+    Example:
+        >>> before = torch.get_num_threads()
+        >>> with threads(1):
+        ...     print(torch.get_num_threads())
+        1
+        >>> torch.get_num_threads() == before
+        True
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -20,7 +20,9 @@ from bayesprune.demo.letters import letter_images
 from bayesprune.demo.summary import text
 from bayesprune.deploy import load
 from bayesprune.report import load_run, write_report
+from bayesprune.train import Interrupted
 from bayesprune.train.folder import environment
+from bayesprune.train.loop import Interrupted
 from bayesprune.vision.digits import FOLDS
 
 METHODS = tuple(MODELS)
@@ -69,9 +71,12 @@ def run_demo(
             for fold in range(FOLDS)
             for method in METHODS
         ]
-        said = run_jobs(
-            jobs, processes or min(_cores(), FOLDS), lambda job, seconds: None if quiet else _say(job, seconds)
-        )
+        try:
+            said = run_jobs(
+                jobs, processes or min(_cores(), FOLDS), lambda job, seconds: None if quiet else _say(job, seconds)
+            )
+        except Interrupted:
+            raise Interrupted("the demo was stopped; start it again.") from None
         models: dict[str, list[FoldPrediction]] = {}
         for each in said:
             models.setdefault(each.name, []).append(each)

@@ -28,7 +28,6 @@ from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.predict import predict, use_sample
 from bayesprune.posterior.sample_store import SampleStore
 from bayesprune.posterior.samples import MemorySamples, Samples
-from bayesprune.posterior.selection import exact_recoveries, false_selection_rate, miss_rate
 from bayesprune.posterior.selective import RiskCoverage, risk_coverage
 
 __all__ = [
@@ -57,9 +56,6 @@ __all__ = [
     "ood_metrics",
     "risk_coverage",
     "RiskCoverage",
-    "false_selection_rate",
-    "miss_rate",
-    "exact_recoveries",
     "health_report",
     "HealthReport",
     "fit_check",

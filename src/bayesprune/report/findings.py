@@ -163,7 +163,7 @@ def comparison(runs: Sequence[Run]) -> Figure:
         for index, (run, label) in enumerate(zip(runs, run_labels(runs)))
         if run.result
         for name, key in (("single", "accuracy_single"), ("averaged", "accuracy_mean"))
-        if run.result.get(key) is not None
+        if run.result.get(key) is not None and (name == "single" or run.result.get("num_samples") != 0)
     ]
     if not drawn:
         raise NothingToDraw("no run is finished")

@@ -49,9 +49,8 @@ def hover_points(figure: Figure, most: int = MOST) -> list[list[Any]]:
         for data, texts in places:
             if len(data):
                 pixels = axes.transData.transform(data)
-                seen = ((pixels >= np.asarray(axes.bbox.min) - 1) & (pixels <= np.asarray(axes.bbox.max) + 1)).all(
-                    axis=1
-                )  # not cut off
+                low, high = np.asarray(axes.bbox.min) - 1, np.asarray(axes.bbox.max) + 1
+                seen: np.ndarray = np.all((pixels >= low) & (pixels <= high), axis=1)  # not cut off
                 drawn = (pixels[seen] * scale).tolist()
                 told = [text for text, yes in zip(texts, seen) if yes]
                 found += [[round(x, 1), round(height - y, 1), text] for (x, y), text in zip(drawn, told)]

@@ -87,6 +87,8 @@ def _page(result: dict[str, Any], title: str | None) -> str:
         tiles=_tiles(result),
         faults=[("", note) for note in result.get("notes") or []],
         selected=_selected(result),
+        clusters=_clusters(result),
+        interactions=_interactions(result),
         probabilities=_probability_figures(result, figure),
         effects=[effects],
         scores=scores,
@@ -142,6 +144,29 @@ def _selected(result: dict[str, Any]) -> dict[str, Any]:
     )
     said = (result.get("fallback") or {}).get("sentence") or "No input is selected."
     return {"heads": list(ORDER), "rows": table_rows(result.get("selected") or []), "legend": legend, "said": said}
+
+
+def _clusters(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The findings about inputs that can stand for each other, with the members' shares."""
+    return [
+        (
+            ", ".join(f"{name} ({_share(share)})" for name, share in zip(one["inputs"], one["shares"])),
+            f"p-value {one['p_value']:.2g}, q-value {one['q_value']:.2g}",
+        )
+        for one in result.get("clusters") or []
+        if len(one["inputs"]) > 1
+    ]
+
+
+def _interactions(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The pairs of selected inputs that act together."""
+    return [
+        (
+            " × ".join(map(str, one["inputs"])),
+            f"{one['strength']:.3g} ({_share(one['share'])} of the prediction's spread)",
+        )
+        for one in result.get("interactions") or []
+    ]
 
 
 def _probability_figures(result: dict[str, Any], figure: Figures) -> list[Drawn]:

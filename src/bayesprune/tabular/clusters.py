@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 _APART = 100.0  # n(1 − ρ²) below which two inputs are interchangeable
-_TWINS = 6  # inputs that join a candidate's cluster from outside the candidates, at most
 
 
 def interchangeable(correlation: np.ndarray, rows: int) -> list[list[int]]:
@@ -47,20 +46,21 @@ def least_correlation(rows: int) -> float:
     return float(np.sqrt(max(1 - _APART / rows, 0.7225)))
 
 
-def twins(correlation: np.ndarray, candidates: np.ndarray, rows: int) -> np.ndarray:
-    """Return inputs outside the candidates that are interchangeable with one of them, the nearest few of each.
+def twins(correlation: np.ndarray, candidates: np.ndarray, rows: int, most: int | None = None) -> np.ndarray:
+    """Return inputs outside the candidates that are interchangeable with one of them, the nearest of each.
 
     Args:
         correlation: (k, p) absolute correlations of the candidates with all inputs.
         candidates: (k,) their numbers.
         rows: n.
+        most: of each candidate; None is all.
     """
     near = correlation >= least_correlation(rows)
     near[:, candidates] = False
     found: set[int] = set()
     for row, mask in zip(correlation, near):
         places = np.flatnonzero(mask)
-        found.update(places[np.argsort(-row[places], kind="stable")[:_TWINS]].tolist())
+        found.update(places[np.argsort(-row[places], kind="stable")[:most]].tolist())
     return np.array(sorted(found), dtype=np.int64)
 
 

@@ -108,10 +108,11 @@ def gains_without_refit(
         total = torch.zeros(len(drop), dtype=torch.float64)
         variants = net.choose(torch.full((len(drop),), chain))
         variants.input_weights().data.masked_fill_(drop[:, None, :], 0)
+        weight = narrow.row_weight(chain // per_set)
         for block in held[chain].split(_BLOCK):
             outputs = variants(narrow.x[chain, block][None])
-            total += _row_scores(outputs, y[block].expand(len(drop), -1)).double().sum(1)
-        score = _log_likelihoods(total, len(held[chain]), y.is_floating_point())
+            total += (_row_scores(outputs, y[block].expand(len(drop), -1)) * weight[block]).double().sum(1)
+        score = _log_likelihoods(total, float(weight[held[chain]].sum()), y.is_floating_point())
         found.append(dict(zip(inputs, (score[0] - score[1:]).tolist())))
     return found
 
@@ -121,7 +122,7 @@ def _row_scores(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs[..., 0] - y).square() if y.is_floating_point() else log_likelihood(outputs, y, None)
 
 
-def _log_likelihoods(total: Tensor, count: int, regression: bool) -> Tensor:
+def _log_likelihoods(total: Tensor, count: float, regression: bool) -> Tensor:
     """Return Σ log p(y | model) from summed row scores.
 
     A regression's noise variance is at its best on these rows, −(n/2)·log(Σr²/n) up to a constant: the same one extra
@@ -179,12 +180,14 @@ class Comparison:
         taken = len(range(0, min(steps, every * samples), every))
         result = []
         for chain in range(chains):
-            y = self.rows.y[chain // (chains // len(self.rows.y))][held[chain]].expand(count, -1)
+            which = chain // (chains // len(self.rows.y))
+            y = self.rows.y[which][held[chain]].expand(count, -1)
+            weight = self.rows.row_weight(which)[held[chain]]
             if regression:
                 each = (totals[chain][..., 0] / taken - y).square()
             else:
                 each = totals[chain].gather(-1, y[..., None])[..., 0] - math.log(taken)
-            values = _log_likelihoods(each.double().sum(1), y.shape[1], regression).tolist()
+            values = _log_likelihoods((each.double() * weight).sum(1), float(weight.sum()), regression).tolist()
             result.append(values[: len(models[chain])])
         return result
 

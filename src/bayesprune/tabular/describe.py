@@ -6,104 +6,147 @@ from typing import Any
 
 import numpy as np
 
-from bayesprune.tabular.effects import ROWS, direction, main_effect, partial_dependence, total_effect
-from bayesprune.tabular.encode import Encoding
+from bayesprune.tabular.columns import column_numbers
+from bayesprune.tabular.effects import (
+    ROWS,
+    direction,
+    draws,
+    interactions,
+    main_effect,
+    partial_dependence,
+    total_effect,
+)
 
 CURVES = 24  # selected inputs whose curves are computed; each takes some twenty predictions of all rows
+PAIRED = 12  # selected inputs whose pairs are tried
+_WEAK = 0.1  # of the prediction's spread; weaker interactions are not told
 _POINTS = 400  # of a path over training
 _DIGITS = 6
 
 
-def describe_inputs(estimator: Any, encoding: Encoding) -> dict[str, list[Any]]:
-    """Collect what the estimator says of each input; the columns of a group speak with one voice.
-
-    An input has the highest inclusion probability and the lowest q-value of its columns, and is selected if one is.
+def describe_inputs(estimator: Any) -> dict[str, list[Any]]:
+    """Collect what the estimator says of each column in use.
 
     Args:
-        estimator: fitted, with ``support_``, ``inclusion_probability_``, ``chain_probability_`` and ``q_value_``.
-        encoding: of the inputs.
+        estimator: fitted on a data frame.
 
     Returns:
-        Lists "name", "kind", "probability", "q_value" and "selected", an entry an input, and "chains", a list a chain.
+        Lists "name", "kind", "probability", "evidence", "q_value" and "selected", an entry an input, and "chains", a
+        list a chain.
     """
-    groups = encoding.groups
-    probability, q_value = np.asarray(estimator.inclusion_probability_), np.asarray(estimator.q_value_)
-    support, chains = np.asarray(estimator.support_), np.asarray(estimator.chain_probability_)
+    kinds = {one.name: one.kind for one in estimator.encoder_.inputs}
+    at = [i for i, name in enumerate(estimator.column_names_) if name in kinds]
+    names = [estimator.column_names_[i] for i in at]
     return {
-        "name": [one.name for one in encoding.inputs],
-        "kind": [one.kind for one in encoding.inputs],
-        "probability": [_plain(probability[group].max()) for group in groups],
-        "q_value": [_plain(q_value[group].min()) for group in groups],
-        "selected": [bool(support[group].any()) for group in groups],
-        "chains": [[_plain(chain[group].max()) for group in groups] for chain in chains],
+        "name": names,
+        "kind": [kinds[name] for name in names],
+        "probability": _line(estimator.inclusion_probability_[at]),
+        "evidence": _line(estimator.evidence_[at]),
+        "q_value": _line(estimator.q_value_[at]),
+        "selected": estimator.support_[at].tolist(),
+        "chains": [_line(chain[at]) for chain in estimator.chain_probability_],
     }
 
 
 def describe_selected(
-    estimator: Any, encoding: Encoding, X: np.ndarray, outputs: list[str], seed: int = 0
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure what each selected input does to the prediction.
+    estimator: Any, X: Any, outputs: list[str], seed: int = 0
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Measure what each selected input does to the prediction, alone and with each of the others.
 
     Args:
-        estimator: fitted.
-        encoding: of the inputs.
-        X: (n, p) encoded training rows; at most 400 of them, drawn by the seed, are averaged over.
+        estimator: fitted on a data frame.
+        X: training rows; at most 400 of them, drawn by the seed, are averaged over.
         outputs: names of the outputs of `effects.draws`.
         seed: of the draw.
 
     Returns:
-        A dict an input with "input", "kind", "probability", "chain_min", "chain_max", "q_value", "effect",
-        "effect_alone" and "direction", the likeliest first and among equals the strongest; and in the same order, of
-        the first 24, the curves of `partial_dependence` with "input", "kind", "outputs" and "deciles". The others have
-        no "effect_alone" and no "direction".
+        A dict an input with "input", "kind", "probability", "evidence", "chain_min", "chain_max", "q_value", "effect",
+        "effect_alone" and "direction", the likeliest first and among equals the strongest; in the same order, of the
+        first 24, the curves of `partial_dependence` with "input", "kind", "outputs" and "deciles" (the others have no
+        "effect_alone" and no "direction"); and of the first 12 the pairs that interact, dicts "inputs", "strength" and
+        "share" (of the prediction's standard deviation, at least 10 %), the strongest first.
     """
-    told = describe_inputs(estimator, encoding)
-    rows = X
-    if len(X) > ROWS:
-        rows = X[np.sort(np.random.default_rng(seed).choice(len(X), ROWS, replace=False))]
-    found = []
-    for at, (one, group) in enumerate(zip(encoding.inputs, encoding.groups)):
-        if told["selected"][at]:
-            found.append((at, one, group, total_effect(estimator, rows, group, seed)))
-    found.sort(key=lambda entry: (-round(told["probability"][entry[0]] or 0, 3), -entry[3]))
+    told = describe_inputs(estimator)
+    at = {name: i for i, name in enumerate(told["name"])}
+    names = [name for name, selected in zip(told["name"], told["selected"]) if selected]
+    rows = X[names]
+    if len(rows) > ROWS:
+        rows = rows.iloc[np.sort(np.random.default_rng(seed).choice(len(rows), ROWS, replace=False))]
+    total = {name: total_effect(estimator, rows, name, seed) for name in names}
+    names.sort(key=lambda name: (-round(told["probability"][at[name]] or 0, 3), -total[name]))
     entries: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
-    for at, one, group, total in found:
-        chains = [chain[at] for chain in told["chains"]]
+    for name in names:
+        chains = [chain[at[name]] for chain in told["chains"]]
         entry: dict[str, Any] = {
-            "input": one.name,
-            "kind": one.kind,
-            "probability": told["probability"][at],
+            "input": name,
+            **{key: told[key][at[name]] for key in ("kind", "probability", "evidence")},
             "chain_min": min(chains) if chains else None,
             "chain_max": max(chains) if chains else None,
-            "q_value": told["q_value"][at],
-            "effect": total,
+            "q_value": told["q_value"][at[name]],
+            "effect": total[name],
             "effect_alone": None,
             "direction": "",
         }
         entries.append(entry)
         if len(curves) == CURVES:
             continue
-        curve = partial_dependence(estimator, rows, one, group)
-        entry["effect_alone"] = main_effect(curve, one, rows[:, group])
-        entry["direction"] = direction(curve, one, entry["effect_alone"], total, outputs)
-        deciles = np.quantile(rows[:, group[0]], np.linspace(0.1, 0.9, 9)).tolist() if one.kind == "number" else []
-        curves.append({"input": one.name, "kind": one.kind, "outputs": outputs, **curve, "deciles": deciles})
-    return entries, curves
+        kind = entry["kind"]
+        curve = partial_dependence(estimator, rows, name, kind)
+        entry["effect_alone"] = main_effect(curve, rows[name], name, kind)
+        entry["direction"] = direction(curve, kind, entry["effect_alone"], total[name], outputs)
+        deciles: list[float] = []
+        if kind == "number":
+            deciles = np.nanquantile(column_numbers(name, rows[name]), np.linspace(0.1, 0.9, 9)).tolist()
+        curves.append({"input": name, "kind": kind, "outputs": outputs, **curve, "deciles": deciles})
+    return entries, curves, _pairs(estimator, rows, names[:PAIRED], seed)
 
 
-def describe_history(estimator: Any, encoding: Encoding) -> dict[str, Any]:
+def _pairs(estimator: Any, rows: Any, names: list[str], seed: int) -> list[dict[str, Any]]:
+    """Return the pairs whose interaction is worth telling."""
+    if len(names) < 2:
+        return []
+    spread = float(np.sqrt(draws(estimator, rows).mean(axis=0).var(axis=0).sum()))
+    found = interactions(estimator, rows, names, seed)
+    return [
+        {"inputs": list(pair), "strength": strength, "share": strength / spread}
+        for pair, strength in found.items()
+        if strength >= _WEAK * spread and strength > 0
+    ]
+
+
+def describe_clusters(estimator: Any) -> list[dict[str, Any]]:
+    """Collect the findings about inputs, one or several that can stand for each other.
+
+    Args:
+        estimator: fitted on a data frame.
+
+    Returns:
+        Dicts "inputs", "shares", "p_value" and "q_value", the surest first.
+    """
+    told = [
+        {
+            "inputs": [estimator.column_names_[member] for member in cluster.members],
+            "shares": _line(cluster.shares),
+            "p_value": float(cluster.p_value),
+            "q_value": float(cluster.q_value),
+        }
+        for cluster in estimator.clusters_
+    ]
+    return sorted(told, key=lambda one: one["p_value"])
+
+
+def describe_history(estimator: Any) -> dict[str, Any]:
     """Take the paths of inclusion probabilities and the losses over training, thinned to a few hundred epochs.
 
     Args:
-        estimator: fitted; what its ``history_`` does not have is left out.
-        encoding: of the inputs.
+        estimator: fitted on a data frame; what its ``history_`` does not have is left out.
 
     Returns:
         "epoch", "threshold", "loss" (a list a chain) and "paths" (dicts "input", "selected", "path"); "numbers" (dict
         "inputs", "loss", "taken") where the number of inputs was cross-validated.
     """
-    history = getattr(estimator, "history_", None) or {}
+    history = estimator.history_
     if "epoch" not in history or not len(history["epoch"]):
         return {}
     epoch = np.asarray(history["epoch"])
@@ -115,11 +158,11 @@ def describe_history(estimator: Any, encoding: Encoding) -> dict[str, Any]:
         loss = np.asarray(history["loss"], dtype=float)
         told["loss"] = [_line(chain) for chain in loss.reshape(len(epoch), -1)[kept].T]
     if "path" in history:
-        support, paths = np.asarray(estimator.support_), np.asarray(history["path"], dtype=float)[kept]
-        columns = np.asarray(history["path_inputs"]).astype(int)
+        paths = np.asarray(history["path"], dtype=float)[kept]
+        first = {int(column): i for i, column in reversed(list(enumerate(history["path_inputs"])))}
         told["paths"] = [
-            {"input": encoding.columns[column], "selected": bool(support[column]), "path": _line(paths[:, i])}
-            for i, column in enumerate(columns)
+            {"input": estimator.column_names_[c], "selected": bool(estimator.support_[c]), "path": _line(paths[:, i])}
+            for c, i in sorted(first.items(), key=lambda entry: entry[1])
         ]
     if "number" in history:
         numbers, loss = np.asarray(history["number"]), np.asarray(history["number_loss"], dtype=float)
@@ -128,10 +171,6 @@ def describe_history(estimator: Any, encoding: Encoding) -> dict[str, Any]:
     return told
 
 
-def _line(values: np.ndarray) -> list[float | None]:
-    return [_plain(value) for value in values]
-
-
-def _plain(value: Any) -> float | None:
-    """A number with as many digits as matter; None if it is not finite."""
-    return float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None
+def _line(values: Any) -> list[float | None]:
+    """Numbers with as many digits as matter; None for those that are not finite."""
+    return [float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None for value in values]

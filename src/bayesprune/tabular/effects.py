@@ -1,12 +1,14 @@
-"""What a selected input does to the prediction: its curve with a credible band, and the size of its effect."""
+"""What selected inputs do to the prediction: curves with credible bands, sizes of effects, interactions."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bayesprune.tabular.encode import Input
+from bayesprune.tabular.columns import cells_as_text, column_numbers
 
 GRID, ROWS, SHUFFLES = 21, 400, 3
 BAND = (0.05, 0.95)
@@ -14,29 +16,24 @@ MONOTONE = 0.8  # share of a curve's ups and downs that must go one way
 WEAK = 0.25  # a curve that varies less than this share of the whole effect says little of it
 
 
-def draws(estimator: Any, X: np.ndarray) -> np.ndarray:
-    """Predict with every posterior member, or with the mean alone where an estimator offers no members.
+def draws(estimator: Any, X: Any) -> np.ndarray:
+    """Predict with every posterior member.
 
     Args:
-        estimator: fitted; its ``predict_members(X)`` gives (members, n) or (members, n, C), if it has one.
-        X: (n, p) encoded inputs.
+        estimator: fitted; its ``predict_members(X)`` gives (members, n) or (members, n, C).
+        X: data frame of n rows.
 
     Returns:
         (members, n, outputs): one output for a regression, a probability for each of C > 2 classes, and the
         probability of the second of two.
     """
-    if hasattr(estimator, "predict_members"):
-        values = np.asarray(estimator.predict_members(X), dtype=np.float64)
-    elif hasattr(estimator, "predict_proba"):
-        values = np.asarray(estimator.predict_proba(X), dtype=np.float64)[None]
-    else:
-        values = np.asarray(estimator.predict(X), dtype=np.float64)[None]
+    values = np.asarray(estimator.predict_members(X), dtype=np.float64)
     if values.ndim == 2:
         return values[:, :, None]
     return values[:, :, 1:] if values.shape[2] == 2 else values
 
 
-def partial_dependence(estimator: Any, X: np.ndarray, one: Input, group: list[int]) -> dict[str, Any]:
+def partial_dependence(estimator: Any, X: Any, name: str, kind: str) -> dict[str, Any]:
     """Average the prediction over the rows while one input runs through its values, member by member.
 
     PD_m(v) = (1/n) Σ_i f_m(v, x_i without the input); the curve is the mean over the members m, the band their 5 % and
@@ -44,29 +41,25 @@ def partial_dependence(estimator: Any, X: np.ndarray, one: Input, group: list[in
 
     Args:
         estimator: fitted.
-        X: (n, p) encoded rows to average over.
-        one: the input.
-        group: its encoded columns.
+        X: data frame to average over.
+        name: of the input.
+        kind: "number", "date" or "text".
 
     Returns:
-        "grid" (numbers: distinct quantiles from 1 % to 99 %, or all values if there are few; text: the levels),
-        "mean", and "lower" and "upper" if the estimator has members, each (outputs, grid points) as lists; "members",
-        how many.
+        "grid" (numbers: distinct quantiles from 1 % to 99 %, or all values if there are few; dates: the same, as years;
+        text: the levels), "mean", "lower" and "upper", each (outputs, grid points) as lists; "members", how many.
     """
-    grid, columns = _grid(one, X[:, group])
+    grid, values = _grid(X[name], name, kind)
     curves = []
-    rows = X.copy()
-    for values in columns:
-        rows[:, group] = values
-        curves.append(draws(estimator, rows).mean(axis=1))
+    for value in values:
+        curves.append(draws(estimator, X.assign(**{name: value})).mean(axis=1))
     paths = np.stack(curves, axis=-1)  # (members, outputs, grid)
-    result = {"grid": grid, "mean": paths.mean(axis=0).tolist(), "lower": None, "upper": None, "members": len(paths)}
-    if len(paths) > 1:
-        result["lower"], result["upper"] = (np.quantile(paths, at, axis=0).tolist() for at in BAND)
-    return result
+    lower, upper = (np.quantile(paths, at, axis=0).tolist() for at in BAND)
+    mean = paths.mean(axis=0).tolist()
+    return {"grid": grid, "mean": mean, "lower": lower, "upper": upper, "members": len(paths)}
 
 
-def total_effect(estimator: Any, X: np.ndarray, group: list[int], seed: int = 0) -> float:
+def total_effect(estimator: Any, X: Any, name: str, seed: int = 0) -> float:
     """Measure how far the prediction moves when one input alone is exchanged between rows.
 
     T = √( ½ E (f(x) - f(x with the input of another row))² ), the standard deviation of the prediction that is due to
@@ -74,8 +67,8 @@ def total_effect(estimator: Any, X: np.ndarray, group: list[int], seed: int = 0)
 
     Args:
         estimator: fitted.
-        X: (n, p) encoded rows.
-        group: the input's encoded columns.
+        X: data frame.
+        name: of the input.
         seed: of the exchanges.
 
     Returns:
@@ -86,38 +79,77 @@ def total_effect(estimator: Any, X: np.ndarray, group: list[int], seed: int = 0)
     """
     generator = np.random.default_rng(seed)
     here, squares = draws(estimator, X).mean(axis=0), []
-    rows = X.copy()
     for _ in range(SHUFFLES):
-        rows[:, group] = X[generator.permutation(len(X))][:, group]
+        rows = _exchanged(X, [name], generator.permutation(len(X)))
         squares.append(((draws(estimator, rows).mean(axis=0) - here) ** 2).sum(axis=1).mean())
     return float(np.sqrt(0.5 * np.mean(squares)))
 
 
-def main_effect(curve: dict[str, Any], one: Input, column: np.ndarray) -> float:
+def interactions(estimator: Any, X: Any, names: Sequence[str], seed: int = 0) -> dict[tuple[str, str], float]:
+    """Measure how far the effect of one input depends on another, for every pair.
+
+    I = ½ √( E (f(x) - f(x with j of another row) - f(x with k of that row) + f(x with both))² ). The mixed difference
+    is zero for f = g(x without j) + h(x without k); where j and k are independent of each other, I is the standard
+    deviation of the prediction that is due to their interaction. What members disagree about is taken off the square:
+    the mean square of the mean over M members less its variance among them over M.
+
+    Args:
+        estimator: fitted.
+        X: data frame.
+        names: of the inputs.
+        seed: of the exchanges.
+
+    Returns:
+        I by pair, in units of the response or as a probability, the largest first.
+    """
+    generator = np.random.default_rng(seed)
+    squares: dict[tuple[str, str], list[float]] = {pair: [] for pair in itertools.combinations(names, 2)}
+    for _ in range(SHUFFLES if squares else 0):
+        order = generator.permutation(len(X))
+        here = draws(estimator, X)
+        alone = {name: draws(estimator, _exchanged(X, [name], order)) for name in names}
+        for first, second in squares:
+            both = draws(estimator, _exchanged(X, [first, second], order))
+            mixed = here - alone[first] - alone[second] + both  # (members, n, outputs)
+            noise = mixed.var(axis=0, ddof=1) / len(mixed) if len(mixed) > 1 else 0.0
+            squares[first, second].append(float((mixed.mean(axis=0) ** 2 - noise).sum(axis=1).mean()))
+    strength = {pair: 0.5 * float(np.sqrt(max(0.0, float(np.mean(values))))) for pair, values in squares.items()}
+    return dict(sorted(strength.items(), key=lambda entry: -entry[1]))
+
+
+def _exchanged(X: Any, names: Sequence[str], order: np.ndarray) -> Any:
+    """Return the rows with some columns of other rows."""
+    return X.assign(**{name: X[name].array[order] for name in names})
+
+
+def main_effect(curve: dict[str, Any], column: Any, name: str, kind: str) -> float:
     """Standard deviation of the partial dependence over the rows: the effect of the input on its own.
 
     Args:
         curve: from `partial_dependence`.
-        one: the input.
-        column: (n, columns) its encoded columns.
+        column: of the input.
+        name: of the input.
+        kind: "number", "date" or "text".
 
     Returns:
         The standard deviation; over several outputs, the root of the summed variances.
     """
     mean = np.asarray(curve["mean"])
-    if one.kind == "number":
-        values = np.stack([np.interp(column[:, 0], curve["grid"], line) for line in mean])
+    if kind == "text":
+        place = {level: at for at, level in enumerate(curve["grid"])}
+        values = mean[:, [place[cell] for cell in cells_as_text(column) if cell in place]]
     else:
-        values = mean[:, _level_of(one, column)]
+        numbers = _as_numbers(column, name, kind)
+        values = np.stack([np.interp(numbers[~np.isnan(numbers)], curve["grid"], line) for line in mean])
     return float(np.sqrt(values.var(axis=1).sum()))
 
 
-def direction(curve: dict[str, Any], one: Input, main: float, total: float, outputs: list[str]) -> str:
+def direction(curve: dict[str, Any], kind: str, main: float, total: float, outputs: list[str]) -> str:
     """Say in a few words which way an input acts.
 
     Args:
         curve: from `partial_dependence`.
-        one: the input.
+        kind: "number", "date" or "text".
         main: its effect on its own.
         total: its effect with all interactions.
         outputs: names of the outputs; one, or one a class.
@@ -131,7 +163,7 @@ def direction(curve: dict[str, Any], one: Input, main: float, total: float, outp
     mean = np.asarray(curve["mean"])
     which = int(np.ptp(mean, axis=1).argmax())
     line = mean[which]
-    if one.kind == "text":
+    if kind == "text":
         said = f"highest for {curve['grid'][int(line.argmax())]}"
     else:
         steps = np.diff(line)
@@ -140,22 +172,31 @@ def direction(curve: dict[str, Any], one: Input, main: float, total: float, outp
     return f"{said} ({outputs[which]})" if len(mean) > 1 else said
 
 
-def _grid(one: Input, column: np.ndarray) -> tuple[list[Any], list[np.ndarray]]:
-    """The values an input runs through, and each in its encoded columns."""
-    if one.kind == "number":
-        there = column[column[:, 1] == 0, 0] if one.indicator else column[:, 0]
-        values = np.unique(there)
-        if len(values) > GRID:
-            values = np.unique(np.quantile(there, np.linspace(0.01, 0.99, GRID)))
-        rest = [0.0] * (column.shape[1] - 1)
-        return values.tolist(), [np.array([value, *rest]) for value in values]
-    levels = ([one.base] if one.base is not None else []) + list(one.levels)
-    eye = np.eye(len(one.levels))
-    return levels, ([np.zeros(len(one.levels))] if one.base is not None else []) + list(eye)
+def _grid(column: Any, name: str, kind: str) -> tuple[list[Any], list[Any]]:
+    """The values an input runs through, as they are shown and as they stand in the frame."""
+    if kind == "text":
+        levels, counts = np.unique(cells_as_text(column).astype(str), return_counts=True)
+        most = np.sort(np.argsort(-counts, kind="stable")[:GRID])
+        return levels[most].tolist(), levels[most].tolist()
+    numbers = _as_numbers(column, name, kind)
+    there = np.flatnonzero(~np.isnan(numbers))
+    there = there[np.argsort(numbers[there], kind="stable")]
+    distinct = there[np.append(True, np.diff(numbers[there]) > 0)]
+    if len(distinct) <= GRID:
+        return numbers[distinct].tolist(), [column.iloc[at] for at in distinct]
+    if kind == "number":
+        values = np.unique(np.quantile(numbers[there], np.linspace(0.01, 0.99, GRID)))
+        return values.tolist(), values.tolist()
+    at = distinct[np.unique(np.linspace(0.01, 0.99, GRID) * (len(distinct) - 1)).astype(int)]
+    return numbers[at].tolist(), [column.iloc[i] for i in at]
 
 
-def _level_of(one: Input, column: np.ndarray) -> np.ndarray:
-    """The grid's number of each row's level."""
-    if one.base is not None:
-        return column[:, 0].astype(int)
-    return column.argmax(axis=1)
+def _as_numbers(column: Any, name: str, kind: str) -> np.ndarray:
+    """Return a column as numbers, dates as years."""
+    if kind == "number":
+        return column_numbers(name, column)
+    import pandas
+
+    when = pandas.to_datetime(column)
+    days = (when.dt.day_of_year - 1 + when.dt.hour / 24) / 366
+    return (when.dt.year + days).to_numpy(dtype=np.float64, na_value=np.nan)

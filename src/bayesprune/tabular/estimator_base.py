@@ -12,37 +12,26 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.feature_selection import SelectorMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from bayesprune.common.modes import threads
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.clusters import Cluster
+from bayesprune.tabular.columns import column_number, is_frame, with_text_names
+from bayesprune.tabular.frame import FrameEncoder
 from bayesprune.tabular.parameters import Parameters
 from bayesprune.tabular.prediction_sets import masks_of
 from bayesprune.tabular.predictive import sample_networks
+from bayesprune.tabular.progress import progress
 from bayesprune.tabular.rows import Standardiser
 from bayesprune.tabular.sampling import PosteriorNetworks
 from bayesprune.tabular.selection import Selection, find_inputs
 from bayesprune.tabular.store import write_estimator
+from bayesprune.tabular.training_data import TrainingData, read_training_data
 
 _ARRAYS = (
     "support_", "inclusion_probability_", "chain_probability_", "p_value_", "q_value_", "evidence_", "feature_importances_", "inputs_",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingData:
-    """One data set as the chains read it.
-
-    Args:
-        table: (n, p) array or scipy.sparse matrix.
-        response: (n,) float64, or int64 class numbers.
-        standardiser: of both.
-    """
-
-    table: Any
-    response: np.ndarray
-    standardiser: Standardiser
 
 
 class SparseBNN(SelectorMixin, Parameters):
@@ -50,12 +39,16 @@ class SparseBNN(SelectorMixin, Parameters):
 
     # ---- fitting ----------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any) -> Any:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Find the inputs that matter and sample a network on them.
 
         Args:
-            X: (n, p) array, data frame or scipy.sparse matrix, finite.
+            X: (n, p) array or scipy.sparse matrix, finite; or a pandas data frame with numbers, dates, text, categories and
+                missing values, whose columns are encoded as `bayesprune.tabular.frame.learn_encoder` says. A warning names
+                those that are not used.
             y: (n,) response or labels.
+            sample_weight: (n,) at least 0: a row of weight 2 counts as two in every likelihood, means and scales; None
+                weighs all alike. A row of weight 0 is left out.
 
         Returns:
             The fitted estimator.
@@ -63,7 +56,7 @@ class SparseBNN(SelectorMixin, Parameters):
         Raises:
             ValueError: a parameter out of its range, data that are not finite or too few rows (6 at least).
         """
-        self._fit_batch([self], [(X, y)], None)
+        self._fit_batch([self], [(X, y, sample_weight)], None)
         return self
 
     @staticmethod
@@ -74,90 +67,96 @@ class SparseBNN(SelectorMixin, Parameters):
         shapes = {each.table.shape for each in data}
         if len(shapes) > 1:
             raise ValueError(f"datasets differ in shape, {sorted(shapes)}: fit those of one shape together")
+        if any((each.names, each.members) != (data[0].names, data[0].members) for each in data):
+            raise ValueError(
+                "datasets differ in their columns or in the levels of text: fit those that are alike together"
+            )
         if len({model._outputs() for model in models}) > 1:
             raise ValueError("datasets differ in their number of classes: fit those of one number together")
         n, p = data[0].table.shape
-        plan, seed = lead._plan(n, p), int(check_random_state(lead.random_state).randint(2**31 - 1))
+        plan, seed = lead._plan(n, p), lead._seed()
         tables, responses = [each.table for each in data], [each.response for each in data]
-        standardisers = [each.standardiser for each in data]
+        standardisers = [model.standardiser_ for model in models]
+        weights = [np.ones(n) if each.weight is None else each.weight for each in data]
+        weights = weights if any(each.weight is not None for each in data) else []
         masks = []
-        with torch.enable_grad():
+        steps = (plan.steps if inputs is None else 0) + (lead._sampling(n).steps if lead.refit else 0)
+        with threads(lead._threads()), progress(steps, bool(lead.verbose)), torch.enable_grad():
             if inputs is None:
-                groups = lead._column_groups(p)
+                groups = lead._units(data[0].names, data[0].members)
                 expected = None if lead.expected_inputs == "auto" else float(lead.expected_inputs)
                 found = find_inputs(
                     tables, responses, standardisers, lead._outputs(), plan, groups,
-                    expected=expected, fdr=lead.fdr, seed=seed,
+                    expected=expected, fdr=lead.fdr, weights=weights, seed=seed,
                 )  # fmt: skip
-                for model, selection in zip(models, found):
-                    model._take_selection(selection, groups)
+                for model, selection, each in zip(models, found, data):
+                    model._take_selection(selection, groups, each)
                     model.n_iter_ = plan.search.steps
                 masks = masks_of([s.sets for s in found], [model.inputs_ for model in models], groups, plan.chains)
             else:
-                for model, columns in zip(models, inputs):
-                    model._take_inputs(columns, p)
-            for model, standardiser in zip(models, standardisers):
-                model.standardiser_ = standardiser
+                for model, columns, each in zip(models, inputs, data):
+                    model._take_inputs(columns, each)
             if not lead.refit:
                 return
             posteriors = sample_networks(
                 tables, responses, standardisers, [model.inputs_ for model in models], lead._outputs(),
-                lead._sampling(n), masks=masks, batch_size=min(256, plan.batch_size), seed=seed + 20_000,
+                lead._sampling(n), masks=masks, weights=weights, batch_size=min(256, plan.batch_size), seed=seed + 20_000,
             )  # fmt: skip
         for model, posterior in zip(models, posteriors):
             model._take_posterior(posterior)
             model.prior_["network_precision"] = posterior.precision
 
-    def _read(self, X: Any, y: Any) -> TrainingData:
-        """Check the parameters and the data."""
+    def _read(self, X: Any, y: Any, sample_weight: Any = None) -> TrainingData:
+        """Check the parameters and the data, and keep what predictions need of them."""
         self._check_parameters()
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=self._numeric, ensure_min_samples=2
-        )  # fmt: skip
-        if X.shape[0] < 6:
-            raise ValueError(
-                f"X has {X.shape[0]} rows (n_samples={X.shape[0]}): give at least 6, some to learn and some to weigh"
-            )
-        response = self._encode(y)
-        return TrainingData(X, response, Standardiser.of(X, response if self._numeric else None))
+        data = read_training_data(self, X, y, sample_weight, self._numeric)
+        data = dataclasses.replace(data, response=self._encode(data.response))
+        rows = len(data.response)
+        if rows < 6:
+            raise ValueError(f"X has {rows} rows (n_samples={rows}): give at least 6, some to learn and some to weigh")
+        self.encoder_, self.column_names_, self.standardiser_ = data.encoder, data.names, data.standardiser
+        self.target_name_ = str(y.name) if getattr(y, "name", None) is not None else None
+        return data
 
-    def _take_selection(self, selection: Selection, groups: list[np.ndarray]) -> None:
-        """Keep what the search and the weighing found."""
-        self.inclusion_probability_ = selection.probability
-        self.chain_probability_ = selection.chain_probability
-        self.p_value_, self.q_value_ = selection.p_value, selection.q_value
-        self.clusters_ = selection.clusters
-        self.evidence_ = selection.evidence
-        self.prior_ = selection.prior
-        self.history_ = selection.history
-        self.support_ = selection.support(
+    def _take_selection(self, selection: Selection, groups: list[np.ndarray], data: TrainingData) -> None:
+        """Keep what the search and the weighing found, for each column of X."""
+        support = selection.support(
             self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
         )
-        self.inputs_ = selection.inputs(self.select, self.support_, groups)
-        if self.select == "auto" and not self.clusters_ and self.refit:
+        self.inputs_ = selection.inputs(self.select, support, groups)
+        self.support_ = data.of_columns(support).astype(bool)
+        self.inclusion_probability_ = data.of_columns(selection.probability)
+        self.chain_probability_ = data.of_columns(selection.chain_probability)
+        self.p_value_ = data.of_columns(selection.p_value, 1.0)
+        self.q_value_ = data.of_columns(selection.q_value, 1.0)
+        self.evidence_ = data.of_columns(selection.evidence)
+        self.clusters_ = [data.cluster(cluster) for cluster in selection.clusters]
+        self.prior_ = selection.prior
+        places = data.column_of(selection.history["path_inputs"])
+        self.history_ = selection.history | {"path_inputs": places}
+        if self.select == "auto" and not self.clusters_ and self.refit and selection.sets:
             warnings.warn(
                 f"no input can be singled out at fdr={self.fdr}: predictions average over {len(selection.sets.members)} "
                 f"networks on {len(self.inputs_)} columns that predict best together (select='prediction'); support_ is empty",
                 UserWarning, stacklevel=5,
             )  # fmt: skip
-        gain = np.maximum(selection.gain.mean(0), 0.0)
+        gain = data.of_columns(np.maximum(selection.gain.mean(0), 0.0))
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain
         if self.verbose:
             print(_sentence(self.support_, self.prior_))
 
-    def _take_inputs(self, columns: Any, p: int) -> None:
-        """Keep inputs that were given, as if they had been found."""
-        columns = np.unique(np.asarray(columns, dtype=np.int64))
-        if len(columns) and (columns[0] < 0 or columns[-1] >= p):
-            raise ValueError(f"inputs={columns.tolist()} name a column that is not there: X has columns 0 to {p - 1}")
-        self.inputs_ = columns
-        self.support_ = np.isin(np.arange(p), columns)
+    def _take_inputs(self, columns: Any, data: TrainingData) -> None:
+        """Keep columns of X that were given, as if they had been found."""
+        count = len(data.members)
+        given = sorted({column_number("inputs", column, data.names, count) for column in columns})
+        self.inputs_ = np.array(sorted(place for column in given for place in data.members[column]), dtype=np.int64)
+        self.support_ = np.isin(np.arange(count), given)
         self.inclusion_probability_ = self.support_.astype(np.float64)
         self.chain_probability_ = self.inclusion_probability_[None].copy()
         self.p_value_ = self.q_value_ = 1.0 - self.inclusion_probability_
         self.clusters_ = []
-        self.evidence_ = np.zeros(p)
-        self.feature_importances_ = self.inclusion_probability_ / max(1, len(columns))
+        self.evidence_ = np.zeros(count)
+        self.feature_importances_ = self.inclusion_probability_ / max(1, len(given))
         self.prior_, self.history_, self.n_iter_ = {}, {}, 0
 
     def _take_posterior(self, posterior: PosteriorNetworks) -> None:
@@ -187,6 +186,21 @@ class SparseBNN(SelectorMixin, Parameters):
         tags.non_deterministic = False
         return tags
 
+    def transform(self, X: Any) -> Any:
+        """Return the selected columns.
+
+        Args:
+            X: (n, p), or a data frame with the selected columns.
+
+        Returns:
+            (n, selected), a data frame if X is one and the fit had one too.
+        """
+        check_is_fitted(self)
+        if self.encoder_ is None or not is_frame(X):
+            return super().transform(X)
+        names = [name for name, chosen in zip(self.column_names_, self.support_) if chosen]
+        return self._frame(X, names)[names]
+
     # ---- prediction -------------------------------------------------------------------------------------------------
 
     def _member_outputs(self, X: Any) -> torch.Tensor:
@@ -194,8 +208,39 @@ class SparseBNN(SelectorMixin, Parameters):
         check_is_fitted(self)
         if not self.refit:
             raise ValueError("refit=False selects inputs only; fit with refit=True to predict")
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        return self.posterior_.outputs(self.standardiser_.inputs(X, self.inputs_))
+        if self.encoder_ is None:
+            X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+            return self.posterior_.outputs(self.standardiser_.inputs(X, self.inputs_))
+        encoded = self.encoder_.only(self.needed_names()).encode(self._frame(X))
+        mean, scale = self.standardiser_.mean[self.inputs_], self.standardiser_.scale[self.inputs_]
+        return self.posterior_.outputs(Standardiser(mean, scale).inputs(encoded))
+
+    def needed_names(self) -> list[str]:
+        """Return the names of the frame's columns that the prediction reads."""
+        read, members = set(self.inputs_.tolist()), self.encoder_.members if self.encoder_ else {}
+        return [name for name, places in members.items() if read.intersection(places)]
+
+    def _frame(self, X: Any, also: Sequence[str] = ()) -> Any:
+        """Return X as a data frame that has the columns that are needed; others are checked as scikit-learn does, or may lack.
+
+        A frame with other columns than the fit's is read by the names of those needed, if there are any.
+        """
+        import pandas
+
+        if not is_frame(X):
+            X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=False)
+            return pandas.DataFrame(X, columns=self.column_names_)
+        named, needed = with_text_names(X), {*self.needed_names(), *also}
+        here = set(named.columns)
+        if here == set(self.column_names_) or not needed or not needed <= here:
+            try:
+                validate_data(self, X, reset=False, skip_check_array=True)
+            except ValueError as error:
+                absent = sorted(needed - here)
+                raise ValueError(
+                    f"{error}Of the columns, the prediction needs {absent}." if absent else error
+                ) from None
+        return named
 
     # ---- in a folder ------------------------------------------------------------------------------------------------
 
@@ -206,7 +251,7 @@ class SparseBNN(SelectorMixin, Parameters):
             folder: where to; made if absent. An estimator that is there is replaced, other files stay.
 
         Raises:
-            ValueError: a parameter that JSON cannot hold (a generator as random_state).
+            ValueError: a parameter that JSON cannot hold. (A generator as `random_state` is written as None.)
             sklearn.exceptions.NotFittedError: the estimator is not fitted.
         """
         check_is_fitted(self)
@@ -218,12 +263,15 @@ class SparseBNN(SelectorMixin, Parameters):
             "parameters": self._plain_parameters(),
             "n_features_in": int(self.n_features_in_),
             "n_iter": int(self.n_iter_),
+            "target_name": self.target_name_,
             "prior": self.prior_,
             "clusters": [dataclasses.asdict(cluster) for cluster in self.clusters_],
             "standardiser": {"y_mean": self.standardiser_.y_mean, "y_scale": self.standardiser_.y_scale},
         }
         if hasattr(self, "feature_names_in_"):
             about["feature_names_in"] = [str(name) for name in self.feature_names_in_]
+        if self.encoder_ is not None:
+            about["encoder"] = self.encoder_.to_dict() | {"column_names": self.column_names_}
         if hasattr(self, "classes_"):
             about["classes"] = {"dtype": self.classes_.dtype.str, "values": self.classes_.tolist()}
         if hasattr(self, "posterior_"):
@@ -264,6 +312,10 @@ class SparseBNN(SelectorMixin, Parameters):
         model.standardiser_ = Standardiser(
             arrays["standardiser.mean"], arrays["standardiser.scale"], **about["standardiser"]
         )
+        model.target_name_, model.encoder_, model.column_names_ = about["target_name"], None, []
+        if "encoder" in about:
+            model.column_names_ = list(about["encoder"]["column_names"])
+            model.encoder_ = FrameEncoder.from_dict(about["encoder"])
         if "feature_names_in" in about:
             model.feature_names_in_ = np.array(about["feature_names_in"], dtype=object)
         if "classes" in about:
@@ -287,8 +339,8 @@ def fit_many(estimator: Any, datasets: Sequence[tuple[Any, Any]], inputs: Sequen
 
     Args:
         estimator: a `SparseBNNRegressor` or `SparseBNNClassifier`; it is not changed.
-        datasets: pairs (X, y), all X of one shape.
-        inputs: the columns to use of each data set, by number; as many as there are, or as few. `support_` is then what
+        datasets: pairs (X, y), or triples with sample weights, all X of one shape.
+        inputs: the columns to use of each data set, by number or name; their count may differ. `support_` is then what
             was given, inclusion probabilities are 1 and 0, and the parameters of search and selection do nothing.
 
     Returns:

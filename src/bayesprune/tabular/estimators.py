@@ -28,7 +28,8 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
        posterior samples of a network on what was found at temperature 1, with the noise variance estimated on
        left-out rows; predictions average over them.
 
-    Everything is standardised inside. Chains, and with `fit_many` data sets, are one batched computation.
+    Everything is standardised inside. Chains, and with `fit_many` data sets, are one batched computation. A pandas data
+    frame may hold numbers, dates, text, categories and missing values; predictions need its selected columns only.
 
     Args:
         hidden_layer_sizes: hidden widths of the predictive network, or "auto" (64, 64); the paper's (5, 3) or
@@ -44,7 +45,8 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         probability: smallest inclusion probability, for select="probability".
         n_inputs: how many, for select="number".
         expected_inputs: inputs expected to matter, or "auto" (empirical Bayes).
-        groups: lists of column numbers that are selected together (one-hot columns); the rest stand alone.
+        groups: lists of columns that are selected together, by number or by the data frame's names; the rest stand alone.
+            The encoded columns of one column of a data frame always belong together.
         refit: whether to sample a predictive network; False selects only.
         candidates: inputs that a chain keeps, or "auto".
         search_steps: steps of the search, or "auto".
@@ -52,11 +54,12 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         fit_steps: steps before sampling, or "auto".
         n_starts: starts of the predictive network, or "auto".
         batch_size: rows a step, or "auto".
-        random_state: seed, generator or None; torch's and numpy's global generators are not touched.
+        n_jobs: threads of a fit; None is one, which is fastest below some ten thousand rows, −1 is all cores.
+        random_state: seed, generator of either kind of numpy's, or None; torch's and numpy's global generators are not touched.
         verbose: print the prior and what was selected.
 
     Attributes:
-        support_: (p,) which columns are selected.
+        support_: (p,) which columns of X are selected; `get_feature_names_out()` names them.
         clusters_: the findings, `Cluster`s of column numbers with their shares, p-value and q-value.
         p_value_: (p,) of the hypothesis that y does not depend on the column given all others; 1 for no candidate.
         q_value_: (p,) the smallest false-discovery rate at which the column's cluster is found.
@@ -68,6 +71,7 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         prior_: numbers of the prior by name, the implied inclusion probabilities among them.
         history_: the search's losses and paths, arrays by name; "number", "number_loss" and "number_taken" are the
             cross-validation of select="prediction".
+        encoder_: how the columns of a data frame are encoded, with `dropped`, the reasons of those not used; else None.
         n_features_in_, feature_names_in_, n_iter_: as in scikit-learn.
 
     Example:

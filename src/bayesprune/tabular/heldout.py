@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
 
 from bayesprune.posterior import classification_metrics, mse, reliability_curve
 from bayesprune.posterior.metrics import auroc
-from bayesprune.tabular.files import Table
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 SHOWN = 0.9  # the coverage that is printed
 _CURVE = 200  # points of a ROC curve
-_BLOCK = 512  # columns at a time
 
 
-def row_copies(table: Table) -> np.ndarray:
+def row_copies(frame: Any) -> np.ndarray:
     """Number the rows so that equal rows have equal numbers.
 
     Args:
-        table: of the inputs alone.
+        frame: data frame of the inputs alone.
 
     Returns:
         (rows,) numbers from 0, in the order of first appearance.
 
     Example:
-        >>> row_copies(Table("memory", {"a": np.array([3.0, 1.0, 3.0]), "b": np.array([0.0, 0.0, -0.0])})).tolist()
+        >>> import pandas
+        >>> row_copies(pandas.DataFrame({"a": [3.0, 1.0, 3.0], "b": [0.0, 0.0, -0.0]})).tolist()
         [0, 1, 0]
     """
-    hashes = [hashlib.blake2b(digest_size=16) for _ in range(table.rows)]
-    names = list(table.columns)
-    for start in range(0, len(names), _BLOCK):
-        block = np.empty((table.rows, len(names[start : start + _BLOCK])))
-        for i, name in enumerate(names[start : start + _BLOCK]):
-            column = table.columns[name]
-            block[:, i] = np.unique(column.astype(str), return_inverse=True)[1] if table.is_text(name) else column
-        block += 0.0  # -0.0 is 0.0
-        block[np.isnan(block)] = np.nan  # one bit pattern
-        for state, row in zip(hashes, block):
-            state.update(row.tobytes())
-    seen: dict[bytes, int] = {}
-    return np.array([seen.setdefault(state.digest(), len(seen)) for state in hashes], dtype=np.int64)
+    import pandas
+
+    floats = frame.select_dtypes("floating")
+    plain = pandas.concat([frame.drop(columns=floats.columns), floats + 0.0], axis=1)  # -0.0 is 0.0
+    return pandas.factorize(pandas.util.hash_pandas_object(plain, index=False))[0]
 
 
 def split_rows(
@@ -93,7 +83,7 @@ def score_regression(
 
     Args:
         estimator: fitted, with ``predict`` and ``predict_interval``.
-        X: (n, p) encoded inputs.
+        X: data frame of n rows.
         y: (n,) responses.
         constant: the mean of the training responses, the prediction without inputs.
 
@@ -131,7 +121,7 @@ def score_classification(
 
     Args:
         estimator: fitted on codes 0 … C - 1, with ``predict_proba``.
-        X: (n, p) encoded inputs.
+        X: data frame of n rows.
         y: (n,) codes.
         labels: names of the classes.
         shares: (C,) share of each class in training, the prediction without inputs.

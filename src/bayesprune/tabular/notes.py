@@ -7,49 +7,49 @@ from typing import Any
 
 import numpy as np
 
-from bayesprune.tabular.encode import Encoding
-from bayesprune.tabular.files import Table
+from bayesprune.tabular.frame import FrameEncoder
 from bayesprune.tabular.target import Target
 
 FEW_ROWS = 200  # the estimators' defaults are made for this many and more
 _APART = 0.5  # chains whose inclusion probabilities differ by more disagree
 
 
-def data_notes(rows_in_file: int, target: Target, train: Table, encoding: Encoding, copies: np.ndarray) -> list[str]:
+def data_notes(rows_in_file: int, target: Target, train: Any, encoder: FrameEncoder, copies: np.ndarray) -> list[str]:
     """Say what was done to the data.
 
     Args:
         rows_in_file: before any was left out.
         target: the response.
-        train: the training rows.
-        encoding: fitted on them.
+        train: data frame of the training rows.
+        encoder: fitted on them.
         copies: of all rows with a response, from `heldout.row_copies`.
 
     Returns:
         Sentences; none if the data were as they should be.
 
     Example:
+        >>> import pandas
         >>> target = Target("y", "regression", np.zeros(300), (), np.arange(300), "as asked")
-        >>> train = Table("memory", {"a": np.arange(240.0)})
-        >>> data_notes(310, target, train, Encoding(()), np.arange(300))
+        >>> train = pandas.DataFrame({"a": range(240)})
+        >>> data_notes(310, target, train, FrameEncoder(()), np.arange(300))
         ["10 rows without a value of 'y' left out."]
     """
     notes = []
     without = rows_in_file - len(target.rows)
     if without:
         notes.append(f"{_count(without, 'row')} without a value of {target.name!r} left out.")
-    if train.rows < FEW_ROWS:
-        notes.append(f"Only {train.rows} training rows: weak inputs will be missed ({FEW_ROWS} and more are advised).")
+    if len(train) < FEW_ROWS:
+        notes.append(f"Only {len(train)} training rows: weak inputs will be missed ({FEW_ROWS} and more are advised).")
     again = len(copies) - len(np.unique(copies))
     if again:
         notes.append(
             f"{_count(again, 'row')} with the same inputs as an earlier one: copies were kept on one side of the split."
         )
-    if encoding.dropped:
-        said = [f"{name!r} ({reason})" for name, reason in encoding.dropped]
+    if encoder.dropped:
+        said = [f"{name!r} ({reason})" for name, reason in encoder.dropped.items()]
         notes.append(f"{_count(len(said), 'column')} not used: {_few(said)}.")
-    gaps = [one for one in encoding.inputs if train.missing(one.name).any()]
-    numbers = [repr(one.name) for one in gaps if one.kind == "number"]
+    gaps = [one for one in encoder.inputs if train[one.name].isna().any()]
+    numbers = [repr(one.name) for one in gaps if one.kind != "text"]
     if numbers:
         marked = sum(one.indicator for one in gaps)
         also = f"; where they were missing is an input too for {_count(marked, 'column')}" if marked else ""
@@ -89,33 +89,26 @@ def chain_notes(inputs: dict[str, list[Any]]) -> list[str]:
     return said
 
 
-def nothing_selected(inputs: dict[str, list[Any]], rule: str, spread: float) -> dict[str, str]:
+def nothing_selected(inputs: dict[str, list[Any]], rule: str) -> dict[str, str]:
     """Say that nothing was selected, and what the model predicts then.
 
     Args:
         inputs: from `describe.describe_inputs`.
         rule: the selection's rule in words.
-        spread: between the largest and the smallest prediction of held-out rows, as a share of the response's.
 
     Returns:
-        "kind", "constant" or "dense", and the "sentence".
+        "kind", "constant", and the "sentence".
 
     Example:
-        >>> told = nothing_selected({"name": ["a"], "probability": [0.1], "q_value": [0.9]}, "at a rate of 0.05", 0.0)
-        >>> told["kind"], told["sentence"][:44]
-        ('constant', 'No input is selected at a rate of 0.05: the ')
+        >>> nothing_selected({"name": ["a"], "probability": [0.1], "q_value": [0.9]}, "at a rate of 0.05")["sentence"][:44]
+        'No input is selected at a rate of 0.05: the '
     """
     at = int(np.argmax(inputs["probability"]))
-    kind = "constant" if spread < 1e-4 else "dense"
-    said = {
-        "constant": "The model's prediction is a constant that uses no input; select=prediction takes what predicts best, "
-        "without control of errors.",
-        "dense": "The model's prediction is that of the dense network on all inputs.",
-    }
     return {
-        "kind": kind,
+        "kind": "constant",
         "sentence": f"No input is selected {rule}: the likeliest, {inputs['name'][at]!r}, has inclusion probability "
-        f"{inputs['probability'][at]:.2f} (q-value {inputs['q_value'][at]:.2f}). {said[kind]}",
+        f"{inputs['probability'][at]:.2f} (q-value {inputs['q_value'][at]:.2f}). The model's prediction is a constant that "
+        "uses no input; select=prediction takes what predicts best, without control of errors.",
     }
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
 
 from bayesprune.common.checks import check_choice
+from bayesprune.tabular.columns import column_number
 from bayesprune.tabular.plan import Plan
 from bayesprune.tabular.sampling import SamplingSettings
 from bayesprune.tabular.trainer import ChainSettings
@@ -45,6 +49,7 @@ class Parameters(BaseEstimator):
         fit_steps: Any = "auto",
         n_starts: Any = "auto",
         batch_size: Any = "auto",
+        n_jobs: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -65,6 +70,7 @@ class Parameters(BaseEstimator):
         self.fit_steps = fit_steps
         self.n_starts = n_starts
         self.batch_size = batch_size
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -84,19 +90,40 @@ class Parameters(BaseEstimator):
         expected = self.expected_inputs
         if expected != "auto" and not (isinstance(expected, Real) and float(expected) > 0):
             raise ValueError(f"expected_inputs={expected!r} must be 'auto' or a number above 0")
+        if self.n_jobs is not None and not (
+            isinstance(self.n_jobs, Integral) and (self.n_jobs >= 1 or self.n_jobs == -1)
+        ):
+            raise ValueError(f"n_jobs={self.n_jobs!r} must be None, a whole number of at least 1, or -1 for all cores")
+        if isinstance(self.groups, str) or any(isinstance(group, str) for group in self.groups or ()):
+            raise ValueError(f"groups={self.groups!r} must be lists of columns, as in groups=[['a', 'b']]")
         sizes = self.hidden_layer_sizes
         if sizes != "auto" and not all(isinstance(size, Integral) and int(size) >= 1 for size in np.atleast_1d(sizes)):
             raise ValueError(f"hidden_layer_sizes={sizes!r} must be 'auto' or whole numbers of at least 1")
 
-    def _column_groups(self, p: int) -> list[np.ndarray]:
-        """Return the column numbers of every input."""
-        given = [np.unique(np.asarray(members, dtype=np.int64)) for members in self.groups or ()]
-        together = np.concatenate(given) if given else np.zeros(0, dtype=np.int64)
-        if len(np.unique(together)) != len(together):
-            raise ValueError("groups name a column twice: every column belongs to one group")
-        if len(together) and (together.min() < 0 or together.max() >= p):
-            raise ValueError(f"groups name column {together.max()}, but X has columns 0 to {p - 1}")
-        return [*given, *(np.array([column]) for column in np.setdiff1d(np.arange(p), together))]
+    def _units(self, names: Sequence[str], members: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Return the encoded columns of everything that is selected as a whole: the groups, then the other columns.
+
+        Args:
+            names: of the columns of X; none for an array.
+            members: the encoded columns of each column of X.
+        """
+        given = [[column_number("groups", one, names, len(members)) for one in group] for group in self.groups or ()]
+        together = {column for group in given for column in group}
+        if sum(map(len, given)) != len(together):
+            raise ValueError(f"groups={self.groups!r} name a column twice: every column belongs to one group")
+        alone = [[column] for column in range(len(members)) if column not in together]
+        units = [sorted(place for column in unit for place in members[column]) for unit in [*given, *alone]]
+        return [np.array(unit) for unit in units if unit]
+
+    def _seed(self) -> int:
+        """Return a seed from `random_state`: a number, a generator of either kind of numpy's, or None."""
+        if isinstance(self.random_state, np.random.Generator):
+            return int(self.random_state.integers(2**31 - 1))
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _threads(self) -> int:
+        """Return how many threads a fit may use."""
+        return 1 if self.n_jobs is None else self.n_jobs if self.n_jobs > 0 else os.cpu_count() or 1
 
     def _plan(self, n: int, p: int) -> Plan:
         """Return sizes and settings for n rows of p columns."""
@@ -140,7 +167,9 @@ class Parameters(BaseEstimator):
         for name, value in self.get_params(deep=False).items():
             value = value.item() if isinstance(value, np.generic) else value
             if name == "groups" and value is not None:
-                value = [[int(column) for column in members] for members in value]
+                value = [[one if isinstance(one, str) else int(one) for one in members] for members in value]
+            if isinstance(value, (np.random.Generator, np.random.RandomState)):
+                value = None
             if isinstance(value, tuple):
                 value = [int(size) for size in value]
             try:

@@ -36,6 +36,13 @@ class Plan:
     union: int = 64
     for_prediction: bool | None = False
 
+    @property
+    def steps(self) -> int:
+        """Training steps of search and weighing, nearly."""
+        own = self.weighing
+        weighing = own.settle_steps + max(0, own.rounds - 1) * own.round_steps + own.final_steps
+        return self.search.steps + weighing
+
     @classmethod
     def of(
         cls,

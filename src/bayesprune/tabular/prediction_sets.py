@@ -78,7 +78,8 @@ def choose_for_prediction(
     result = []
     for first in range(0, net.chains, folds.per_set):
         own = slice(first, first + folds.per_set)
-        mean = scores[own].sum(0) / sum(map(len, outer[own]))
+        weight = rows.row_weight(first // folds.per_set)
+        mean = scores[own].sum(0) / sum(float(weight[held].sum()) for held in outer[own])
         loss = np.exp(-2 * mean) if rows.y.is_floating_point() else -mean
         best = int(sizes[_smallest_as_good(scores[own])])
         result.append(PredictionSets([np.array(path[:best], dtype=np.int64) for path in paths[own]], sizes, loss))

@@ -22,6 +22,7 @@ def sample_networks(
     settings: SamplingSettings,
     *,
     masks: Sequence[torch.Tensor] = (),
+    weights: Sequence[np.ndarray] = (),
     batch_size: int,
     seed: int,
 ) -> list[PosteriorNetworks]:
@@ -35,6 +36,7 @@ def sample_networks(
         outputs: outputs of the networks.
         settings: how they are sampled.
         masks: (C, inputs) of each data set which of its columns each member has; none gives all of them to all.
+        weights: (n,) of the rows of each data set; none weighs all alike.
         batch_size: rows a step.
         seed: of everything random.
 
@@ -49,7 +51,7 @@ def sample_networks(
         x[:, : len(columns)] = standardiser.inputs(table, columns)
         narrow.append(x)
         same.append(Standardiser(np.zeros(width), np.ones(width), standardiser.y_mean, standardiser.y_scale))
-    rows = Rows(narrow, responses, same, batch_size, torch.Generator().manual_seed(seed))
+    rows = Rows(narrow, responses, same, batch_size, torch.Generator().manual_seed(seed), weights)
     shown = torch.stack([F.pad(mask, (0, width - mask.shape[1])) for mask in masks]) if masks else None
     posteriors = sample_posterior(rows, outputs, settings, masks=shown, seed=seed + 1)
     for posterior, columns in zip(posteriors, inputs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,14 @@ class Standardiser:
     y_scale: float = 1.0
 
     @classmethod
-    def of(cls, X: Any, y: np.ndarray | None = None) -> Standardiser:
-        """Measure a table: an array (n, p) or a scipy.sparse matrix; `y` for a regression."""
-        if hasattr(X, "tocsr"):
+    def of(cls, X: Any, y: np.ndarray | None = None, weight: np.ndarray | None = None) -> Standardiser:
+        """Measure a table: an array (n, p) or a scipy.sparse matrix; `y` for a regression; a weight a row."""
+        if weight is not None:
+            share = weight / weight.sum()
+            mean = np.asarray(X.T @ share).ravel()
+            square = X.multiply(X).T @ share - mean**2 if hasattr(X, "tocsr") else (X - mean).T ** 2 @ share
+            variance = np.maximum(np.asarray(square).ravel(), 0.0)
+        elif hasattr(X, "tocsr"):
             mean = np.asarray(X.mean(axis=0), dtype=np.float64).ravel()
             square = np.asarray(X.multiply(X).mean(axis=0), dtype=np.float64).ravel()
             variance = np.maximum(square - mean**2, 0.0)
@@ -43,10 +48,13 @@ class Standardiser:
         scale = np.sqrt(variance)
         # Rounding leaves a constant column a variance of about (ε·mean)².
         scale = np.where(scale <= 1e-7 * np.maximum(np.abs(mean), 1e-30), 1.0, scale)
-        if y is None:
-            return cls(mean, scale)
-        y_scale = float(np.std(y, dtype=np.float64))
-        return cls(mean, scale, float(np.mean(y, dtype=np.float64)), y_scale if y_scale > 0 else 1.0)
+        return cls(mean, scale) if y is None else cls(mean, scale).with_response(y, weight)
+
+    def with_response(self, y: np.ndarray, weight: np.ndarray | None = None) -> Standardiser:
+        """Return the same for the columns, with the mean and the scale of a response."""
+        y_mean = float(np.average(y, weights=weight))
+        y_scale = float(np.sqrt(np.average((y - y_mean) ** 2, weights=weight)))
+        return replace(self, y_mean=y_mean, y_scale=y_scale if y_scale > 0 else 1.0)
 
     def inputs(self, X: Any, columns: np.ndarray | None = None) -> np.ndarray:
         """Return standardised float32 rows, of all columns or of some."""
@@ -74,6 +82,7 @@ class Rows:
         standardisers: one a data set.
         batch_size: rows of a minibatch; at most n is used.
         generator: of the shuffle and the windows.
+        weights: S arrays (n,): a row of weight 2 counts as two; none weighs all alike.
 
     Example:
         >>> X, y = np.random.default_rng(0).standard_normal((6, 3)), np.arange(6.0)
@@ -90,6 +99,7 @@ class Rows:
         standardisers: Sequence[Standardiser],
         batch_size: int,
         generator: torch.Generator,
+        weights: Sequence[np.ndarray] = (),
     ) -> None:
         self.count, self.p = tables[0].shape
         self.sets = len(tables)
@@ -107,6 +117,7 @@ class Rows:
                 for y, s in zip(responses, standardisers)
             ]
         )
+        self.weight = torch.stack([torch.from_numpy(w[wrapped]).float() for w in weights]) if len(weights) else None
         self._sparse: list[Any] | None = None
         self._standardisers = list(standardisers)
         if hasattr(tables[0], "tocsr") and self.count * self.p * self.sets > _DENSE:
@@ -138,6 +149,10 @@ class Rows:
         """Return (S, B) responses of rows from `start`."""
         return self.y[:, start : start + (self.batch_size if size is None else size)]
 
+    def row_weight(self, which: int) -> Tensor:
+        """Return (n + B,) the rows' weights in a data set, ones where they weigh alike."""
+        return torch.ones(len(self.y[0])) if self.weight is None else self.weight[which]
+
     def fold_weights(self, folds: int) -> Tensor:
         """Return (F, n + B) weights: row i is held out of fold i mod F; folds interleave, so every window holds all.
 
@@ -155,6 +170,7 @@ class Rows:
         small.__dict__.update(self.__dict__)
         part = slice(which, which + 1)
         small.sets, small.y, small.x = 1, self.y[part], self.x[part]
+        small.weight = None if self.weight is None else self.weight[part]
         small._sparse = None if self._sparse is None else self._sparse[part]
         small._standardisers = self._standardisers[part]
         return small

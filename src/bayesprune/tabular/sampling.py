@@ -51,6 +51,11 @@ class SamplingSettings:
     )
     precisions: tuple[float, ...] = ()
 
+    @property
+    def steps(self) -> int:
+        """Training steps in all."""
+        return max(1, len(self.precisions)) * (self.burn_in + self.cycles * self.cycle_steps)
+
 
 @dataclass
 class PosteriorNetworks:
@@ -109,12 +114,35 @@ def sample_posterior(
     """
     if masks is not None:
         settings = replace(settings, starts=masks.shape[1], kept=masks.shape[1])
-    best: list[PosteriorNetworks] = []
-    for precision in settings.precisions or (settings.chain.precision,):
-        tuned = replace(settings, chain=replace(settings.chain, precision=precision))
-        found = _converged(rows, outputs, tuned, masks, seed)
-        best = [new if new.held_out < old.held_out else old for new, old in zip(found, best)] if best else found
-    return best
+    wanted = _best_precisions(rows, outputs, settings, masks, seed)
+    found = {
+        precision: _converged(rows, outputs, _with_precision(settings, precision), masks, seed)
+        for precision in sorted(set(wanted))
+    }
+    return [found[precision][which] for which, precision in enumerate(wanted)]
+
+
+def _best_precisions(
+    rows: Rows, outputs: int, settings: SamplingSettings, masks: Tensor | None, seed: int
+) -> list[float]:
+    """Return the prior precision of the least held-out loss for every data set, from fold networks of half the steps."""
+    choices = settings.precisions or (settings.chain.precision,)
+    if len(choices) == 1:
+        return [choices[0]] * rows.sets
+    few = settings.starts if masks is not None else 1
+    short = replace(
+        settings, starts=few, kept=few, burn_in=max(1, settings.burn_in // 2), cycles=1,
+        cycle_steps=max(2 * settings.samples, settings.cycle_steps // 2),
+    )  # fmt: skip
+    losses = [
+        [found.held_out for found in _converged(rows, outputs, _with_precision(short, choice), masks, seed)]
+        for choice in choices
+    ]
+    return [choices[int(np.argmin([loss[which] for loss in losses]))] for which in range(rows.sets)]
+
+
+def _with_precision(settings: SamplingSettings, precision: float) -> SamplingSettings:
+    return replace(settings, chain=replace(settings.chain, precision=precision))
 
 
 def _converged(
@@ -208,19 +236,20 @@ def _of_one_set(
     weight = torch.full((count,), 1.0 / count)
     result = PosteriorNetworks(members, weight, float("nan"), settings.chain.precision)
     x, y = rows.x[which, : rows.count].numpy(), rows.y[which, : rows.count]
+    row_weight = torch.ones(len(y)) if rows.weight is None else rows.weight[which, : rows.count]
     if folds:
         total = 0.0
         for fold in range(folds):
             left_out = _stacked(net, states, [which * per_set + kept + fold])
             outputs = PosteriorNetworks(left_out, torch.ones(1), 0.0).outputs(x[fold::folds])
-            total += float(_losses(outputs, y[fold::folds]).sum())
-        result.held_out = total / rows.count
+            total += float((_losses(outputs, y[fold::folds]) * row_weight[fold::folds]).sum())
+        result.held_out = total / float(row_weight.sum())
     if y.is_floating_point():
-        result.noise_variance = _noise_variance(result.outputs(x)[..., 0], y, kept, result.held_out)
+        result.noise_variance = _noise_variance(result.outputs(x)[..., 0], y, row_weight, kept, result.held_out)
     return result
 
 
-def _noise_variance(members: Tensor, y: Tensor, starts: int, held_out: float) -> float:
+def _noise_variance(members: Tensor, y: Tensor, weight: Tensor, starts: int, held_out: float) -> float:
     """Return the variance that makes the predictive variance, noise and spread of the members, the error of their mean.
 
     A left-out row was predicted by one start. The mean of K starts, whose own means have the variance V about each
@@ -230,14 +259,16 @@ def _noise_variance(members: Tensor, y: Tensor, starts: int, held_out: float) ->
     Args:
         members: (S·K, n) outputs, sample after sample of K starts.
         y: (n,).
+        weight: (n,) of the rows.
         starts: K.
         held_out: mean squared error of single starts on left-out rows; nan without folds.
     """
-    trained = float((y - members.mean(0)).square().mean())
+    share = weight / weight.sum()
+    trained = float((y - members.mean(0)).square() @ share.to(members.dtype))
     if math.isnan(held_out):
         return trained
-    between = float(members.unflatten(0, (-1, starts)).mean(0).var(0).mean()) if starts > 1 else 0.0
-    spread = float(members.var(0, unbiased=False).mean())
+    between = float(members.unflatten(0, (-1, starts)).mean(0).var(0) @ share.to(members.dtype)) if starts > 1 else 0.0
+    spread = float(members.var(0, unbiased=False) @ share.to(members.dtype))
     return max(trained, held_out - between * (1 - 1 / starts) - spread)
 
 

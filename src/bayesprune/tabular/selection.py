@@ -25,6 +25,7 @@ from bayesprune.tabular.search import SearchResult, search
 from bayesprune.tabular.weighing import Weigher, train_fold_networks
 
 _OUTLYING = 6.0  # robust standard deviations of y beyond which a response is brought back for the search
+_TWINS = 2  # interchangeable inputs that join each candidate in the networks; all of them join its cluster
 _FURTHER = 128  # inputs that are weighed by what the networks leave of y, beside the candidates
 _PATHS = 50  # inputs whose path is kept
 
@@ -106,6 +107,7 @@ def find_inputs(
     *,
     expected: float | None,
     fdr: float = 0.05,
+    weights: Sequence[np.ndarray] = (),
     seed: int,
 ) -> list[Selection]:
     """Find the inputs of S data sets of one shape.
@@ -119,6 +121,7 @@ def find_inputs(
         groups: column numbers of every input.
         expected: number of inputs that the prior expects; None estimates it (empirical Bayes).
         fdr: rate at which clusters are found.
+        weights: (n,) of the rows of each data set; none weighs all alike.
         seed: of everything random.
 
     Returns:
@@ -128,10 +131,9 @@ def find_inputs(
     if np.issubdtype(responses[0].dtype, np.floating):
         # Gross outliers would set the scale of y, and with it the steps, for all other rows.
         responses = [winsorised(y, _OUTLYING) for y in responses]
-        standardisers = [
-            replace(s, y_mean=float(y.mean()), y_scale=float(y.std()) or 1.0) for s, y in zip(standardisers, responses)
-        ]
-    rows = Rows(tables, responses, standardisers, plan.batch_size, generator)
+        each: list[Any] = list(weights) or [None] * len(responses)
+        standardisers = [s.with_response(y, weight) for s, y, weight in zip(standardisers, responses, each)]
+    rows = Rows(tables, responses, standardisers, plan.batch_size, generator, weights)
     chains = plan.chains * rows.sets
     folds = Folds(plan.folds, chains, plan.chains, rows.count)
     learning = folds.learning(1, rows.batch_size)
@@ -169,7 +171,7 @@ def _evidence(
     folds: Folds,
     groups: Sequence[np.ndarray],
     plan: Plan,
-    orders: list[list[list[int]]],
+    orders: list[list[list[list[int]]]],
     *,
     seed: int,
 ) -> list[Evidence]:
@@ -178,7 +180,7 @@ def _evidence(
     candidates = []
     for which in range(rows.sets):
         union = common_union([order for own in orders[which] for order in own], plan.union)
-        candidates.append(_with_twins(rows, which, union, groups)[0])
+        candidates.append(_with_twins(rows, which, union, groups, most=_TWINS)[0])
     wide = [np.concatenate([groups[j] for j in union]) for union in candidates]
     common = _padded_columns(wide).repeat_interleave(chains, 0)
     net = net.choose(torch.arange(net.chains), _places(columns, common))
@@ -232,14 +234,20 @@ def _further(weigher: Weigher, owner: np.ndarray, union: list[int], X: np.ndarra
 
 
 def _with_twins(
-    rows: Rows, which: int, union: list[int], groups: Sequence[np.ndarray], of: Sequence[int] | None = None
+    rows: Rows,
+    which: int,
+    union: list[int],
+    groups: Sequence[np.ndarray],
+    of: Sequence[int] | None = None,
+    *,
+    most: int | None = None,
 ) -> tuple[list[int], np.ndarray]:
-    """Return the candidates with the inputs that are interchangeable with one of them, and their correlations."""
+    """Return some inputs with those that are interchangeable with one of them (or of `of`), and their correlations."""
     X = rows.only(which).inputs(0, rows.count)[0]
     single = np.array([members[0] if len(members) == 1 else -1 for members in groups])
     plain = [j for j in (union if of is None else of) if single[j] >= 0]
     with_all = (X[:, single[plain]].t() @ X / rows.count).abs().numpy() if plain else np.zeros((0, rows.p))
-    column_twins = twins(with_all, single[plain], rows.count) if plain else np.zeros(0, dtype=np.int64)
+    column_twins = twins(with_all, single[plain], rows.count, most) if plain else np.zeros(0, dtype=np.int64)
     of_column = {int(c): j for j, c in enumerate(single) if c >= 0}
     union = sorted({*union, *(of_column[int(c)] for c in column_twins if int(c) in of_column)})
     correlation = np.eye(len(union))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from bayesprune.samplers import CVAdam, CycleClock
 from bayesprune.sparsity.pruner import Pruner
 from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.progress import step_done
 from bayesprune.tabular.rows import Rows, principal_directions
 
 _SLOWNESS = 0.98  # of the running residual variance
@@ -82,7 +83,7 @@ class ChainTrainer:
     Args:
         net: the chains.
         rows: the rows: of one data set for several chains, or of as many as there are chains.
-        weights: (C, n + B) weight of each row in each chain, 0 = held out; None uses all rows.
+        weights: (C, n + B) weight of each row in each chain beside the rows' own, 0 = held out; None uses all rows.
         settings: how they move.
         seed: of the injected noise.
 
@@ -100,6 +101,9 @@ class ChainTrainer:
     def __init__(
         self, net: ChainMLP, rows: Rows, weights: Tensor | None, settings: ChainSettings, *, seed: int
     ) -> None:
+        if rows.weight is not None:
+            own = rows.weight.repeat_interleave(net.chains // len(rows.y), dim=0)
+            weights = own if weights is None else weights * own
         self.net, self.rows, self.weights, self.settings = net, rows, weights, settings
         self.regression = rows.y.is_floating_point()
         held = 0.0 if weights is None else 1.0 - float(weights[:, : rows.count].mean())
@@ -152,7 +156,7 @@ class ChainTrainer:
         weights = None if self.weights is None else self.weights[:, start : start + x.shape[1]]
         outputs = self.net(x)
         each = 0.5 * (outputs[..., 0] - y).square() if self.regression else -log_likelihood(outputs, y, None)
-        loss = each.mean(1) if weights is None else (each * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+        loss = each.mean(1) if weights is None else (each * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
         scale, temperature = self._scale()
         for group in self.optimizer.param_groups:
             group["lr"], group["temperature"] = self.settings.lr * factor, temperature
@@ -161,6 +165,7 @@ class ChainTrainer:
         self._damp_()
         self.optimizer.step()
         self.steps_done += 1
+        step_done()
         detached = loss.detach()
         if self.regression:
             blend = max(1 - _SLOWNESS, 1.0 / self.steps_done)

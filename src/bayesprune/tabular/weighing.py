@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.tabular.candidates import winsorised
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.comparison import Folds, gains_without_refit
 from bayesprune.tabular.conditional import ColumnModel, ConditionalModels
 from bayesprune.tabular.rows import Rows
 from bayesprune.tabular.trainer import ChainSettings, ChainTrainer
 
-_CLIP = 3.0  # robust standard deviations at which a residual is bounded
+_CLIP = 3.0  # robust standard deviations beyond which a residual is an outlier
 _PARTS = (1.0, 0.5, 0.0)  # of the networks' prediction, beside a ridge
 _MOST_ROWS = 4000  # rows of a fold that an input is weighed on
 
@@ -173,7 +174,7 @@ class Weigher:
         self.networks, self.models, self.own, self.draws = networks, models, range(first, first + count), draws
         self.generator = np.random.default_rng(seed)
         self.regression = y.is_floating_point()
-        self.y = y
+        self.y, self.weight = y, networks.rows.row_weight(first // count)
         self.members: list[ChainMLP] = []
         self.base: list[Tensor] = []
         states = networks.net.chains // networks.chains
@@ -198,14 +199,13 @@ class Weigher:
         best = np.inf
         for part in _PARTS:
             left = y - part * network
-            middle = float(np.median(left))
-            left = left - middle
-            bound = _CLIP * _scale(left)
-            score, ridge, coefficient, share = self.models.explained(np.clip(left, -bound, bound))
+            bounded = winsorised(left, _CLIP)
+            middle = float(bounded.mean())
+            score, ridge, coefficient, share = self.models.explained(bounded - middle)
             if score < best:
                 best, self.part, self.ridge, self.coefficient = score, part, ridge + middle, coefficient
                 # Of a residual's square, for the ridge's degrees of freedom.
-                self.left, self.inflation = left - ridge, 1 / (1 - share)
+                self.left, self.inflation = left - middle - ridge, 1 / (1 - share)
 
     @torch.no_grad()
     def weigh(self, model: ColumnModel) -> Weight:
@@ -233,6 +233,7 @@ class Weigher:
                 moved = base[:, None] + torch.einsum("bnk,shk->sbnh", shift, weight)
                 without = _after_first(member, moved.flatten(1, 2)).unflatten(1, moved.shape[1:3])
             r, h, spread, better = self._parts(with_input, without, self.y[rows], torch.from_numpy(linear_part[at]))
+            r = r * self.weight[rows][:, None]
             # The variance that draws in the input's place would give, y and all others as they are.
             network[place] = float((r * h).sum()), self.inflation * float((r * spread).sum(-1).square().mean(0).sum())
             if r.shape[-1] == 1:
@@ -250,10 +251,9 @@ class Weigher:
             f, drawn = with_input.mean(0).double(), without.mean(0).double()
             m = drawn.mean(0)
             r = y[:, None] - self.part * m - linear_part[:, None]
-            bound = _CLIP * _scale(r.numpy())
             worse, best = (y[:, None] - drawn).square().mean(), (y[:, None] - f).square().mean()
             gain = 0.5 * len(y) * float((worse / best).clamp_min(1e-12).log())
-            return r.clamp(-bound, bound), f - m, _spread(drawn), gain
+            return torch.from_numpy(winsorised(r[:, 0].numpy(), _CLIP))[:, None], f - m, _spread(drawn), gain
         if with_input.shape[-1] == 1:
             with_input, without = torch.cat([-with_input, with_input], -1) / 2, torch.cat([-without, without], -1) / 2
         p, q = with_input.softmax(-1).mean(0), without.softmax(-1).mean((0, 1))
@@ -270,11 +270,6 @@ def _spread(drawn: Tensor) -> Tensor:
     count = len(drawn)
     inflated = math.sqrt((1 + 1 / count) * count / max(1, count - 1))
     return (drawn - drawn.mean(0)) * inflated
-
-
-def _scale(residual: np.ndarray) -> float:
-    """Return the robust standard deviation of a residual about zero."""
-    return 1.4826 * float(np.median(np.abs(residual))) + 1e-9
 
 
 def _direction(model: ColumnModel) -> np.ndarray:

@@ -18,6 +18,7 @@ from bayesprune.train.procedures import Procedure
 from bayesprune.train.registry import method
 from bayesprune.train.splits import Splits
 from bayesprune.train.task import Task
+from bayesprune.train.values import in_epochs
 
 Dataset = vision.ArrayDataset | vision.ImageDataset
 AnyData = vision.ArrayDataset | vision.ImageDataset | Splits
@@ -52,11 +53,12 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
             data = vision.load_image_folder(Path(data_dir), wanted.image_size)
         else:
             data = vision.load_cifar(wanted.dataset, Path(data_dir))
-    return cut(data, wanted.train_size, wanted.validation_size)
+    return cut(config, data)
 
 
-def cut(data: Any, train_size: int | None, validation_size: int) -> Any:
-    """Return data with so many training examples held out for validation, and then so many left to train on."""
+def cut(config: RunConfig, data: Any) -> Any:
+    """Return data with `validation_size` training examples held out, and then `train_size` left to train on."""
+    train_size, validation_size = config.data.train_size, config.data.validation_size
     if isinstance(data, vision.ArrayDataset):
         data = vision.split_validation(data, validation_size, seed=0) if validation_size else data
         return data if train_size is None else vision.subset(data, train_size, seed=0)
@@ -163,8 +165,8 @@ def build_clock(config: RunConfig, steps_per_epoch: int) -> CycleClock:
         total_steps=schedule.epochs * steps_per_epoch,
         cycles=schedule.cycles,
         samples_per_cycle=schedule.samples_per_cycle,
-        sample_every=max(1, round(schedule.sample_every * steps_per_epoch)),
-        warmup_steps=round(schedule.warmup_epochs * steps_per_epoch),
+        sample_every=max(1, round(in_epochs(schedule.sample_every, schedule.epochs) * steps_per_epoch)),
+        warmup_steps=round(in_epochs(schedule.warmup_epochs, schedule.epochs) * steps_per_epoch),
         floor=schedule.lr_floor,
     )
 

@@ -30,7 +30,7 @@ class Collection:
 
     def __init__(self, config: RunConfig, clock: CycleClock, collects: bool) -> None:
         self.clock, self.collects = clock, collects
-        until = ramp_steps(config.pruning, clock.total_steps)[1]
+        until = ramp_steps(config, clock.total_steps)[1]
         self.first = until if method(config.sampler.method).ramped else 0  # before it, samples were of a larger network
         self.planned = clock.num_samples if collects else 0
         self.taken = sum(self.due(step) for step in range(clock.total_steps)) if self.planned else 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from bayesprune.train.registry import method
-from bayesprune.train.values import convert, nearest
+from bayesprune.train.values import Span, convert, in_shares, nearest
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,19 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long, in which cycles, and when samples are taken."""
+    """How long, in which cycles, and when samples are taken. What is in epochs here may be a share of the run ("10%"), which
+    follows `epochs`; what is a share elsewhere may be in epochs ("6ep").
+    """
 
     epochs: int = 10
     """Passes over the training images."""
     cycles: int = 1
     """Cosine cycles."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: Span = 0.0
     """Linear ramp before the first cycle."""
     samples_per_cycle: int = 0
     """Posterior samples at the end of each cycle."""
-    sample_every: float = 1.0
+    sample_every: Span = 1.0
     """Epochs between the samples of a cycle."""
     lr_floor: float = 0.0
     """Share of the peak at which a cycle ends."""
@@ -140,9 +142,9 @@ class PruningConfig:
     every: int | None = None
     """Steps between two pruning steps; None: the method's own: 1 for emmcmc, 16 for dense_copy and dpf, 100 for dsr, rigl and
     gmp, an epoch for sparse_momentum and set."""
-    prune_from: float = 0.1
+    prune_from: Span = 0.1
     """Share of the run at which the ramp begins."""
-    prune_until: float = 0.6
+    prune_until: Span = 0.6
     """Share of the run at which the target is reached, and samples are taken from there on; for dsr, set and rigl, which are
     sparse from the start, at which the masks stay."""
     exclude: tuple[str, ...] = ()
@@ -159,7 +161,7 @@ class PruningConfig:
 class BaselineConfig:
     """The sampling and ensembling baselines."""
 
-    noise_epochs: float = 5.0
+    noise_epochs: Span = 5.0
     """Epochs at the end of each cycle in which csgld and csghmc inject noise."""
     members: int = 4
     """Mixture components of rank1. (An ensemble's members are its schedule's cycles.)"""
@@ -169,13 +171,13 @@ class BaselineConfig:
     """Prior standard deviation (scale) of rank1's factors around 1."""
     random_sign: float = 0.5
     """Probability that a mean of rank1's factors starts at +1 and not at −1; 1 suits small data."""
-    annealing: float = 0.8
+    annealing: Span = 0.8
     """Share of the run over which rank1's KL grows to its full weight."""
     draws: int = 1
     """Samples drawn at the end: of swag in all, of rank1 a member."""
     rank: int = 20
     """Columns of swag's low-rank part; 0 is its diagonal form."""
-    collect_from: float = 0.75
+    collect_from: Span = 0.75
     """Share of the run at which swag begins to collect, once an epoch, at lr_floor·lr."""
 
 
@@ -241,15 +243,22 @@ class RunConfig:
             if held[key] not in choices:
                 raise ValueError(f"{key}={held[key]!r}: {nearest(str(held[key]), choices)}")
         for key, (low, high) in _RANGES.items():
+            if isinstance(held[key], str):
+                if in_shares(convert(key, held[key], Span), self.schedule.epochs) > 1:
+                    raise ValueError(f"{key}={held[key]!r} is longer than the run of epochs={self.schedule.epochs}.")
+                continue
             if held[key] is None and key in OPTIONAL:
                 continue
             if held[key] is None or not low <= held[key] <= high:
                 unset = f", or be none: not set ({key}=none)" if key in OPTIONAL else ""
                 raise ValueError(f"{key}={held[key]!r} is out of range; it must lie in [{low:g}, {high:g}]{unset}.")
-        if self.pruning.prune_from >= self.pruning.prune_until:
+        begin, end = (
+            in_shares(span, self.schedule.epochs) for span in (self.pruning.prune_from, self.pruning.prune_until)
+        )
+        if begin >= end:
             raise ValueError(
                 f"prune_from={self.pruning.prune_from} must be below prune_until={self.pruning.prune_until}: "
-                "both are shares of the run."
+                "both are shares of the run, or epochs (6ep)."
             )
         if self.baseline.rank == 1:
             raise ValueError("rank=1: swag's low-rank part divides by rank − 1; set rank=0 (diagonal) or at least 2.")

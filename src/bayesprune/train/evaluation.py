@@ -48,10 +48,7 @@ def load_trained(
         raise MissingArtefactError(
             run, f"holds no finished run ({names.MODEL} is missing)", mend="finish it with --resume"
         )
-    wanted = config.data
-    held = (
-        build_data(config, data_dir) if data is None else cut(as_data(data), wanted.train_size, wanted.validation_size)
-    )
+    held = build_data(config, data_dir) if data is None else cut(config, as_data(data))
     network = build_network(config, held) if model is None else own_network(model, config.seed)
     return names.load_model_(network, run), SampleStore(run / names.SAMPLES), held, config
 

@@ -63,7 +63,7 @@ def digits_cnn_emmcmc() -> RunConfig:
     return replace(  # chosen on 300 held-out training images each of the first two folds
         digits_cnn_sgd(),
         sampler=SamplerConfig("emmcmc", lr=3e-3, temperature=0.01),
-        schedule=ScheduleConfig(epochs=20, warmup_epochs=1, samples_per_cycle=4, sample_every=0.5, lr_floor=0.2),
+        schedule=ScheduleConfig(epochs=20, warmup_epochs="5%", samples_per_cycle=4, sample_every="2.5%", lr_floor=0.2),
         pruning=PruningConfig(0.97, groups="channel", scope="layer", round_to=None, every=16),
     )
 
@@ -88,7 +88,7 @@ def cifar10_resnet20() -> RunConfig:
     return replace(
         cifar10_resnet20_sgd(),
         sampler=SamplerConfig("cvadam", lr=1.0, beta1=0.5, temperature=1 / 50_000, preconditioner="paper"),
-        schedule=ScheduleConfig(epochs=10, warmup_epochs=1, samples_per_cycle=10, sample_every=0.2, lr_floor=0.05),
+        schedule=ScheduleConfig(epochs=10, warmup_epochs="10%", samples_per_cycle=10, sample_every="2%", lr_floor=0.05),
     )
 
 

@@ -41,6 +41,7 @@ from bayesprune.train.result import Trained, run_result
 from bayesprune.train.task import Task, build_task
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tree
+from bayesprune.train.trial import trial_data
 
 
 class NonFiniteLoss(RuntimeError):
@@ -71,6 +72,7 @@ class Trainer:
         model: The user's own network, or a function that builds it.
         data: The user's own data.
         task: What is learned.
+        trial: Use a few examples only.
         quiet: Print nothing.
         stop: Asked between two steps and between two batches of an evaluation.
 
@@ -87,7 +89,7 @@ class Trainer:
     def __init__(
         self, config: RunConfig, out: Path, *, data_dir: str | os.PathLike[str] | None = None,
         model: nn.Module | Callable[[], nn.Module] | None = None, data: Dataset | None = None,
-        task: str | Task = "classification", quiet: bool = False, stop: Callable[[], bool] | None = None,
+        task: str | Task = "classification", trial: bool = False, quiet: bool = False, stop: Callable[[], bool] | None = None,
     ) -> None:  # fmt: skip
         runtime = config.runtime
         if runtime.threads is not None:
@@ -96,10 +98,8 @@ class Trainer:
         self.stop = self._asked = stop or (lambda: False)
         self.fabric = fabric(runtime.device, runtime.precision)
         device = self.fabric.device
-        wanted = config.data
-        data = (
-            cut(data, wanted.train_size, wanted.validation_size) if data is not None else build_data(config, data_dir)
-        )
+        data = build_data(config, data_dir) if data is None else cut(config, data)
+        data = trial_data(data, config.data.batch_size) if trial else data
         self.task = build_task(task, config.network.label_smoothing)
         self.classes = list(data.classes)
 

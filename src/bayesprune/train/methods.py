@@ -11,6 +11,7 @@ from bayesprune.baselines.presets import published
 from bayesprune.common.lazy import later
 from bayesprune.train.config import PruningConfig, RunConfig, ScheduleConfig
 from bayesprune.train.registry import Method, register_method, sparse_baselines
+from bayesprune.train.values import in_epochs, in_shares
 
 if TYPE_CHECKING:  # the rows are listed without torch
     import torch
@@ -66,9 +67,11 @@ def _sghmc(config: RunConfig, parameters: Any, num_data: int) -> torch.optim.Opt
 # ---- pruners ----------------------------------------------------------------------------------------------------------
 
 
-def ramp_steps(pruning: PruningConfig, total_steps: int) -> tuple[int, int]:
+def ramp_steps(config: RunConfig, total_steps: int) -> tuple[int, int]:
     """Return the steps at which the ramp begins and the target is reached, of a run of so many steps."""
-    return int(pruning.prune_from * total_steps), int(pruning.prune_until * total_steps)
+    pruning, epochs = config.pruning, config.schedule.epochs
+    begin, end = (int(in_shares(span, epochs) * total_steps) for span in (pruning.prune_from, pruning.prune_until))
+    return begin, end
 
 
 def dense_layers(config: RunConfig, model: nn.Module) -> tuple[str, ...]:
@@ -84,7 +87,7 @@ def _spike_slab(config: RunConfig, model: nn.Module, optimizer: Any, total_steps
     from bayesprune.sparsity import FeedbackPruning, ForwardPruning
 
     pruning = config.pruning
-    begin, end = ramp_steps(pruning, total_steps)
+    begin, end = ramp_steps(config, total_steps)
     settings: dict[str, Any] = {
         "groups": pruning.groups,
         "scope": pruning.scope,
@@ -116,7 +119,7 @@ def _gradual_channels(
     from bayesprune.baselines import gradual_channel_pruning
 
     pruning = config.pruning
-    begin, end = ramp_steps(pruning, total_steps)
+    begin, end = ramp_steps(config, total_steps)
     return gradual_channel_pruning(
         model, optimizer, target_sparsity=pruning.target_sparsity, start_step=begin, end_step=end,
         every=100 if pruning.every is None else pruning.every, exclude=pruning.exclude, example_input=example,
@@ -148,7 +151,7 @@ def sparse(
 
     def build(config: RunConfig, model: nn.Module, optimizer: Any, total_steps: int, example: torch.Tensor) -> Any:
         pruning = config.pruning
-        begin, end = ramp_steps(pruning, total_steps)
+        begin, end = ramp_steps(config, total_steps)
         own = total_steps // config.schedule.epochs if every is None else every
         settings: dict[str, Any] = {
             "target_sparsity": pruning.target_sparsity,
@@ -174,7 +177,7 @@ def sparse(
 
 def _check_ensemble(config: RunConfig) -> None:
     schedule = config.schedule
-    if schedule.samples_per_cycle != 1 or schedule.warmup_epochs:
+    if schedule.samples_per_cycle != 1 or in_epochs(schedule.warmup_epochs, schedule.epochs):
         raise ValueError(
             f"samples_per_cycle={schedule.samples_per_cycle}, warmup_epochs={schedule.warmup_epochs}: an ensemble's cycles "
             "are its members; set samples_per_cycle=1 and warmup_epochs=0."
@@ -183,7 +186,7 @@ def _check_ensemble(config: RunConfig) -> None:
 
 def _check_swag(config: RunConfig) -> None:
     collect_from, epochs = config.baseline.collect_from, config.schedule.epochs
-    if round(epochs * (1 - collect_from)) < 2:
+    if round(epochs * (1 - in_shares(collect_from, epochs))) < 2:
         raise ValueError(
             f"collect_from={collect_from} leaves swag less than two of {epochs} epochs to collect in; lower it."
         )

@@ -14,6 +14,7 @@ from bayesprune.posterior import Samples
 from bayesprune.samplers import CycleClock
 from bayesprune.train.config import RunConfig
 from bayesprune.train.task import Task
+from bayesprune.train.values import in_epochs, in_shares
 
 
 class Procedure:
@@ -88,8 +89,9 @@ class Cyclical(Procedure):
 
     def begin_(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Switch the noise."""
-        per_epoch = self.clock.total_steps // self.config.schedule.epochs
-        on = self.clock.injecting(step, round(self.config.baseline.noise_epochs * per_epoch))
+        epochs = self.config.schedule.epochs
+        noisy = in_epochs(self.config.baseline.noise_epochs, epochs) * (self.clock.total_steps // epochs)
+        on = self.clock.injecting(step, round(noisy))
         for group in optimizer.param_groups:
             group["temperature"] = self.config.sampler.temperature if on else 0.0
 
@@ -123,7 +125,8 @@ class Rank1(Procedure):
 
     def loss(self, output: Any, targets: Any, step: int) -> Tensor:
         """Return the task's loss plus the annealed KL over N."""
-        scale = baselines.kl_scale(step, round(self.config.baseline.annealing * self.clock.total_steps))
+        annealing = in_shares(self.config.baseline.annealing, self.config.schedule.epochs)
+        scale = baselines.kl_scale(step, round(annealing * self.clock.total_steps))
         return super().loss(output, targets, step) + scale * self.model.kl() / self.num_data
 
     def finish(self, samples: Samples, batches: Iterable[Any]) -> nn.Module:
@@ -143,16 +146,17 @@ class Swag(Procedure):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.swag = baselines.SWAG(self.config.baseline.rank)
+        self.collect_from = in_shares(self.config.baseline.collect_from, self.config.schedule.epochs)
 
     def lr(self, step: int) -> float:
         """Return SWAG's step size, `lr_floor` its last share of the peak."""
-        schedule, start = self.config.schedule, self.config.baseline.collect_from
-        return baselines.swag_lr(step, self.clock.total_steps, self.config.sampler.lr, schedule.lr_floor, start)
+        floor = self.config.schedule.lr_floor
+        return baselines.swag_lr(step, self.clock.total_steps, self.config.sampler.lr, floor, self.collect_from)
 
     def end_(self, step: int) -> None:
         """Collect at the end of an epoch."""
         per_epoch = self.clock.total_steps // self.config.schedule.epochs
-        begun = step >= math.floor(self.config.baseline.collect_from * self.clock.total_steps)
+        begun = step >= math.floor(self.collect_from * self.clock.total_steps)
         if begun and (step + 1) % per_epoch == 0:
             self.swag.collect(self.model)
 

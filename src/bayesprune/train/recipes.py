@@ -16,7 +16,7 @@ from bayesprune.train.settings import override
 
 Maker = Callable[[], RunConfig]
 _RECIPES: dict[str, Maker] = {}
-_BUILT_IN = ("image_recipes", "paper_recipes", "twin_recipes", "cifar_recipes")
+_BUILT_IN = ("image_recipes", "cifar_recipes")
 
 
 def _known() -> dict[str, Maker]:
@@ -80,7 +80,7 @@ def recipe(name: str | Maker, settings: Iterable[str] = ()) -> RunConfig | Maker
     Example:
         >>> recipe("cifar10-resnet20-sgd", ["epochs=3"]).schedule.epochs
         3
-        >>> recipe("cifar10-resnet18-dfp-80").pruning.target_sparsity
+        >>> recipe("cifar10-resnet20-emmcmc-80").pruning.target_sparsity
         0.8
         >>> @recipe
         ... def doctest_short() -> RunConfig:
@@ -105,6 +105,11 @@ def recipe(name: str | Maker, settings: Iterable[str] = ()) -> RunConfig | Maker
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown recipe {name!r}: {hint}`bayesprune recipes` lists them.")
     return override(replace(known[name](), recipe=name), settings)
+
+
+def registered(name: str) -> Maker:
+    """Return the function that makes a recipe."""
+    return _known()[name]
 
 
 def forget_recipe(name: str) -> None:

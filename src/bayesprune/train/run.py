@@ -22,6 +22,7 @@ from bayesprune.train.loop import Trainer
 from bayesprune.train.parallel import launched
 from bayesprune.train.settings import as_dict
 from bayesprune.train.task import Task
+from bayesprune.train.trial import trial_config
 
 
 def train(
@@ -32,6 +33,7 @@ def train(
     model: nn.Module | Callable[[], nn.Module] | None = None,
     data: Any = None,
     task: str | Task = "classification",
+    trial: bool = False,
     resume: bool = False,
     quiet: bool = False,
     stop: Callable[[], bool] | None = None,
@@ -47,6 +49,8 @@ def train(
         data: The user's own data instead of `config.data`: `Splits`, a mapping of them, (train, test), or training data alone
             with `validation_size` to hold some out; each a torch Dataset, a DataLoader or an iterable of batches.
         task: What is learned: "classification", "regression", "tokens", or a `Task`.
+        trial: Make a few steps of everything, samples, pruning, checkpoints and evaluations among them, on a few examples: what
+            the numbers are means nothing.
         resume: Go on from the folder's checkpoint (from the start where it has none). On one CPU the resumed run equals
             the uninterrupted one bit for bit; a loader of the user's own that cannot be replayed says so (see `Splits`).
         quiet: Print nothing.
@@ -80,6 +84,7 @@ def train(
     out = Path(out)
     data = None if data is None else as_data(data)
     config = own_config(config, model, data)
+    config = trial_config(config) if trial else config
     with locked(out) if launched()[0] == 0 else nullcontext():
         check_folder(out, config, resume)
         if resume and (out / names.RESULT).exists():
@@ -87,17 +92,27 @@ def train(
             return names.read_json(out / names.RESULT)
         sweep(out)
         sweep(out / names.SAMPLES)
-        return _run(config, out, data_dir, model, data, task, quiet, stop)
+        return _run(config, out, data_dir, model, data, task, trial, quiet, stop)
 
 
 def _run(
-    config: RunConfig, out: Path, data_dir: Any, model: Any, data: Any, task: str | Task, quiet: bool, stop: Any
+    config: RunConfig,
+    out: Path,
+    data_dir: Any,
+    model: Any,
+    data: Any,
+    task: str | Task,
+    trial: bool,
+    quiet: bool,
+    stop: Any,
 ) -> dict[str, Any]:
     """Train in a folder that is held and in order."""
     threads = torch.get_num_threads()
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(config, out, data_dir=data_dir, model=model, data=data, task=task, quiet=quiet, stop=stop)
+        trainer = Trainer(
+            config, out, data_dir=data_dir, model=model, data=data, task=task, trial=trial, quiet=quiet, stop=stop
+        )
         if trainer.ranks.main:
             names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once all else was in order
         with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):

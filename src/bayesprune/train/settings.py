@@ -13,7 +13,6 @@ from typing import Any
 
 from bayesprune.common.artefact import reading
 from bayesprune.train.config import SECTIONS, RunConfig
-from bayesprune.train.folder import CONFIG, read_json
 from bayesprune.train.registry import method
 from bayesprune.train.values import convert, nearest
 
@@ -142,6 +141,8 @@ def read_config(run: Path) -> RunConfig:
     Raises:
         ArtefactError: There is none, it is damaged, or a newer version wrote it.
     """
+    from bayesprune.train.folder import CONFIG, read_json  # needs torch, which recipes are listed without
+
     path = run / CONFIG
     values = read_json(path)
     with reading(path, "a run's configuration", "restore it from a copy, or train again"):

@@ -111,7 +111,7 @@ class Splits:
             ValueError: A validation split that is there, data that are no map-style data set, or n out of range.
         """
         data: Any = self.train.dataset if _replayable(self.train) and isinstance(self.train, DataLoader) else self.train
-        if self.validation is not None or not _is_map(data):
+        if self.validation is not None or not is_map(data):
             why = (
                 "there is a validation split"
                 if self.validation is not None
@@ -132,7 +132,7 @@ class Splits:
         Raises:
             ValueError: Training data that are no map-style data set, or n out of range.
         """
-        if not _is_map(self.train) or not 1 <= n <= len(self.train):
+        if not is_map(self.train) or not 1 <= n <= len(self.train):
             raise ValueError(
                 f"train_size={n}: give a map-style data set of at least so many examples, or train_size=none."
             )
@@ -183,7 +183,7 @@ class Splits:
         )  # fmt: skip
 
 
-def _is_map(data: Any) -> bool:
+def is_map(data: Any) -> bool:
     """Return whether it is a map-style data set."""
     iterable = isinstance(data, (IterableDataset, DataLoader, list, tuple))
     return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not iterable
@@ -192,8 +192,8 @@ def _is_map(data: Any) -> bool:
 def _replayable(data: Any) -> bool:
     """Return whether batches can be made in the run's own order: a map-style set, or a plain DataLoader over one."""
     if not isinstance(data, DataLoader):
-        return _is_map(data)
-    if type(data) is not DataLoader or not _is_map(data.dataset) or data.batch_size is None:
+        return is_map(data)
+    if type(data) is not DataLoader or not is_map(data.dataset) or data.batch_size is None:
         return False
     sampler = data.sampler
     plain = type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not sampler.replacement)

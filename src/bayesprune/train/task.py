@@ -42,6 +42,10 @@ class Evaluation:
         curve: Confidence against accuracy in 15 bins; empty where there are no classes.
         classes: Number of classes; None where there are none.
         prediction: What `predict` returned; None where it would be too large to keep.
+
+    Example:
+        >>> Evaluation(count=10, scores={"accuracy": 0.9}, uncertainty={}, members=[0.8, 0.9], curve=[]).scores["accuracy"]
+        0.9
     """
 
     count: int
@@ -319,6 +323,11 @@ def register_task(name: str, make: Callable[..., Task]) -> None:
     Args:
         name: Its name.
         make: Returns the task.
+
+    Example:
+        >>> register_task("doctest-words", Tokens)
+        >>> type(build_task("doctest-words")).__name__
+        'Tokens'
     """
     _TASKS[name] = make
 

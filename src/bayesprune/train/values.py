@@ -8,6 +8,45 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+Span = float | str
+"""A stretch of a run: a number in the key's own unit, a share of the run ("10%"), or epochs ("6ep")."""
+
+
+def in_epochs(value: Span, epochs: int) -> float:
+    """Return a span whose own unit is the epoch, in epochs.
+
+    Example:
+        >>> in_epochs(1.5, epochs=20), in_epochs("10%", epochs=20), in_epochs("3ep", epochs=20)
+        (1.5, 2.0, 3.0)
+    """
+    if not isinstance(value, str):
+        return value
+    return float(value[:-2]) if value.endswith("ep") else float(value[:-1]) * epochs / 100
+
+
+def in_shares(value: Span, epochs: int) -> float:
+    """Return a span whose own unit is the run, as a share of it.
+
+    Example:
+        >>> in_shares(0.5, epochs=20), in_shares("10%", epochs=20), in_shares("3ep", epochs=20)
+        (0.5, 0.1, 0.15)
+    """
+    return in_epochs(value, epochs) / epochs if isinstance(value, str) else value
+
+
+def _span(name: str, value: Any) -> Span:
+    """Return a span from text: "10%" and "6 ep" stay text, in one spelling."""
+    text = str(value).strip().lower()
+    for ending, unit in (("%", "%"), ("epochs", "ep"), ("epoch", "ep"), ("ep", "ep")):
+        if text.endswith(ending):
+            number = convert(name, text.removesuffix(ending).strip(), float)
+            if number < 0 or (unit == "%" and number > 100):
+                raise ValueError(
+                    f"{name}={value!r} is out of range; write 0% to 100% of the run, or so many epochs (3ep)."
+                )
+            return f"{number:g}{unit}"
+    return convert(name, value, float)
+
 
 def nearest(value: str, choices: Iterable[str]) -> str:
     """Return what is known, and first the nearest to `value`."""
@@ -23,6 +62,8 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         if value is None or str(value).lower() in ("none", "null"):
             return None
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    if kind == Span:
+        return _span(name, value)
     if typing.get_origin(kind) is tuple:
         parts = [part for part in value.split(",") if part] if isinstance(value, str) else value
         return tuple(str(part) for part in parts)

@@ -1,0 +1,212 @@
+"""A data frame from a file: CSV, Parquet or NumPy's .npz."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import os
+import re
+import zipfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMATS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".npz")
+# What spreadsheets, R, pandas and SQL write for "no value".
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "<NA>", "?", ".")
+_DELIMITERS = ",;\t|"
+
+
+def read_frame(
+    path: str | os.PathLike[str],
+    *,
+    only: Collection[str] | None = None,
+    drop: Collection[str] = (),
+    text: Collection[str] = (),
+    keep: Collection[str] = (),
+    strict: bool = True,
+) -> Any:
+    """Read a data frame; the name's ending says how.
+
+    - ``.csv``, ``.tsv`` (also with ``.gz``): a header line, then rows, in UTF-8; the delimiter (comma, semicolon, tab or
+      bar) is taken from the header. A nameless first column that counts the rows, as pandas writes it, is left out.
+    - ``.parquet``, ``.pq``: decimals and times of day become numbers.
+    - ``.npz``: arrays ``X`` (n, p) and optionally ``y`` (n,) and ``names`` (p,); without names the columns are x1, x2,
+      … The response becomes the column "y".
+
+    Args:
+        path: the file.
+        only: names of the columns to read, those that exist; the default is all.
+        drop: names of columns to leave out.
+        text: names of columns that become categories even if all their cells are numbers (codes, for example).
+        keep: names of columns that are numbers even if they look like identifiers.
+        strict: refuse names in `drop`, `text` and `keep` that are not there.
+
+    Returns:
+        The data frame.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown ending, a damaged file, a name that is empty or given twice, or `drop`, `text` or `keep`
+            names a column that is not there.
+        ImportError: pandas or pyarrow is missing.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(Path(folder) / "a.npz", X=np.zeros((5, 2)), y=np.arange(5))
+        ...     frame = read_frame(Path(folder) / "a.npz")
+        >>> list(frame.columns), len(frame)
+        (['x1', 'x2', 'y'], 5)
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"data={str(path)!r}: no such file")
+    readers: dict[str, Callable[..., Any]] = {".parquet": _read_parquet, ".pq": _read_parquet, ".npz": _read_npz}
+    readers |= dict.fromkeys((".csv", ".tsv", ".csv.gz", ".tsv.gz"), _read_csv)
+    reader = next((reader for ending, reader in readers.items() if path.name.lower().endswith(ending)), None)
+    if reader is None or path.is_dir():
+        raise ValueError(f"data={str(path)!r}: expected a file whose name ends in one of {', '.join(FORMATS)}")
+    seen: list[str] = []
+
+    def wanted(names: list[str]) -> list[str]:
+        seen.extend(names)
+        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        if twice is not None:
+            raise ValueError(f"{path}: the name {twice!r} stands for {names.count(twice)} columns; rename all but one")
+        for name in [name for name in (*drop, *text, *keep) if strict and name not in names]:
+            raise ValueError(absent(name, names, path.name))
+        return [name for name in names if (only is None or name in only) and name not in drop]
+
+    try:
+        import pyarrow
+
+        frame = reader(path, wanted, text)
+    except ImportError as error:
+        raise ImportError(f'reading {path.name} needs pandas and pyarrow: pip install "bayesprune[tabular]"') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except (pyarrow.ArrowInvalid, OSError, csv.Error, EOFError) as error:
+        kind = "Parquet" if reader is _read_parquet else "CSV"
+        raise ValueError(f"{path} cannot be read as {kind}: {error}") from None
+    if "" in frame.columns:
+        first = frame.pop("")
+        if (
+            seen.index("") > 0
+            or first.dtype.kind not in "iu"
+            or (first.diff()[1:] != 1).any()
+            or first[0] not in (0, 1)
+        ):
+            raise ValueError(f"{path}: column {seen.index('') + 1} has no name; give it one in the header")
+    if not len(frame):
+        raise ValueError(f"{path} holds a header and no rows")
+    frame = frame.astype({name: "category" for name in text if name in frame.columns})
+    return frame.astype({name: "float64" for name in keep if name in frame.columns})
+
+
+def absent(name: str, names: Collection[str], source: str) -> str:
+    """Say that a column is not there, and which name comes nearest.
+
+    Args:
+        name: what was asked for.
+        names: what is there.
+        source: the file.
+
+    Example:
+        >>> absent("prize", ["price", "size"], "a.csv")
+        "a.csv has no column 'prize'; did you mean 'price'? It has 2 columns: price, size"
+    """
+    near = difflib.get_close_matches(name, names, n=1) or [one for one in names if one.lower() == name.lower()][:1]
+    guess = f"; did you mean {near[0]!r}? It" if near else "; it"
+    listed = ", ".join(list(names)[:8]) + (", …" if len(names) > 8 else "")
+    return f"{source} has no column {name!r}{guess} has {len(names)} columns: {listed}"
+
+
+def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
+    import pyarrow.csv as arrow
+
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        line = file.readline()
+        if not line.strip():
+            raise ValueError(f"{path} is empty; its first line must name the columns")
+        tabs = ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]]
+        mark = "\t" if tabs else max(_DELIMITERS, key=lambda mark: (line.count(mark), mark == ","))
+        file.seek(0)
+        header = next(csv.reader(file, delimiter=mark, strict=True))
+    names = [name.strip() for name in header]
+    if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
+        raise ValueError(
+            f"{path}: the first line holds only numbers ({', '.join(names[:3])}, …); it must name the columns"
+        )
+    kept = set(wanted(names))
+    read = kept or set(names)  # Arrow reads all columns where none is named
+    raw = dict(zip(names, header))
+    table = arrow.read_csv(
+        path,
+        read_options=arrow.ReadOptions(use_threads=False),
+        parse_options=arrow.ParseOptions(delimiter=mark, newlines_in_values=True),
+        convert_options=arrow.ConvertOptions(
+            include_columns=[raw[name] for name in names if name in read],
+            column_types={raw[name]: "string" for name in text if name in kept},
+            null_values=list(MISSING),
+            strings_can_be_null=True,
+        ),
+    )
+    return _from_arrow(table.rename_columns([name for name in names if name in read]))[[n for n in names if n in kept]]
+
+
+def _read_parquet(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
+    import pyarrow.parquet as arrow
+
+    kept = [name for name in wanted(arrow.read_schema(path).names) if not re.fullmatch(r"__index_level_\d+__", name)]
+    return _from_arrow(arrow.read_table(path, columns=kept))
+
+
+def _from_arrow(table: Any) -> Any:
+    """Return a data frame of numbers, dates and stripped text."""
+    from pyarrow import types
+
+    for at, (name, column) in enumerate(zip(table.column_names, table.columns)):
+        if types.is_decimal(column.type):
+            table = table.set_column(at, name, column.cast("float64"))
+        elif types.is_time(column.type):  # in the unit that the file has
+            table = table.set_column(at, name, column.cast("int32" if types.is_time32(column.type) else "int64"))
+    frame = table.replace_schema_metadata(None).to_pandas(date_as_object=False)
+    for name, kind in zip(table.column_names, table.schema.types):
+        if types.is_string(kind) or types.is_large_string(kind):
+            stripped = frame[name].str.strip()
+            frame[name] = stripped.mask(stripped.isin(MISSING))
+    return frame
+
+
+def _read_npz(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
+    import pandas
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("X", "y", "names") if name in file}
+            held = list(file)
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as .npz without pickle: {error}") from None
+    if "X" not in arrays:
+        raise ValueError(
+            f"{path} holds {', '.join(held) or 'nothing'}; expected arrays X (n, p), y (n,) and names (p,)"
+        )
+    X, y = arrays["X"], arrays.get("y")
+    if X.ndim != 2 or X.dtype.kind not in "fiub" or not X.size:
+        raise ValueError(f"{path}: X is {X.dtype} of shape {X.shape}; expected numbers of shape (n, p)")
+    names = [str(name) for name in arrays.get("names", [f"x{i}" for i in range(1, X.shape[1] + 1)])]
+    if len(names) != X.shape[1]:
+        raise ValueError(f"{path}: {len(names)} names for the {X.shape[1]} columns of X")
+    if y is not None and (y.shape != (len(X),) or y.dtype.kind not in "fiubU"):
+        raise ValueError(f"{path}: y is {y.dtype} of shape {y.shape}; expected numbers or text of shape ({len(X)},)")
+    kept = wanted(names if y is None else [*names, "y"])
+    frame = pandas.DataFrame(X, columns=names)
+    if y is not None:
+        frame["y"] = y
+        if y.dtype.kind == "U":
+            frame["y"] = frame["y"].mask(frame["y"].isin(MISSING))
+    return frame[kept]

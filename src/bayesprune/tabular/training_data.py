@@ -1,0 +1,125 @@
+"""One data set as the chains read it: checked, encoded, standardised."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import _check_sample_weight, check_X_y, validate_data
+
+from bayesprune.tabular.clusters import Cluster
+from bayesprune.tabular.columns import is_frame, with_text_names
+from bayesprune.tabular.frame import FrameEncoder, learn_encoder
+from bayesprune.tabular.rows import Standardiser
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """One data set.
+
+    Args:
+        table: (n, p) array or scipy.sparse matrix.
+        response: (n,) float64, or int64 class numbers.
+        weight: (n,) of the rows, or None.
+        encoder: of the columns of a data frame, or None.
+        names: of the columns of X, before they were encoded; none for an array.
+        members: the columns of the table that stand for each column of X.
+    """
+
+    table: Any
+    response: np.ndarray
+    weight: np.ndarray | None
+    encoder: FrameEncoder | None
+    names: list[str]
+    members: list[list[int]]
+
+    @property
+    def standardiser(self) -> Standardiser:
+        """Means and scales of the table, and of a response of numbers."""
+        numeric = np.issubdtype(self.response.dtype, np.floating)
+        return Standardiser.of(self.table, self.response if numeric else None, self.weight)
+
+    def of_columns(self, values: np.ndarray, unused: float = 0.0) -> np.ndarray:
+        """Return what is known of each column of X from (…, p) values of the table's columns.
+
+        Args:
+            values: alike for all columns that stand for one.
+            unused: for a column that is not used.
+        """
+        first = np.array([places[0] if places else -1 for places in self.members])
+        return np.where(first >= 0, np.asarray(values)[..., first], unused)
+
+    def column_of(self, places: np.ndarray) -> np.ndarray:
+        """Return the column of X that each of some columns of the table stands for."""
+        owner = {place: column for column, own in enumerate(self.members) for place in own}
+        return np.array([owner[int(place)] for place in places], dtype=np.int64)
+
+    def cluster(self, found: Cluster) -> Cluster:
+        """Return a finding about columns of the table as one about columns of X."""
+        shares: dict[int, float] = {}
+        for column, share in zip(self.column_of(np.array(found.members)).tolist(), found.shares):
+            shares[column] = shares.get(column, 0.0) + share
+        members = tuple(sorted(shares))
+        return replace(found, members=members, shares=tuple(shares[column] for column in members))
+
+
+def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numeric: bool) -> TrainingData:
+    """Check a data set as scikit-learn does; the columns of a data frame are encoded.
+
+    Args:
+        estimator: takes the number and names of the columns.
+        X: (n, p) array, scipy.sparse matrix or data frame.
+        y: (n,).
+        sample_weight: (n,) at least 0, or None.
+        numeric: whether the response is of numbers; labels are left as they are.
+
+    Raises:
+        ValueError: data that are not finite; the message names the column and the mend.
+    """
+    encoder, names = None, []
+    if is_frame(X):
+        X = with_text_names(validate_data(estimator, X, skip_check_array=True))
+        names, encoder = list(X.columns), learn_encoder(X)
+        _warn_dropped(encoder.dropped)
+        table, y = check_X_y(encoder.encode(X), y, y_numeric=numeric, ensure_min_samples=2)
+        members = [encoder.members.get(name, []) for name in names]
+    else:
+        try:
+            table, y = validate_data(
+                estimator, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=numeric, ensure_min_samples=2
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"{error}{_offending(X)}") from None
+        members = [[column] for column in range(table.shape[1])]
+    weight = None
+    if sample_weight is not None:
+        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        table, y, weight = table[weight > 0], y[weight > 0], weight[weight > 0]
+    return TrainingData(table, np.asarray(y, dtype=np.float64) if numeric else y, weight, encoder, names, members)
+
+
+def _offending(X: Any) -> str:
+    """Name the first column of an array that holds text or lacks values, and the mend."""
+    if not isinstance(X, (np.ndarray, list)) or np.ndim(X) != 2 or np.iscomplexobj(X):
+        return ""
+    for number, column in enumerate(np.asarray(X).T):
+        try:
+            values = column.astype(np.float64)
+        except (ValueError, TypeError):
+            held = f"holds {column.dtype.type.__name__} cells that are no numbers"
+        else:
+            if np.isfinite(values).all():
+                continue
+            held = f"holds {int((~np.isfinite(values)).sum())} cells that are missing or infinite"
+        return f"\nColumn {number} of X {held}: give X as a pandas data frame, which may hold text and missing values."
+    return ""
+
+
+def _warn_dropped(dropped: dict[str, str]) -> None:
+    """Name the columns that are not used."""
+    if dropped:
+        said = ", ".join(f"{name!r} ({reason})" for name, reason in list(dropped.items())[:5])
+        more = f" and {len(dropped) - 5:,} more (encoder_.dropped)" if len(dropped) > 5 else ""
+        warnings.warn(f"{len(dropped):,} of X's columns not used: {said}{more}", stacklevel=5)

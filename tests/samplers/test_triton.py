@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def check_guard() -> None:
         good = stepped(items, triton.sampler_step)
         items[1].gradient[1200] = float("inf")
         pending = Pending()
-        after = stepped(items, lambda parts: triton.sampler_step(parts, pending))
+        after = stepped(items, partial(triton.sampler_step, pending=pending))
         assert pending.found() == [1500] and pending.found() == []
         assert after[1].weight[1200].item() == before and after[1].weight.isfinite().all()
         keep = torch.arange(1500) != 1200

@@ -36,7 +36,8 @@ def test_parity_diagnostics_agree_with_arviz():
     np.testing.assert_allclose(data.posterior["weight"].values, values)
     theirs = arviz.rhat(data)["weight"].values[0, 0], arviz.ess(data)["weight"].values[0, 0]
     ours = rank_rhat(values[:, :, 0, 0]), bulk_ess(values[:, :, 0, 0])
-    np.testing.assert_allclose(np.array(ours, dtype=float), theirs, rtol=0.02)
+    assert float(ours[0]) == pytest.approx(theirs[0], rel=1e-6)
+    assert float(ours[1]) == pytest.approx(theirs[1], rel=0.05)  # where the autocorrelations are cut off differs
 
 
 def test_limit_unequal_chains_keep_their_last_samples():

@@ -37,10 +37,11 @@ def test_property_optuna_searches_on_validation_images(capsys):
 
 
 @pytest.mark.slow
-def test_roundtrip_mlflow_holds_what_the_run_found(tmp_path):
+def test_roundtrip_mlflow_holds_what_the_run_found(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow: pip install bayesprune[integrations]")
     result = train(recipe("digits-cvadam", TINY), tmp_path / "run", quiet=True)
-    uri = (tmp_path / "tracking").as_uri()
+    monkeypatch.chdir(tmp_path)  # artefacts go below it
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
     try:
         found = mlflow.MlflowClient(uri).get_run(example("log_to_mlflow").log_run(tmp_path / "run", uri=uri))
     finally:

@@ -27,7 +27,7 @@ from bayesprune.train.folder import write_json
 from paper.cells import Cell, run_cells
 from paper.published import chosen
 
-RESULTS = Path(__file__).parent / "results" / "cifar10_94.json"
+RESULTS = Path(__file__).parent / "results" / "cifar10_94.jsonl"
 SHIFT = RESULTS.with_name("cifar10_94_shift.json")
 DENSE = ("sgd", "cvadam", "swag", "csghmc")
 SPARSE = ("dfp", "dpf", "rigl", "gmp", "dpf-sgd", "sparse-momentum", "dsr")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bayesprune.train.config import DataConfig, NetworkConfig, RunConfig, RuntimeConfig, SamplerConfig, ScheduleConfig
 from bayesprune.train.recipes import register_recipe
 
-_EPOCHS = {"94": 12, "95": 18, "96": 40}
+_EPOCHS = {"94": 14, "95": 18, "96": 40}
 
 
 def cifar10_sgd(size: str) -> RunConfig:
@@ -19,7 +19,7 @@ def cifar10_sgd(size: str) -> RunConfig:
         data=DataConfig(
             "cifar10", batch_size=1024, padding=2, padding_mode="reflect", alternate=True, test_views="mirror"
         ),
-        network=NetworkConfig(f"whitened{size}", label_smoothing=0.2),
+        network=NetworkConfig(f"whitened{size}", label_smoothing=0.05),
         sampler=SamplerConfig("sgd", lr=1.5, beta1=0.85, weight_decay=0.00133),
         schedule=ScheduleConfig(
             epochs, warmup_epochs=epochs / 5, samples_per_cycle=8, sample_every=0.25, lr_floor=0.05

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bayesprune.train.evaluate import load_trained
+from bayesprune.train.evaluation import load_trained
 from torch import Tensor
 from torch.nn import functional
 

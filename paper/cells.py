@@ -20,6 +20,7 @@ KEPT = (
     *("recipe", "method", "dataset", "network", "epochs", "seed", "num_samples", "accuracy_single", "accuracy_mean"),
     *(
         "nll_single",
+        "views",
         "nll",
         "brier",
         "ece",

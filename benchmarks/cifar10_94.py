@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bayesprune.train.evaluation import load_trained
 from torch import Tensor
 from torch.nn import functional
 
 from bayesprune import vision
 from bayesprune.posterior import classification_metrics, ood_metrics, predict
+from bayesprune.train.evaluation import load_trained
 from bayesprune.train.folder import write_json
 from paper.cells import Cell, run_cells
 from paper.published import chosen

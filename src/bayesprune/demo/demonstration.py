@@ -21,6 +21,7 @@ from bayesprune.demo.summary import text
 from bayesprune.deploy import load
 from bayesprune.report import load_run, write_report
 from bayesprune.train.folder import environment
+from bayesprune.train.loop import Interrupted
 from bayesprune.vision.digits import FOLDS
 
 METHODS = tuple(MODELS)

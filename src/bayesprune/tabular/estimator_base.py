@@ -134,7 +134,7 @@ class SparseBNN(SelectorMixin, Parameters):
             self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
         )
         self.inputs_ = selection.inputs(self.select, self.support_, groups)
-        if self.select == "auto" and not self.clusters_ and self.refit:
+        if self.select == "auto" and selection.sets is not None:
             warnings.warn(
                 f"no input can be singled out at fdr={self.fdr}: predictions average over {len(selection.sets.members)} "
                 f"networks on {len(self.inputs_)} columns that predict best together (select='prediction'); support_ is empty",

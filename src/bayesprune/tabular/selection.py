@@ -170,7 +170,7 @@ def _evidence(
     folds: Folds,
     groups: Sequence[np.ndarray],
     plan: Plan,
-    orders: list[list[list[int]]],
+    orders: list[list[list[list[int]]]],
     *,
     seed: int,
 ) -> list[Evidence]:

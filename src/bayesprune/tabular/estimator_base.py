@@ -135,10 +135,14 @@ class SparseBNN(SelectorMixin, Parameters):
         )
         self.inputs_ = selection.inputs(self.select, self.support_, groups)
         if self.select == "auto" and selection.sets is not None:
+            means = (
+                f"average over {len(selection.sets.members)} networks on {len(self.inputs_)} columns that predict best together"
+                if len(self.inputs_)
+                else "are a constant, for no set of columns predicts better"
+            )
             warnings.warn(
-                f"no input can be singled out at fdr={self.fdr}: predictions average over {len(selection.sets.members)} "
-                f"networks on {len(self.inputs_)} columns that predict best together (select='prediction'); support_ is empty",
-                UserWarning, stacklevel=5,
+                f"no input can be singled out at fdr={self.fdr}: support_ is empty, and predictions {means} "
+                "(see select='prediction')", UserWarning, stacklevel=5,
             )  # fmt: skip
         gain = np.maximum(selection.gain.mean(0), 0.0)
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain

@@ -151,9 +151,7 @@ def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
     rng = np.random.default_rng(7)
     X = rng.standard_normal((100, 30))
     y = X @ np.full(30, 0.2) + 0.7 * rng.standard_normal(100)
-    with pytest.warns(
-        UserWarning, match="no input can be singled out at fdr=1e-06: predictions average over 3 networks"
-    ):
+    with pytest.warns(UserWarning, match="no input can be singled out at fdr=1e-06: .* average over 3 networks"):
         model = SparseBNNRegressor(fdr=1e-6, **QUICK).fit(X, y)
     assert not model.get_support().any() and len(model.inputs_) and model.clusters_ == []
     assert np.corrcoef(model.predict(X), y)[0, 1] > 0.5

@@ -134,11 +134,15 @@ class SparseBNN(SelectorMixin, Parameters):
         self.prior_ = selection.prior
         places = data.column_of(selection.history["path_inputs"])
         self.history_ = selection.history | {"path_inputs": places}
-        if self.select == "auto" and not self.clusters_ and self.refit and selection.sets:
+        if self.select == "auto" and selection.sets is not None:
+            means = (
+                f"average over {len(selection.sets.members)} networks on {len(self.inputs_)} columns that predict best together"
+                if len(self.inputs_)
+                else "are a constant, for no set of columns predicts better"
+            )
             warnings.warn(
-                f"no input can be singled out at fdr={self.fdr}: predictions average over {len(selection.sets.members)} "
-                f"networks on {len(self.inputs_)} columns that predict best together (select='prediction'); support_ is empty",
-                UserWarning, stacklevel=5,
+                f"no input can be singled out at fdr={self.fdr}: support_ is empty, and predictions {means} "
+                "(see select='prediction')", UserWarning, stacklevel=5,
             )  # fmt: skip
         gain = data.of_columns(np.maximum(selection.gain.mean(0), 0.0))
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain

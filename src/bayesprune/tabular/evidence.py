@@ -133,7 +133,7 @@ def inclusion_probabilities(
     Example:
         >>> probability, factor, prior = inclusion_probabilities(np.array([1e-12, 0.3, 1.0, 1e-9, 1.0, 1.0]), None, 6)
         >>> probability.round(2).tolist()[:2]
-        [1.0, 0.18]
+        [1.0, 0.11]
     """
     z = np.maximum(0.0, -ndtri_exp(np.log(np.maximum(p_value, 1e-300))))
     pi, tau = prior if prior is not None else 1 / (weighed + 1), 9.0

@@ -31,18 +31,7 @@ _CIFAR = {
 
 @dataclass(frozen=True)
 class CompactRun:
-    """What `compact_run` did.
-
-    Attributes:
-        folder: Where the compact model is.
-        members: Number of members; 0 if the last iterate alone was written.
-        left_out: Samples that were left out, by their index.
-        parameters: Parameters of one model before and after.
-        difference: Largest difference between the compact members' outputs and the originals', relative to the
-            largest output where that exceeds 1.
-        exported: Largest difference of each further format from torch, on the same scale.
-        report: The compaction's own report.
-    """
+    """What `compact_run` did."""
 
     folder: Path
     members: int
@@ -78,28 +67,7 @@ def compact_run(
     torch_export: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> CompactRun:
-    """Remove physically what a run pruned, and write network or ensemble for `bayesprune.load`.
-
-    A run with samples becomes an ensemble: its members share one keep mask, that of what any of them uses, and so one
-    compact architecture. The compact members' outputs are compared with the originals' before anything is written.
-
-    Args:
-        run: run folder of a finished run.
-        out: folder to write.
-        members: "all" samples; "final", those that use nothing outside the final network's mask (samples collected while
-            pruning was still going on are left out, which changes the mixture); "none", the last iterate alone.
-        coupling: how residual streams are cut, see `bayesprune.sparsity.compact`.
-        round_to: keep a multiple of this many channels.
-        onnx: also write model.onnx, checked in onnxruntime; of an ensemble, its mean class probabilities.
-        torch_export: also write model.pt2 with ``torch.export``; of an ensemble, likewise.
-        data_dir: folder of the data set, for runs on an image folder.
-
-    Returns:
-        A `CompactRun`.
-
-    Raises:
-        ValueError: if the folder holds no finished run, the outputs would differ, or no sample is left.
-    """
+    """Remove physically what a run pruned, and write network or ensemble for `bayesprune.load`."""
     from bayesprune.compaction import CompactionError, compact
 
     if members not in ("all", "final", "none"):

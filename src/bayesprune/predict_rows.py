@@ -21,23 +21,7 @@ _COVERAGE = 0.9
 def run_predict(
     model: str | os.PathLike[str], data: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Predict the rows of a file with a model that `run_select` wrote, and write them as CSV, a line a row.
-
-    Only the selected inputs need to be in the file. What was unlike the training rows is said on the standard error
-    stream; so is the error, if the file has the target.
-
-    Args:
-        model: the folder of a selection, or its folder model.
-        data: a file of any format that `run_select` reads.
-        out: the CSV file; standard output by default.
-
-    Returns:
-        The columns of the CSV file: "prediction", "std", "lower90" and "upper90" for a regression; "prediction" (a
-        label) and a "probability <label>" a class.
-
-    Raises:
-        ValueError: there is no model, or the file lacks an input that is needed.
-    """
+    """Predict the rows of a file with a model that `run_select` wrote, and write them as CSV, a line a row."""
     from bayesprune.tabular import load
 
     place = Path(model)

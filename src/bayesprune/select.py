@@ -40,33 +40,7 @@ def run_select(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Select the inputs that matter for one column of a table, and write what was found.
-
-    The estimator is fitted on the data frame of the training rows, as `fit` of the library does it; the held-out rows
-    judge it. `out` receives selected.csv, result.json, model/ and report.html, all at once.
-
-    Args:
-        data: a CSV, Parquet or .npz file, see `bayesprune.tabular.reader.read_frame`.
-        target: name of the column to predict.
-        out: folder to write.
-        task: "auto", "regression" or "classification".
-        fdr: Bayesian false-discovery rate of the selected set.
-        held_out: share of the rows that the estimator does not see.
-        seed: of the split and of the estimator.
-        drop: names of columns to leave out.
-        text: names of columns that are text even if they hold numbers.
-        keep: names of columns that are numbers even if they look like identifiers.
-        settings: "keyword=value" for the estimator.
-        force: replace an earlier selection in `out`, when this one is complete.
-        quiet: print nothing.
-
-    Returns:
-        The content of result.json.
-
-    Raises:
-        FileExistsError: `out` holds a selection and `force` is not set, or something else.
-        ValueError: the data or an argument is unusable; the message names the column and the mend.
-    """
+    """Select the inputs that matter for one column of a table, and write what was found."""
     if not 0 < fdr < 1:
         raise ValueError(f"fdr={fdr}: must lie between 0 and 1")
     out = Path(out).resolve()

@@ -16,16 +16,7 @@ SELECTED, RESULT, MODEL, REPORT = "selected.csv", "result.json", "model", "repor
 
 
 def write_selection(result: dict[str, Any], estimator: Any, out: Path) -> dict[str, Any]:
-    """Write selected.csv, result.json, model/ and report.html beside `out`, then put them in its place as a whole.
-
-    Args:
-        result: of a selection.
-        estimator: fitted.
-        out: the folder; what is there is replaced.
-
-    Returns:
-        The result as result.json gives it back: plain data, None for what is not finite.
-    """
+    """Write selected.csv, result.json, model/ and report.html beside `out`, then put them in its place as a whole."""
     with replacing_folder(out) as work:
         estimator.save(work / MODEL)
         write_text(work / SELECTED, selection_table(result["selected"], "csv"))
@@ -45,22 +36,13 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_selection(folder: Path) -> bool:
-    """Return whether a folder is empty or holds what a selection leaves, and nothing else.
-
-    Args:
-        folder: or a file, which is none.
-    """
+    """Return whether a folder is empty or holds what a selection leaves, and nothing else."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
     return not names or (RESULT in names and names <= {SELECTED, RESULT, MODEL, REPORT})
 
 
 def selection_summary(result: dict[str, Any], out: Path) -> str:
-    """Say in a few lines what was selected, how well it predicts, and where the files are.
-
-    Args:
-        result: of a selection.
-        out: its folder.
-    """
+    """Say in a few lines what was selected, how well it predicts, and where the files are."""
     scores, data, lines = result["held_out"], result["data"], []
     if result["selected"]:
         lines.append(f"{len(result['selected'])} of {data['inputs']:,} inputs selected {result['rule']}:\n")

@@ -93,26 +93,7 @@ def layer_counts(
 def apportion(
     total: int, shares: Sequence[float], capacity: Sequence[int], *, minimum: int = 0, overflow: str = "proportional"
 ) -> list[int]:
-    """Divide ``total`` in proportion to ``shares``, in whole numbers, none above its capacity.
-
-    Args:
-        total: What is divided.
-        shares: Not negative; all zero means equal shares.
-        capacity: The most that each may get.
-        minimum: The least that each gets, where its capacity allows.
-        overflow: What is over a capacity goes to the others in proportion to their shares (``"proportional"``), or to
-            each alike (``"equal"``).
-
-    Returns:
-        Whole numbers whose sum is ``total``; fractions are settled by largest remainder, then by order.
-
-    Raises:
-        ValueError: If the capacities do not hold the total, or a share is negative or not finite.
-
-    Example:
-        >>> apportion(10, [1, 1, 2], [9, 9, 9]), apportion(10, [1, 3, 6], [9, 9, 2], overflow="equal")
-        ([3, 2, 5], [3, 5, 2])
-    """
+    """Divide ``total`` in proportion to ``shares``, in whole numbers, none above its capacity."""
     if total > sum(capacity):
         raise ValueError(f"total={total} does not fit into the capacities, {sum(capacity)} in all")
     if not all(share >= 0 and math.isfinite(share) for share in shares):

@@ -156,10 +156,7 @@ class Rank1Layer(nn.Module):
         return torch.addcmul(mean, std, noise).clamp(-_CLIP, _CLIP).flatten(0, 1)
 
     def _along(self, vector: Tensor, x: Tensor) -> Tensor:
-        """Return (rows, channels) shaped to multiply x's rows and channels, in its dtype.
-
-        Under autocast a float32 factor would turn all activations that follow into float32.
-        """
+        """Return (rows, channels) shaped to multiply x's rows and channels, in its dtype."""
         between = [1] * (x.dim() - 2)
         shape = (len(vector), *between, vector.shape[1]) if self.channel_dim == -1 else (*vector.shape, *between)
         return vector.view(shape).to(x.dtype)

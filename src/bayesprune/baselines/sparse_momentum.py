@@ -114,27 +114,7 @@ class SparseMomentum(SparseTraining):
 
 
 def momentum_of(optimizer: Optimizer, param: Tensor) -> Tensor:
-    """The optimizer's momentum of a parameter: an average of its gradients, up to scale.
-
-    Args:
-        optimizer: The optimizer.
-        param: One of its parameters.
-
-    Returns:
-        SGD's momentum buffer, Adam's m/(√v + 1e-8), or the state ``"momentum"``; zeros for a parameter that has never
-        had a gradient.
-
-    Raises:
-        ValueError: If the optimizer's state holds no momentum.
-
-    Example:
-        >>> weight = nn.Parameter(torch.zeros(2))
-        >>> optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.9)
-        >>> weight.grad = torch.tensor([1.0, 2.0])
-        >>> optimizer.step()
-        >>> momentum_of(optimizer, weight)
-        tensor([1., 2.])
-    """
+    """The optimizer's momentum of a parameter: an average of its gradients, up to scale."""
     state = optimizer.state.get(param)
     if not state:
         return torch.zeros_like(param)

@@ -19,23 +19,7 @@ from bayesprune.sparsity.zeroing import Zeroing
 
 
 def lowest(values: Tensor, among: Tensor, count: int) -> Tensor:
-    """The ``count`` smallest entries among the marked ones; ties go by position, NaN counts as largest.
-
-    Args:
-        values: A tensor.
-        among: A boolean tensor of its shape: where to choose.
-        count: How many.
-
-    Returns:
-        A boolean tensor, True at the chosen entries.
-
-    Raises:
-        ValueError: If fewer than ``count`` entries are marked.
-
-    Example:
-        >>> lowest(torch.tensor([3.0, 1.0, 2.0, 1.0]), torch.tensor([True, False, True, True]), 2)
-        tensor([False, False,  True,  True])
-    """
+    """The ``count`` smallest entries among the marked ones; ties go by position, NaN counts as largest."""
     if count <= 0:
         return torch.zeros_like(among)
     values = values.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
@@ -53,43 +37,18 @@ def lowest(values: Tensor, among: Tensor, count: int) -> Tensor:
 
 
 def highest(values: Tensor, among: Tensor, count: int) -> Tensor:
-    """The ``count`` largest entries among the marked ones, as :func:`lowest`; NaN counts as smallest.
-
-    Example:
-        >>> highest(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([False, True, True]), 1)
-        tensor([False, False,  True])
-    """
+    """The ``count`` largest entries among the marked ones, as :func:`lowest`; NaN counts as smallest."""
     return lowest(-values, among, count)
 
 
 def random_entries(among: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` of the marked entries, drawn without replacement.
-
-    Args:
-        among: A boolean tensor: where to choose.
-        count: How many.
-        generator: Where the randomness comes from.
-
-    Returns:
-        A boolean tensor, True at the chosen entries.
-
-    Example:
-        >>> int(random_entries(torch.ones(3, 4, dtype=torch.bool), 5, torch.Generator().manual_seed(0)).sum())
-        5
-    """
+    """``count`` of the marked entries, drawn without replacement."""
     scores = torch.rand(among.shape, generator=generator, device=generator.device)
     return lowest(scores.to(among.device), among, count)
 
 
 def cosine_decay(step: int, end: int, initial: float, final: float = 0.0) -> float:
-    """The drop fraction at a step: final + (initial − final)/2·(1 + cos(π·step/end)).
-
-    Example:
-        >>> [round(cosine_decay(t, 10, 0.3), 3) for t in (0, 5, 10)]
-        [0.3, 0.15, 0.0]
-
-    Reference: Evci et al. 2020 (arXiv 1911.11134), section 3 (2).
-    """
+    """The drop fraction at a step: final + (initial − final)/2·(1 + cos(π·step/end))."""
     return final + (initial - final) / 2 * (1 + math.cos(math.pi * min(step, end) / end))
 
 

@@ -22,22 +22,7 @@ PACKAGES = (
 
 
 def examine(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """Look at a folder and at those below it: hashes, samples, checkpoints, models, leftovers, locks. Nothing is changed.
-
-    Args:
-        folder: A run, a sample store, a saved model, a selection, or a folder of such.
-
-    Returns:
-        What is in order, and what is wrong with how to mend it, one line each.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-
-    Example:
-        >>> import tempfile
-        >>> examine(tempfile.mkdtemp())
-        ([], [])
-    """
+    """Look at a folder and at those below it: hashes, samples, checkpoints, models, leftovers, locks."""
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; name a run, a sample store or a model.")
@@ -92,12 +77,7 @@ def _model(folder: Path) -> str:
 
 
 def environment() -> tuple[dict[str, str], list[str]]:
-    """Return what this machine offers, and what is missing for full speed.
-
-    Example:
-        >>> environment()[0]["bayesprune"] == __version__
-        True
-    """
+    """Return what this machine offers, and what is missing for full speed."""
     import torch
 
     from bayesprune.samplers import native, triton

@@ -19,12 +19,7 @@ _EPILOG = """examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands.
-
-    Example:
-        >>> build_parser().parse_args(["profile", "small"]).batch
-        [1, 64]
-    """
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="bayesprune",
         description="Bayesian deep learning and one-shot pruning in one training run.",
@@ -42,19 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
-
-    BAYESPRUNE_DEBUG=1 in the environment shows the traceback of a failure.
-
-    Args:
-        argv: the words behind ``bayesprune``; None: those of this process.
-
-    Example:
-        >>> main(["recipes", "digits-sgd"])  # doctest: +ELLIPSIS
-        {
-        ...
-        0
-    """
+    """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
     try:
         status = int(arguments.handler(arguments))

@@ -11,17 +11,7 @@ from bayesprune.cli.parsing import add
 
 
 def add_commands(commands: Any) -> None:
-    """Add the commands to a parser's subcommands.
-
-    Args:
-        commands: what ``ArgumentParser.add_subparsers`` returned.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_commands(parser.add_subparsers(dest="command"))
-        >>> parser.parse_args(["compact", "runs/a", "--out", "small", "--round-to", "8"]).round_to
-        8
-    """
+    """Add the commands to a parser's subcommands."""
     compact = add(
         commands, "compact", "make a pruned run physically small, in a folder that loads anywhere", _compact,
         "bayesprune compact runs/a --out small --onnx",

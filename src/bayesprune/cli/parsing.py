@@ -10,21 +10,7 @@ Handler = Callable[[argparse.Namespace], int]
 
 
 def add(commands: Any, name: str, text: str, handler: Handler | None, *examples: str) -> argparse.ArgumentParser:
-    """Add a command whose help ends with examples.
-
-    Args:
-        commands: what ``ArgumentParser.add_subparsers`` returned.
-        name: of the command.
-        text: one line.
-        handler: what runs it: a function of the parsed arguments that returns the exit status.
-        *examples: command lines.
-
-    Example:
-        >>> commands = argparse.ArgumentParser().add_subparsers()
-        >>> print(add(commands, "profile", "size and speed", None, "bayesprune profile small").epilog)
-        examples:
-          bayesprune profile small
-    """
+    """Add a command whose help ends with examples."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,

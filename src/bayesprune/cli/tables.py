@@ -9,17 +9,7 @@ from bayesprune.cli.parsing import add, add_settings
 
 
 def add_commands(commands: Any) -> None:
-    """Add the commands to a parser's subcommands.
-
-    Args:
-        commands: what ``ArgumentParser.add_subparsers`` returned.
-
-    Example:
-        >>> parser = argparse.ArgumentParser()
-        >>> add_commands(parser.add_subparsers())
-        >>> parser.parse_args(["select", "a.csv", "--target", "y", "--out", "o"]).fdr
-        0.05
-    """
+    """Add the commands to a parser's subcommands."""
     select = add(
         commands, "select", "find the inputs that matter for a column of a table", _select,
         "bayesprune select houses.csv --target price --out found",

@@ -42,22 +42,7 @@ class MissingArtefactError(ArtefactError, FileNotFoundError):
 
 @contextmanager
 def reading(path: str | os.PathLike[str], expected: str = "", mend: str = "") -> Iterator[None]:
-    """Let whatever a file's content makes go wrong inside the block come out as an `ArtefactError`.
-
-    What the system refuses (no permission, no such file, a full disk) passes as it is.
-
-    Args:
-        path: the file being read.
-        expected: what it should be.
-        mend: what to do about it.
-
-    Example:
-        >>> with reading("a.json", "a number"):
-        ...     int("x")
-        Traceback (most recent call last):
-            ...
-        bayesprune.ArtefactError: a.json: cannot be read (invalid literal for int() with base 10: 'x'); expected a number
-    """
+    """Let whatever a file's content makes go wrong inside the block come out as an `ArtefactError`."""
     try:
         yield
     except ArtefactError:

@@ -23,12 +23,7 @@ _LINE = 1 << 26  # characters
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int = TEXT_LIMIT) -> bytes:
-    """The content of a file of at most ``limit`` bytes.
-
-    Raises:
-        ArtefactError: if it is larger, or no file.
-        MissingArtefactError: if it is not there.
-    """
+    """The content of a file of at most ``limit`` bytes."""
     try:
         with open(path, "rb") as file:
             content = file.read(limit + 1)
@@ -49,26 +44,7 @@ def read_text(path: str | os.PathLike[str], *, limit: int = TEXT_LIMIT) -> str:
 
 
 def read_json(path: str | os.PathLike[str], kind: type = dict, *, limit: int = TEXT_LIMIT) -> Any:
-    """The content of a JSON file.
-
-    Args:
-        path: the file.
-        kind: what it must be: dict or list, or object for either.
-        limit: the most bytes it may have.
-
-    Returns:
-        The content.
-
-    Raises:
-        ArtefactError: if it is damaged, too large, names a key twice, or is of another kind.
-        MissingArtefactError: if it is not there.
-
-    Example:
-        >>> read_json("/nowhere/a.json")
-        Traceback (most recent call last):
-            ...
-        bayesprune.common.artefact.MissingArtefactError: /nowhere/a.json: there is no such file
-    """
+    """The content of a JSON file."""
     text = read_text(path, limit=limit)
     with reading(path, "JSON", "restore it from a copy, or write it again"):
         content = parse_json(text)
@@ -79,11 +55,7 @@ def read_json(path: str | os.PathLike[str], kind: type = dict, *, limit: int = T
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text in which no key comes twice.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """The value of a JSON text in which no key comes twice."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -115,11 +87,7 @@ class _Bounded(io.RawIOBase):
 
 @contextmanager
 def opened_bytes(path: Path, *, limit: int = DATA_LIMIT) -> Iterator[BinaryIO]:
-    """A file, unpacked if it is gzip by name or first bytes, of at most ``limit`` bytes; its end compares the checksum.
-
-    Raises:
-        ArtefactError: if there is more, or the file is damaged.
-    """
+    """A file, unpacked if it is gzip by name or first bytes, of at most ``limit`` bytes; its end compares the checksum."""
     with open(path, "rb") as plain:
         packed = path.suffix.lower() in (".gz", ".tgz") or plain.read(2) == b"\x1f\x8b"
         plain.seek(0)
@@ -147,11 +115,7 @@ def opened_text(path: Path, *, limit: int = DATA_LIMIT) -> Iterator[Iterator[str
 
 
 def zip_members(path: Path, names: tuple[str, ...], *, limit: int = DATA_LIMIT) -> tuple[dict[str, bytes], list[str]]:
-    """Some members of a zip file, checksums compared, and the names of all.
-
-    Raises:
-        ArtefactError: if it is no zip file, is damaged, or the members unpack to more than ``limit`` bytes.
-    """
+    """Some members of a zip file, checksums compared, and the names of all."""
     with reading(path, "a whole zip file", "fetch it again"), zipfile.ZipFile(path) as file:
         members = {info.filename: info for info in file.infolist()}
         if not _whole(file):
@@ -180,11 +144,7 @@ _DESCRIPTOR = 24  # bytes that may follow a member's data
 
 
 def tar_members(path: Path, wanted: Callable[[str], bool], *, limit: int = DATA_LIMIT) -> dict[str, bytes]:
-    """The files of a tar archive (plain or gzip) whose base name is wanted, by that name; nothing is unpacked to disk.
-
-    Raises:
-        ArtefactError: if it is damaged, comes to more than ``limit`` bytes, or holds one name twice.
-    """
+    """The files of a tar archive (plain or gzip) whose base name is wanted, by that name; nothing is unpacked to disk."""
     found: dict[str, bytes] = {}
     with reading(path, "a whole tar archive", "fetch it again"), opened_bytes(path, limit=limit) as raw:
         with tarfile.open(fileobj=raw, mode="r|") as archive:

@@ -9,12 +9,7 @@ from typing import Any
 
 
 def check_number(name: str, value: Any, *, minimum: float, strict: bool = False, below: float | None = None) -> float:
-    """Return `value` as a float if it is finite and in range, else raise ValueError.
-
-    Example:
-        >>> check_number("lr", 0.1, minimum=0)
-        0.1
-    """
+    """Return `value` as a float if it is finite and in range, else raise ValueError."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -29,11 +24,7 @@ def check_number(name: str, value: Any, *, minimum: float, strict: bool = False,
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ValueError, naming the nearest valid choice, unless `value` is one of `choices`.
-
-    Example:
-        >>> check_choice("noise", "exact", ("exact", "paper"))
-    """
+    """Raise ValueError, naming the nearest valid choice, unless `value` is one of `choices`."""
     if value in choices:
         return
     near = difflib.get_close_matches(str(value), choices, n=1)

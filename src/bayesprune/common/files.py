@@ -23,29 +23,7 @@ _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.partial|\.old)")
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, flush_name: bool = True) -> Iterator[Path]:
-    """A temporary name beside a file; when the block ends well, its content is on the disk and takes the file's place.
-
-    A process killed at any moment leaves the earlier file or the new one, and at most a temporary name, which `sweep`
-    removes; a block that fails leaves the earlier file alone.
-
-    Args:
-        path: the file; its folder is made if need be.
-        flush_name: False where another file of the same folder follows at once, and flushes the names of both.
-
-    Yields:
-        The temporary name, an empty file.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written; the message names the file.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with replacing(Path(folder) / "a.txt") as temporary:
-        ...         _ = temporary.write_text("whole")
-        ...     print(os.listdir(folder), (Path(folder) / "a.txt").read_text())
-        ['a.txt'] whole
-    """
+    """A temporary name beside a file; when the block ends well, its content is on the disk and takes the file's place."""
     target = Path(path).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(target, PARTIAL)
@@ -68,28 +46,7 @@ def replacing(path: str | os.PathLike[str], *, flush_name: bool = True) -> Itera
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty folder beside `path`; when the block ends well, it takes the place of what is there, in one step.
-
-    The folder is locked meanwhile. Where the system cannot exchange two names at once, a process killed between its two
-    renames leaves the earlier folder under a temporary name; the next call puts it back.
-
-    Args:
-        path: the folder.
-
-    Yields:
-        The folder to fill.
-
-    Raises:
-        FolderInUseError: another process writes to it.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as parent:
-        ...     with replacing_folder(f"{parent}/model") as work:
-        ...         _ = (work / "a.txt").write_text("whole")
-        ...     print(os.listdir(parent), os.listdir(f"{parent}/model"))
-        ['model'] ['a.txt']
-    """
+    """An empty folder beside `path`; when the block ends well, it takes the place of what is there, in one step."""
     target = Path(path).absolute()
     with locked(target, beside=True):
         sweep(target.parent, of=target.name)
@@ -108,21 +65,7 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file whole or not at all, as `replacing` does.
-
-    Args:
-        path: where to; its folder is made if need be.
-        content: the whole file.
-
-    Returns:
-        The path.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_bytes(Path(folder) / "new" / "a.txt", b"ok").read_text()
-        'ok'
-    """
+    """Write a file whole or not at all, as `replacing` does."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
     return Path(path)
@@ -139,22 +82,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def sweep(folder: str | os.PathLike[str], *, of: str | None = None) -> list[str]:
-    """Remove what killed writers left in a folder; those that still write are left alone.
-
-    Args:
-        folder: the folder; those below it are not looked at.
-        of: of one file or folder only, by its name.
-
-    Returns:
-        The names that were removed or put back.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / ".a.json.0123abcd.partial").write_text("half a fi")
-        ...     print(sweep(folder))
-        ['.a.json.0123abcd.partial']
-    """
+    """Remove what killed writers left in a folder; those that still write are left alone."""
     return [entry.name for entry in leftovers(folder, of=of) if _removed(entry)]
 
 

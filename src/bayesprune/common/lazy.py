@@ -37,21 +37,7 @@ def missing(error: ImportError, what: str, extra: str | None = None) -> ImportEr
 def lazy(
     package: str, places: Mapping[str, str], rooms: Iterable[str] = (), extra: str | None = None
 ) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package whose public names are imported on first use.
-
-    Args:
-        package: the package's ``__name__``.
-        places: for each module, the names that it gives, with spaces between.
-        rooms: subpackages that are attributes too.
-        extra: the extra to name where a package is missing.
-
-    Returns:
-        A function of a name; it raises AttributeError for an unknown one, ImportError where an extra is missing.
-
-    Example:
-        >>> lazy("bayesprune", {"bayesprune.samplers": "CVAdam"})("CVAdam").__name__
-        'CVAdam'
-    """
+    """The ``__getattr__`` of a package whose public names are imported on first use."""
     where = {name: module for module, names in places.items() for name in names.split()}
 
     def find(name: str) -> Any:
@@ -71,16 +57,7 @@ def lazy(
 
 
 def later(module: str, name: str) -> Callable[..., Any]:
-    """A function that calls a module's function or class, importing the module then.
-
-    Args:
-        module: its full name.
-        name: of what is called.
-
-    Example:
-        >>> later("math", "sqrt")(9.0)
-        3.0
-    """
+    """A function that calls a module's function or class, importing the module then."""
 
     def call(*words: Any, **settings: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*words, **settings)

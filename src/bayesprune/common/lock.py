@@ -28,25 +28,7 @@ class FolderInUseError(RuntimeError):
 
 @contextmanager
 def locked(folder: str | os.PathLike[str], *, beside: bool = False, wait: float = 0.0) -> Iterator[None]:
-    """Hold a folder for the length of the block, against other processes and other holders in this one.
-
-    The lock is the system's (flock) on a small file that tells the process, machine and time; it ends with the process,
-    however that ends. Where the file system knows no locks, and on Windows, the block runs without one.
-
-    Args:
-        folder: the folder; made if need be, unless ``beside``, and removed again if it stays empty.
-        beside: put the file beside the folder (.NAME.lock), for a folder that is replaced as a whole.
-        wait: seconds to wait for another holder.
-
-    Raises:
-        FolderInUseError: if another holder is still there then.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, locked(folder):
-        ...     print(holder(folder)["pid"] == os.getpid())
-        True
-    """
+    """Hold a folder for the length of the block, against other processes and other holders in this one."""
     path = Path(folder).absolute()
     place, made = lock_file(path, beside=beside), not path.exists()
     try:

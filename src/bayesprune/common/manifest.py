@@ -18,35 +18,12 @@ _FORMAT = "bayesprune-manifest"
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with the SHA-256 of its canonical JSON under "sha256", which `unsealed` checks.
-
-    Args:
-        content: an object of JSON's own types, all numbers finite.
-
-    Returns:
-        The object with one more entry.
-
-    Raises:
-        ValueError: if JSON cannot hold it.
-
-    Example:
-        >>> unsealed("a.json", sealed({"lr": 0.1}))
-        {'lr': 0.1}
-    """
+    """The content with the SHA-256 of its canonical JSON under "sha256", which `unsealed` checks."""
     return {**content, SEAL: _digest_of(content)}
 
 
 def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any], *, needed: bool = True) -> dict[str, Any]:
-    """The content of a sealed object without its seal.
-
-    Args:
-        path: where it was read, for the message.
-        content: as read.
-        needed: False for the versions that had no seal; one that has a seal nevertheless is refused.
-
-    Raises:
-        ArtefactError: if the seal is missing, or is not the content's.
-    """
+    """The content of a sealed object without its seal."""
     rest = {key: value for key, value in content.items() if key != SEAL}
     with reading(path, mend=_MEND):  # what JSON's standard cannot hold has no digest
         if needed != (SEAL in content) or (needed and _digest_of(rest) != content[SEAL]):
@@ -63,14 +40,7 @@ def _digest_of(content: Mapping[str, Any]) -> str:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.NamedTemporaryFile() as file:
-        ...     file_digest(file.name)[:8]
-        'e3b0c442'
-    """
+    """The SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -90,15 +60,7 @@ def write_manifest(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Refuse files that are not those which manifest.json lists; a folder without one is not checked.
-
-    Args:
-        folder: the folder.
-        names: which of the listed files; None checks all.
-
-    Raises:
-        ArtefactError: if a file is missing or was changed, or the manifest itself.
-    """
+    """Refuse files that are not those which manifest.json lists; a folder without one is not checked."""
     path = folder / MANIFEST
     if not path.exists():
         return

@@ -11,16 +11,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode inside the block; every module's own mode comes back.
-
-    Example:
-        >>> model = nn.Dropout()
-        >>> with evaluating(model):
-        ...     print(model.training)
-        False
-        >>> model.training
-        True
-    """
+    """Evaluation mode inside the block; every module's own mode comes back."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield model.eval()
@@ -62,19 +53,7 @@ def preserved(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch use some threads inside the block; the number before comes back.
-
-    Args:
-        count: at least 1.
-
-    Example:
-        >>> before = torch.get_num_threads()
-        >>> with threads(1):
-        ...     print(torch.get_num_threads())
-        1
-        >>> torch.get_num_threads() == before
-        True
-    """
+    """Let torch use some threads inside the block; the number before comes back."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

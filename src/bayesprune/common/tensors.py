@@ -51,29 +51,7 @@ def write_tensors(
     *,
     flush_name: bool = True,
 ) -> str:
-    """Write tensors whole or not at all, in safetensors' format, with the SHA-256 of each and one over the header.
-
-    Args:
-        path: the file.
-        tensors: dense tensors by name, of any device and strides; shared memory is written twice.
-        format: what the file is, with its version ("bayesprune-tree-2").
-        metadata: texts to keep with it.
-        flush_name: as in `bayesprune.common.files.replacing`.
-
-    Returns:
-        The seal: the SHA-256 of the header, which holds those of the tensors.
-
-    Raises:
-        ValueError: if a tensor is not dense or of a dtype that the format lacks (it is named).
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     seal = write_tensors(f"{folder}/a.safetensors", {"w": torch.ones(2)}, "mine-1")
-        ...     found = read_tensors(f"{folder}/a.safetensors", ["mine-1"])
-        >>> found.tensors, found.seal == seal
-        ({'w': tensor([1., 1.])}, True)
-    """
+    """Write tensors whole or not at all, in safetensors' format, with the SHA-256 of each and one over the header."""
     views = {}
     for name in _ordered(tensors):
         tensor = tensors[name].detach()
@@ -107,24 +85,7 @@ def read_tensors(
     older: Iterable[str | None] = (),
     limit: int = LIMIT,
 ) -> TensorFile:
-    """Read a file of tensors, every byte of it checked before anything is returned.
-
-    A file that this process has checked is not hashed again while its place, size and times stay (its times must have been
-    two seconds old by then, for clocks are coarse); its header always is.
-
-    Args:
-        path: the file.
-        formats: what it may be, sealed.
-        older: what it may be from before there were seals; None for a file that says nothing of its format.
-        limit: the most bytes it may have.
-
-    Returns:
-        A `TensorFile`; its tensors share memory with nothing.
-
-    Raises:
-        ArtefactError: if it is damaged, too large or of another format.
-        MissingArtefactError: if it is not there.
-    """
+    """Read a file of tensors, every byte of it checked before anything is returned."""
     formats, older = list(formats), list(older)
     try:
         size = os.stat(path).st_size
@@ -169,19 +130,7 @@ _COARSE, _MOST_CHECKED = 2.0, 4096
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> nn.Module:
-    """Copy tensors into a model, all of them or none: names, shapes and dtypes are compared first.
-
-    Args:
-        model: the model.
-        tensors: one for each name of its state dict.
-        path: where they come from, for the message.
-
-    Returns:
-        The same model.
-
-    Raises:
-        ArtefactError: at the first tensor that is missing, left over, or of another shape or dtype.
-    """
+    """Copy tensors into a model, all of them or none: names, shapes and dtypes are compared first."""
     wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     for name, target in wanted.items():
         found = tensors.get(name)

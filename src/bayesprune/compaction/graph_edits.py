@@ -14,15 +14,7 @@ from bayesprune.graph.source import releasing_source
 
 
 def graph_reasons(a: Analysis, solution: Solution) -> list[str]:
-    """Why the graph itself must change; empty if smaller modules under the same code do.
-
-    Args:
-        a: The analysis.
-        solution: What is kept.
-
-    Returns:
-        One line a change.
-    """
+    """Why the graph itself must change; empty if smaller modules under the same code do."""
     lines = [
         f"{label(node)} ({node.name}) lost a branch that is zero or constant" for node in a.drops if node in a.alive
     ]
@@ -44,16 +36,7 @@ def _places(edge: Gather | Scatter, solution: Solution) -> Tensor | None:
 
 
 def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphModule:
-    """The rewritten model under a graph of its own.
-
-    Args:
-        model: The rewritten model; it gives its modules.
-        a: The analysis.
-        solution: What is kept.
-
-    Returns:
-        The module, named as the model's class.
-    """
+    """The rewritten model under a graph of its own."""
     for each in a.graph.nodes:  # tensors that the forward or a hook makes were noted on the analysed model
         if each.op == "get_attr" and "." not in str(each.target) and not hasattr(model, str(each.target)):
             model.register_buffer(str(each.target), getattr(a.model, str(each.target)))

@@ -19,14 +19,7 @@ LEAST = 0.05  # of the parameters: fewer zeros than this promise nothing
 
 @dataclass(frozen=True)
 class LayerLeftover:
-    """The zero weights that one layer keeps.
-
-    Attributes:
-        name: The parameter.
-        zeros: How many of its weights are zero in the compact model.
-        weights: How many weights it has there.
-        reasons: Reason -> the number of zeros that stayed for it.
-    """
+    """The zero weights that one layer keeps."""
 
     name: str
     zeros: int
@@ -36,14 +29,7 @@ class LayerLeftover:
 
 @dataclass
 class Leftovers:
-    """What was promised by the zeros, and what came of it.
-
-    Attributes:
-        promised: Number of zero weights of layers in the masked model.
-        removed: Number of parameters that were removed.
-        layers: The layers that keep zero weights, most first.
-        frees: What would remove more, with figures.
-    """
+    """What was promised by the zeros, and what came of it."""
 
     promised: int = 0
     removed: int = 0
@@ -77,12 +63,7 @@ class Leftovers:
         return found + [f"would free more: {line}" for line in self.frees]
 
     def warn(self, parameters: int, stacklevel: int = 3) -> None:
-        """Warn where less than half of the promise was kept.
-
-        Args:
-            parameters: Number of parameters of the masked model.
-            stacklevel: As for ``warnings.warn``.
-        """
+        """Warn where less than half of the promise was kept."""
         if not self.disappoints or self.promised < LEAST * parameters:
             return
         why = "; ".join(f"{count:,}: {reason}" for reason, count in list(self.reasons().items())[:3])
@@ -96,12 +77,7 @@ class Leftovers:
 
 
 def size_after(model: nn.Module, cuts: Mapping[str, Cut]) -> int:
-    """Number of parameters of a model once cut.
-
-    Example:
-        >>> size_after(nn.Linear(4, 3), {"weight": [(1, Tensor([0]))]})
-        6
-    """
+    """Number of parameters of a model once cut."""
     total = 0
     for name, param in model.named_parameters():
         shape = list(param.shape)
@@ -114,18 +90,7 @@ def size_after(model: nn.Module, cuts: Mapping[str, Cut]) -> int:
 def leftovers(
     a: Analysis, solution: Solution, cuts: Mapping[str, Cut], small: nn.Module, other: Callable[[bool, bool], int]
 ) -> Leftovers:
-    """Find the zero weights that are left.
-
-    Args:
-        a: The analysis of the masked model.
-        solution: What is kept.
-        cuts: What was cut from each tensor.
-        small: The compact model.
-        other: Number of parameters that (constants folded, branches cut by index) would leave.
-
-    Returns:
-        The record.
-    """
+    """Find the zero weights that are left."""
     left = {name for name, _ in small.named_parameters()}
     result = Leftovers()
     for name, param in a.model.named_parameters():

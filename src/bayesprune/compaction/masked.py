@@ -15,11 +15,7 @@ from bayesprune.sparsity.masks import MaskHolder
 
 @torch.no_grad()
 def masked_copy(model: nn.Module, pruner: MaskHolder | None) -> tuple[nn.Module, list[str]]:
-    """A deep copy with the pruner's masks applied, and what is to be said about it.
-
-    Raises:
-        CompactionError: ``uninitialised``, ``compiled-part`` or ``not-copyable``.
-    """
+    """A deep copy with the pruner's masks applied, and what is to be said about it."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)):
             raise CompactionError("uninitialised", f"{name} has no shape yet; run the lazy model once")

@@ -18,25 +18,7 @@ from bayesprune.graph.errors import CompactionError
 def transfer_optimizer(
     optimizer: Optimizer, old: nn.Module, new: nn.Module, cuts: Mapping[str, Cut]
 ) -> tuple[Optimizer, list[str]]:
-    """Build the compact model's optimizer from the masked model's.
-
-    Every tensor of a parameter's state that has the parameter's shape, or broadcasts to it (momentum, ρ, averages, a
-    weight decay per group), is cut as the parameter is; everything else is copied. A sampler whose noise is keyed by a
-    counter keeps its seed, its stream and its step; the noise of the last step cannot be drawn again at the smaller
-    shape, so that the one term of the next step that needs it is left out for the tensors that were cut.
-
-    Args:
-        optimizer: The old optimizer; it is not changed.
-        old: The model whose parameters it holds.
-        new: The compact model.
-        cuts: What was cut from each tensor, by name.
-
-    Returns:
-        The new optimizer, and what is to be said about it.
-
-    Raises:
-        CompactionError: ``optimizer-mismatch`` or ``optimizer-state``.
-    """
+    """Build the compact model's optimizer from the masked model's."""
     fresh = dict(new.named_parameters(remove_duplicate=False))
     names = {id(param): name for name, param in old.named_parameters()}
     held = [param for group in optimizer.param_groups for param in group["params"]]

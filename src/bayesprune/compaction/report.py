@@ -126,15 +126,7 @@ class CompactionReport:
 
 
 def layer_records(a: Analysis, solution: Solution) -> list[LayerRecord]:
-    """Per layer with rows of its own, why each channel stayed or went.
-
-    Args:
-        a: The analysis.
-        solution: What is kept.
-
-    Returns:
-        One record a layer (two for an attention: its heads, its outputs).
-    """
+    """Per layer with rows of its own, why each channel stayed or went."""
     gone = _reasons_of_removal(a, solution)
     records = []
     for call in a.calls.values():
@@ -179,10 +171,5 @@ def _reasons_of_removal(a: Analysis, solution: Solution) -> dict[int, str]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, shared ones once.
-
-    Example:
-        >>> count_parameters(nn.Linear(2, 1))
-        3
-    """
+    """Number of parameters, shared ones once."""
     return sum(param.numel() for param in model.parameters())

@@ -17,16 +17,7 @@ from bayesprune.graph.slim_attention import SlimAttention
 
 @torch.no_grad()
 def rewrite_(model: nn.Module, a: Analysis, solution: Solution) -> list[str]:
-    """Make a copy of the analysed model physically smaller, in place.
-
-    Args:
-        model: A deep copy of ``a.model``.
-        a: The analysis.
-        solution: What is kept.
-
-    Returns:
-        One line a constant that was moved.
-    """
+    """Make a copy of the analysed model physically smaller, in place."""
     modules = dict(model.named_modules(remove_duplicate=False))
     notes = []
     for place, mixer in enumerate(a.mixers):

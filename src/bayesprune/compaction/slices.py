@@ -15,19 +15,7 @@ Cut = list[tuple[int, Tensor]]
 
 
 def take(tensor: Tensor, cut: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """The entries of a tensor at the given places of some dimensions, in the tensor's own memory format.
-
-    Args:
-        tensor: Any tensor.
-        cut: Pairs of a dimension and the indices to take.
-
-    Returns:
-        A new tensor.
-
-    Example:
-        >>> take(torch.arange(6).view(2, 3), [(1, torch.tensor([0, 2]))]).tolist()
-        [[0, 2], [3, 5]]
-    """
+    """The entries of a tensor at the given places of some dimensions, in the tensor's own memory format."""
     out = tensor.detach()
     for dim, index in cut:
         out = out.index_select(dim, index.to(out.device))
@@ -39,20 +27,7 @@ def take(tensor: Tensor, cut: Sequence[tuple[int, Tensor]]) -> Tensor:
 
 
 def take_like(tensor: Tensor, shape: Sequence[int], cut: Sequence[tuple[int, Tensor]]) -> Tensor | None:
-    """Cut a tensor that broadcasts to a parameter of the given (old) shape as the parameter is cut.
-
-    Args:
-        tensor: A tensor that follows the parameter, such as a momentum, a mask or a decay.
-        shape: The parameter's shape before the cut.
-        cut: What is cut from the parameter.
-
-    Returns:
-        The tensor's part; None if it does not follow the shape.
-
-    Example:
-        >>> take_like(torch.ones(4, 1), (4, 3), [(0, torch.tensor([1])), (1, torch.tensor([0, 2]))]).shape
-        torch.Size([1, 1])
-    """
+    """Cut a tensor that broadcasts to a parameter of the given (old) shape as the parameter is cut."""
     if tensor.numel() == 1 and tensor.dim() == 0:
         return tensor.detach().clone()
     if tensor.dim() != len(shape) or any(size not in (1, full) for size, full in zip(tensor.shape, shape)):
@@ -61,16 +36,7 @@ def take_like(tensor: Tensor, shape: Sequence[int], cut: Sequence[tuple[int, Ten
 
 
 def cut_of(call: Call, solution: Solution, module: Any = None) -> dict[str, Cut]:
-    """What is cut from a module's own tensors, by their names in the module.
-
-    Args:
-        call: The module and its channels.
-        solution: What is kept.
-        module: The module itself, where it is a copy of the call's; None: the call's.
-
-    Returns:
-        The cuts; a tensor without one is whole.
-    """
+    """What is cut from a module's own tensors, by their names in the module."""
     cuts: dict[str, Cut] = {}
     for name, dim, atoms in call.sides(module):
         index = solution.index(atoms)
@@ -80,15 +46,7 @@ def cut_of(call: Call, solution: Solution, module: Any = None) -> dict[str, Cut]
 
 
 def cuts_of(a: Analysis, solution: Solution) -> dict[str, Cut]:
-    """What is cut from every tensor of the model, by its name in the state dict (every name of a shared module).
-
-    Args:
-        a: The analysis.
-        solution: What is kept.
-
-    Returns:
-        The cuts; tensors that are whole are left out.
-    """
+    """What is cut from every tensor of the model, by its name in the state dict (every name of a shared module)."""
     names: dict[int, list[str]] = {}
     for name, module in a.model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
@@ -107,13 +65,5 @@ def cuts_of(a: Analysis, solution: Solution) -> dict[str, Cut]:
 
 
 def cut_state(state: Mapping[str, Tensor], cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
-    """A state dict of the old architecture with its tensors cut.
-
-    Args:
-        state: Tensors by name.
-        cuts: What :func:`cuts_of` returned.
-
-    Returns:
-        New tensors by the same names.
-    """
+    """A state dict of the old architecture with its tensors cut."""
     return {name: take(tensor, cuts.get(name, [])) for name, tensor in state.items()}

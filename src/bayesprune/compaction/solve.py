@@ -13,14 +13,7 @@ from bayesprune.graph.errors import CompactionError
 
 @dataclass
 class Solution:
-    """Which classes of atoms are kept.
-
-    Attributes:
-        classes: The class of each atom.
-        keep: Per class, whether it stays.
-        reasons: Per class that stays, why.
-        carriers: Per mixer (its place in the analysis), the column that carries the constants of the removed ones.
-    """
+    """Which classes of atoms are kept."""
 
     classes: Tensor
     keep: Tensor
@@ -46,39 +39,14 @@ class Solution:
 
 
 def needed(a: Analysis, mixer: Mixer, solution: Solution) -> Tensor:
-    """The columns that a mixer's kept rows use and that no bias can stand for.
-
-    A column that is zero is never needed; one that is another constant is not where it folds into the bias, and where
-    it does not, a carrier stands for it.
-    """
+    """The columns that a mixer's kept rows use and that no bias can stand for."""
     used = mixer.uses[solution.kept(mixer.target)].any(0)
     # A layer that is called twice has one bias, and may read different constants.
     return used & (mixer.const.isnan() if a.fold and mixer.name not in a.repeated else mixer.const != 0)
 
 
 def solve(a: Analysis, *, round_to: int = 1, floors: list[tuple[Tensor, int, str]] | None = None) -> Solution:
-    """Find the smallest set of channels that leaves the model's outputs as they are.
-
-    Args:
-        a: The analysis.
-        round_to: Every layer keeps a multiple of this many rows (or all).
-        floors: Atoms of which at least a number must stay, with the reason.
-
-    Returns:
-        The solution.
-
-    Example:
-        >>> from torch import nn
-        >>> from bayesprune.graph.trace import trace
-        >>> from bayesprune.graph.rules import analyse
-        >>> from bayesprune.graph.zeros import Zeros
-        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> with torch.no_grad():
-        ...     _ = net[2].weight[:, 1].zero_()
-        >>> a = analyse(net, trace(net, (torch.zeros(2, 3),)), Zeros(net, None, set()), fold=True)
-        >>> solve(a).index(a.calls["0"].target).tolist()
-        [0, 2, 3]
-    """
+    """Find the smallest set of channels that leaves the model's outputs as they are."""
     classes = a.atoms.classes()
     count = int(classes.max()) + 1 if classes.numel() else 0
     solution = Solution(classes, torch.zeros(count, dtype=torch.bool))
@@ -183,15 +151,7 @@ def _round(a: Analysis, solution: Solution, multiple: int) -> bool:
 
 
 def check_agreement(a: Analysis, solution: Solution) -> None:
-    """Refuse a sum whose terms are zero at different kept channels.
-
-    Args:
-        a: The analysis.
-        solution: The solution.
-
-    Raises:
-        CompactionError: ``masks-disagree``.
-    """
+    """Refuse a sum whose terms are zero at different kept channels."""
     for node, left, right in a.sums:
         if node not in a.alive or left.atoms.shape != right.atoms.shape:
             continue
@@ -206,15 +166,7 @@ def check_agreement(a: Analysis, solution: Solution) -> None:
 
 
 def violations(a: Analysis, solution: Solution) -> list[str]:
-    """Why these weights do not allow what was removed for others: the check of a further sample.
-
-    Args:
-        a: The analysis of the sample's weights.
-        solution: What was removed, of an analysis of the same graph.
-
-    Returns:
-        One line a layer that would read something that is gone.
-    """
+    """Why these weights do not allow what was removed for others: the check of a further sample."""
     found = list(a.problems)
     for place, mixer in enumerate(a.mixers):
         if mixer.node not in a.alive:

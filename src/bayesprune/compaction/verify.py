@@ -25,14 +25,7 @@ _STEPS = {torch.float64: 1e-4, torch.float32: 1.0, torch.bfloat16: 2.0**16, torc
 
 @dataclass
 class Verification:
-    """What was compared.
-
-    Attributes:
-        evaluated: Shape of each input and the largest absolute difference of the outputs in evaluation mode.
-        exact: Largest difference of the outputs in float64, relative to the largest output; None if not computed.
-        gradients: Largest relative difference of a gradient or running statistic after one step; None if not compared.
-        notes: What was not compared, and why.
-    """
+    """What was compared."""
 
     evaluated: list[tuple[tuple[int, ...], float]] = field(default_factory=list)
     exact: float | None = None
@@ -41,18 +34,7 @@ class Verification:
 
 
 def flat(outputs: Any) -> list[Tensor]:
-    """All tensors of a model's output, in order.
-
-    Args:
-        outputs: A tensor, or tuples, lists and dicts of them.
-
-    Returns:
-        The tensors.
-
-    Example:
-        >>> len(flat({"a": torch.zeros(1), "b": (torch.zeros(2), None)}))
-        2
-    """
+    """All tensors of a model's output, in order."""
     if isinstance(outputs, Tensor):
         return [outputs]
     entries = outputs.values() if isinstance(outputs, Mapping) else outputs
@@ -62,16 +44,8 @@ def flat(outputs: Any) -> list[Tensor]:
 
 
 def check_inputs(model: nn.Module, example: Inputs, further: Sequence[Any]) -> list[Inputs]:
-    """Inputs to compare on: random ones of the example's size, then of an odd and of a smaller size, where the model
-    takes them, and the further ones given.
-
-    Args:
-        model: The masked model, in evaluation mode.
-        example: The example input.
-        further: Further inputs that must be compared too.
-
-    Returns:
-        The inputs.
+    """Inputs to compare on: random ones of the example's size, then of an odd and of a smaller size, where the model takes
+    them, and the further ones given.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -124,30 +98,7 @@ def verify(
     train_alike: bool,
     tolerance: float,
 ) -> Verification:
-    """Compare the compact model with the masked one.
-
-    In the model's own precision, evaluation mode, the outputs y and y' at every size must satisfy
-    max|y − y'| ≤ ``tolerance`` · max(1, max|y|). The same transformation of the float64 copy must agree to rounding, in
-    evaluation and, where ``train_alike``, in the outputs, gradients and running statistics of a training step.
-
-    Args:
-        masked: The masked model, with those hooks that change values; it is left in evaluation mode.
-        compact: The compact model.
-        example: The example input.
-        further: Further inputs.
-        changing: The hooks that change values, which stay on.
-        in_double: From a float64 copy of the masked model to its compact form.
-        cuts: What was cut from each tensor, by name.
-        frozen: Where a parameter is held at zero, by name.
-        train_alike: Whether training must go on as the masked model's would.
-        tolerance: See above, for float32.
-
-    Returns:
-        What was compared.
-
-    Raises:
-        CompactionError: ``not-finite``, ``outputs-differ`` or ``training-differs``.
-    """
+    """Compare the compact model with the masked one."""
     report = Verification()
     left, right = masked.eval(), silent_copy(compact, changing).eval()
     inputs = check_inputs(left, example, further)

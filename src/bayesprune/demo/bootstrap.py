@@ -16,23 +16,7 @@ _SMALLEST = np.finfo(np.float64).tiny
 def scores(
     models: dict[str, Sequence[FoldPrediction]], reference: str, seed: int = 0
 ) -> dict[str, dict[str, list[float]]]:
-    """Return accuracy, NLL and the area under the ROC curve (letters against digits, by entropy) of each model.
-
-    The test images of a fold are those of the model that never saw them. Each draw takes as many images of each fold, and as
-    many letters, as there are, with replacement, the same ones for every model, so that differences are paired.
-
-    Args:
-        models: What each model said, one entry a fold.
-        reference: The model from which the others' accuracies are subtracted.
-        seed: Seed of the draws.
-
-    Returns:
-        By model, "accuracy", "nll", "auroc" and "difference" (in accuracy): the value, and the lower and upper end of the
-        95 % percentile interval.
-
-    Reference:
-        Efron & Tibshirani (1993), "An introduction to the bootstrap", section 13.3.
-    """
+    """Return accuracy, NLL and the area under the ROC curve (letters against digits, by entropy) of each model."""
     random = np.random.RandomState(seed)
     names, folds = list(models), len(models[reference])
     values = np.zeros((DRAWS + 1, len(names), 3))

@@ -53,18 +53,7 @@ class FoldPrediction:
 
 
 def run_jobs(jobs: Sequence[Job], processes: int, finished: Callable[[Job, float], None]) -> list[FoldPrediction]:
-    """Run jobs, so many at a time, each with one thread.
-
-    Two processes of one thread each do more than one of two: a small network's operations are too short to be cut.
-
-    Args:
-        jobs: What to do.
-        processes: How many at a time; 1 is this process.
-        finished: Called with each job that is done, and its seconds.
-
-    Returns:
-        What the models said, in the order of the jobs.
-    """
+    """Run jobs, so many at a time, each with one thread."""
     found: dict[Job, list[FoldPrediction]] = {}
     if processes == 1:
         for job in jobs:

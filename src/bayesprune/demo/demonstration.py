@@ -37,27 +37,7 @@ def run_demo(
     processes: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Cross-validate the digits with a dense network and a pruned one, make the pruned one small, print the table.
-
-    SGD trains the dense network. CV-Adam trains the same network for as many epochs, while the pruner takes channels away, and
-    gives the samples; what is left is cut out (`bayesprune.compact`), so that every figure of the pruned network is that of the
-    small one, without a zero in it.
-
-    Args:
-        out: Folder to write; an earlier demo there is replaced when this one is complete. It gets metrics.json, report.html,
-            the first fold's runs (sgd, emmcmc) and its compact ensemble (compact).
-        settings: "key=value" overrides for both.
-        processes: Folds trained at once, each with one thread; None: as many as there are processor cores, at most five. More
-            than one are fresh Python processes: a script calls this under ``if __name__ == "__main__"``.
-        quiet: Print nothing.
-
-    Returns:
-        The content of metrics.json: "models" ("dense", "network", "ensemble"), "folds", "environment" and what was asked.
-
-    Raises:
-        FileExistsError: `out` holds something else than a demo.
-        ValueError: A setting that does not exist, or is out of range; `processes` below 1.
-    """
+    """Cross-validate the digits with a dense network and a pruned one, make the pruned one small, print the table."""
     out = Path(out).resolve()
     if processes is not None and processes < 1:
         raise ValueError(f"processes={processes}: at least 1, or None for as many as there are cores")

@@ -15,27 +15,7 @@ BLOCKS = 10
 def best_times(
     calls: dict[str, Sequence[Callable[[], Any]]], reference: str, *, seconds: float = 4.0, fewest: int = 5
 ) -> dict[str, dict[str, Any]]:
-    """Time calls in turns, without gradients, and give each name's best time beside the reference's.
-
-    What else the machine does can only add to a time: the least of many is the network's own. A name with several calls (the
-    same network run in several ways) takes its fastest. The rounds fall into ten blocks, each with a best and a ratio of its
-    own, whose least and greatest are the interval.
-
-    Args:
-        calls: By name, ways to run a network.
-        reference: The name by whose time the others are divided.
-        seconds: Time to spend on all of them.
-        fewest: Rounds in a block at least.
-
-    Returns:
-        By name: "ms", and "speed", the reference's time over its own: of the best of all, least and greatest of the blocks.
-
-    Example:
-        >>> small, large = torch.ones(8, 8), torch.ones(300, 300)
-        >>> found = best_times({"a": [lambda: large @ large], "b": [lambda: small @ small]}, "a", seconds=0.01)
-        >>> found["b"]["speed"][0] > 1, found["a"]["speed"]
-        (True, [1.0, 1.0, 1.0])
-    """
+    """Time calls in turns, without gradients, and give each name's best time beside the reference's."""
     best = np.full((BLOCKS, len(calls)), np.inf)
     with torch.inference_mode():
         for ways in calls.values():

@@ -24,28 +24,7 @@ SIDE, BLOCK, DRAWN = 8, 4, 128
 
 @cache
 def letter_images(seed: int = 0) -> Tensor:
-    """Return each letter in each font, turned and slanted by chance, as the digits are stored.
-
-    A letter fills a bitmap of 32 x 32 as the digits did, and a pixel is the number of black points in a block of 4 x 4: of
-    values 0 to 16.
-
-    Args:
-        seed: Seed of the turns (15 degrees to either side) and slants (a fifth to either side).
-
-    Returns:
-        uint8 images of shape (192, 1, 8, 8).
-
-    Raises:
-        ImportError: Matplotlib (whose fonts they are) or Pillow is missing.
-
-    Example:
-        >>> images = letter_images()
-        >>> tuple(images.shape), int(images.max())
-        ((192, 1, 8, 8), 16)
-
-    Reference:
-        Alpaydin & Kaynak, "Optical recognition of handwritten digits", UCI repository, 1998 (how the digits were counted).
-    """
+    """Return each letter in each font, turned and slanted by chance, as the digits are stored."""
     try:
         import matplotlib
         from PIL import ImageFont

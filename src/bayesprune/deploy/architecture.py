@@ -157,25 +157,7 @@ def _layout(tensor: Tensor) -> str | None:
 
 
 def rebuild(spec: Spec, tensors: dict[str, Tensor]) -> fx.GraphModule:
-    """Build the model of a list that `describe` wrote; nothing outside the allow-lists is ever called.
-
-    Args:
-        spec: the list.
-        tensors: its tensors by name; they become the model's own, not copies, unless their memory format has to change.
-
-    Returns:
-        A ``torch.fx.GraphModule`` of torch's own modules, with the names, dtypes, ties, gradient flags, memory formats
-        and modes of the original.
-
-    Raises:
-        ValueError: if the list names something that is not allowed, or does not fit the tensors.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
-        >>> again = rebuild(*describe(model))
-        >>> torch.equal(again(torch.ones(1, 2)), model(torch.ones(1, 2)))
-        True
-    """
+    """Build the model of a list that `describe` wrote; nothing outside the allow-lists is ever called."""
     model = releasing_source(fx.GraphModule(nn.Module(), fx.Graph()))
     for path, entry in _entry(spec, "modules", dict).items():
         name, encoded = _entry(entry, "class", str), _entry(entry, "arguments", dict)

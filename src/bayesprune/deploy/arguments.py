@@ -32,48 +32,19 @@ class ByMode:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype as a file has it.
-
-    Example:
-        >>> dtype_name(torch.bfloat16)
-        'bfloat16'
-    """
+    """The name of a dtype as a file has it."""
     return str(dtype).removeprefix("torch.")
 
 
 def dtype_of(name: Any) -> torch.dtype:
-    """The dtype of a name in a file.
-
-    Raises:
-        ValueError: if the name is not on the list.
-
-    Example:
-        >>> dtype_of("int64")
-        torch.int64
-    """
+    """The dtype of a name in a file."""
     if not isinstance(name, str) or name not in _DTYPES:
         raise ValueError(f"dtype {name!r} is not one of {', '.join(_DTYPES)}")
     return _DTYPES[name]
 
 
 def encode(value: Any, node: str) -> Any:
-    """A node's argument as JSON.
-
-    Args:
-        value: a number, string, None, graph node, dtype, device, memory format, slice, `ByMode`, or a container of
-            these.
-        node: the name of the node it is an argument of, for the message.
-
-    Returns:
-        JSON's own types. What JSON lacks is an object with one entry that names the kind.
-
-    Raises:
-        ValueError: if the value is of another kind.
-
-    Example:
-        >>> encode((slice(None, None, 2), torch.float32, float("inf")), "x")
-        {'tuple': [{'slice': [None, None, 2]}, {'dtype': 'float32'}, {'float': 'inf'}]}
-    """
+    """A node's argument as JSON."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -106,24 +77,7 @@ def encode(value: Any, node: str) -> Any:
 
 
 def decode(value: Any, node: str, nodes: dict[str, fx.Node], by_mode: Callable[[Any, Any], Any]) -> Any:
-    """A node's argument from JSON.
-
-    Args:
-        value: as `encode` gave it.
-        node: the name of the node it is an argument of, for the messages.
-        nodes: the nodes made so far, by the names of the file.
-        by_mode: makes the argument out of the two values of a `ByMode`.
-
-    Returns:
-        The argument.
-
-    Raises:
-        ValueError: if the file holds something else than `encode` writes.
-
-    Example:
-        >>> decode({"tuple": [{"slice": [None, None, 2]}, 3]}, "x", {}, max)
-        (slice(None, None, 2), 3)
-    """
+    """A node's argument from JSON."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
 
@@ -160,26 +114,7 @@ def decode(value: Any, node: str, nodes: dict[str, fx.Node], by_mode: Callable[[
 
 
 def check_identifier(name: Any, what: str) -> str:
-    """Refuse a name that could be more than a name where the graph becomes Python source.
-
-    Args:
-        name: a name from the file.
-        what: what it names, for the message.
-
-    Returns:
-        The name.
-
-    Raises:
-        ValueError: if it is not a plain identifier, or is private to Python (two leading underscores).
-
-    Example:
-        >>> check_identifier("conv1", "node")
-        'conv1'
-        >>> check_identifier("a=print(1)", "node")
-        Traceback (most recent call last):
-            ...
-        ValueError: node name 'a=print(1)' is not an identifier
-    """
+    """Refuse a name that could be more than a name where the graph becomes Python source."""
     plain = isinstance(name, str) and _IDENTIFIER.fullmatch(name) and not keyword.iskeyword(name)
     if not plain or name.startswith("__"):
         raise ValueError(f"{what} name {name!r} is not an identifier")
@@ -187,22 +122,7 @@ def check_identifier(name: Any, what: str) -> str:
 
 
 def check_path(path: Any, what: str) -> str:
-    """Refuse a path of a module or tensor whose parts are more than names.
-
-    Args:
-        path: a dotted path from the file.
-        what: what it names, for the message.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: if a part is anything else.
-
-    Example:
-        >>> check_path("stages.0.conv1", "module")
-        'stages.0.conv1'
-    """
+    """Refuse a path of a module or tensor whose parts are more than names."""
     if not isinstance(path, str) or not path:
         raise ValueError(f"{what} path {path!r} is not a dotted path")
     for part in path.split("."):

@@ -15,26 +15,7 @@ _NEW = (operator.add, operator.mul, operator.sub, torch.add, torch.cat)  # their
 
 
 def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule, fx.GraphModule] | None:
-    """Cut a model where the first varying tensor comes in.
-
-    Args:
-        model: a graph of torch's modules and functions, in evaluation mode; it stays as it is, its modules are shared.
-        varying: names of the tensors that differ between members.
-
-    Returns:
-        A graph from the model's inputs to a tuple of intermediate values, none of which depends on a varying tensor, and one
-        from these to the model's outputs. The second may write into the values: give it clones. None where no layer with
-        weights comes before the first varying tensor, or where an operation in place could tell the order.
-
-    Example:
-        >>> model = fx.symbolic_trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
-        >>> common, rest = cut(model, ["2.weight", "2.bias"])
-        >>> x = torch.ones(1, 2)
-        >>> torch.equal(rest(*common(x)), model(x))
-        True
-        >>> [node.name for node in rest.graph.nodes]
-        ['_1', '_2', 'output']
-    """
+    """Cut a model where the first varying tensor comes in."""
     modules = dict(model.named_modules())
     if not all(_alone(node, modules) for node in model.graph.nodes if _in_place(node, modules)):
         return None

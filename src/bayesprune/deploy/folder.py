@@ -194,19 +194,7 @@ def random_model(spec: Spec) -> fx.GraphModule:
 
 
 def write_folder(folder: str | os.PathLike[str], write: Callable[[Path], None]) -> Path:
-    """Fill a new folder under a temporary name, and rename it when it is complete.
-
-    Args:
-        folder: its name. A folder that holds an earlier model is replaced.
-        write: fills the folder it is given.
-
-    Returns:
-        The folder.
-
-    Raises:
-        FileExistsError: if ``folder`` is a file, or holds something that is not ours.
-        FolderInUseError: if another process writes to it.
-    """
+    """Fill a new folder under a temporary name, and rename it when it is complete."""
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"folder={str(path)!r} is a file; name a folder")

@@ -16,29 +16,7 @@ _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn
 
 @torch.no_grad()
 def fold(model: fx.GraphModule) -> fx.GraphModule:
-    r"""A copy of a model for evaluation alone, with fewer operations.
-
-    A BatchNorm that directly follows a convolution, with weight γ, bias β, running mean m, running
-    variance s² and eps e, goes into that layer's weight W and bias b,
-
-        W' = W · γ / √(s² + e),    b' = β + (b − m) · γ / √(s² + e)    (row by row),
-
-    computed in float64 and rounded once. Dropout and identity modules are left out, and what is added to a convolution's
-    output is added in its place. Outputs differ from the model's by
-    rounding only.
-
-    Args:
-        model: a graph of torch's modules; it stays as it is.
-
-    Returns:
-        The smaller graph, in evaluation mode.
-
-    Example:
-        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2), nn.ReLU(), nn.Dropout(0.5)).eval()
-        >>> folded = fold(fx.symbolic_trace(net))
-        >>> [node.name for node in folded.graph.nodes]
-        ['input_1', '_0', '_2', 'output']
-    """
+    """A copy of a model for evaluation alone, with fewer operations."""
     model = copy.deepcopy(model).eval()
     modules = dict(model.named_modules())
     calls: dict[str, int] = {}
@@ -72,19 +50,7 @@ def fold(model: fx.GraphModule) -> fx.GraphModule:
 
 
 def add_into(a: Tensor, b: Tensor) -> Tensor:
-    """Add b to a, in a's place where that is of the result's shape and type: an addition is bound by memory.
-
-    Args:
-        a: a tensor that nobody else reads.
-        b: a tensor.
-
-    Returns:
-        The sum.
-
-    Example:
-        >>> add_into(torch.ones(2), torch.ones(2))
-        tensor([2., 2.])
-    """
+    """Add b to a, in a's place where that is of the result's shape and type: an addition is bound by memory."""
     return a.add_(b) if a.shape == b.shape and a.dtype == b.dtype else a + b
 
 

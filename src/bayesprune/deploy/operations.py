@@ -67,26 +67,7 @@ _NAMES: dict[Callable[..., Any], str] = {function: name for name, function in FU
 
 
 def function_name(function: Callable[..., Any], node: str) -> str:
-    """The name under which a file calls a function.
-
-    Args:
-        function: the target of a call.
-        node: the name of the graph's node, for the message.
-
-    Returns:
-        A key of `FUNCTIONS`.
-
-    Raises:
-        ValueError: if the function is not on the list.
-
-    Example:
-        >>> function_name(torch.nn.functional.relu, "relu")
-        'torch.nn.functional.relu'
-        >>> function_name(print, "show")
-        Traceback (most recent call last):
-            ...
-        ValueError: node 'show': function builtins.print is not on the list of functions that a file may call
-    """
+    """The name under which a file calls a function."""
     try:
         return _NAMES[function]
     except (KeyError, TypeError):
@@ -99,58 +80,21 @@ def function_name(function: Callable[..., Any], node: str) -> str:
 
 
 def function_of(name: Any, node: str) -> Callable[..., Any]:
-    """The function of a name in a file.
-
-    Args:
-        name: what the file calls.
-        node: the name of the graph's node, for the message.
-
-    Returns:
-        The function.
-
-    Raises:
-        ValueError: if the name is not on the list.
-
-    Example:
-        >>> function_of("os.system", "boom")
-        Traceback (most recent call last):
-            ...
-        ValueError: node 'boom': function os.system is not on the list of functions that a file may call
-    """
+    """The function of a name in a file."""
     if not isinstance(name, str) or name not in FUNCTIONS:
         raise ValueError(f"node {node!r}: function {name} is not on the list of functions that a file may call")
     return FUNCTIONS[name]
 
 
 def check_method(name: Any, node: str) -> str:
-    """Refuse a tensor method that is not on the list; arguments and errors as `function_of`.
-
-    Example:
-        >>> check_method("view", "flat")
-        'view'
-    """
+    """Refuse a tensor method that is not on the list; arguments and errors as `function_of`."""
     if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"node {node!r}: tensor method {name!r} is not on the list of methods that a file may call")
     return name
 
 
 def check_attribute(args: tuple[Any, ...], kwargs: dict[str, Any], node: str) -> None:
-    """Refuse a ``getattr`` of anything but a tensor's `ATTRIBUTES`.
-
-    Args:
-        args: its arguments: the tensor's node and the attribute.
-        kwargs: must be empty.
-        node: the name of the graph's node, for the message.
-
-    Raises:
-        ValueError: if the attribute is not on the list.
-
-    Example:
-        >>> check_attribute((None, "__class__"), {}, "x")
-        Traceback (most recent call last):
-            ...
-        ValueError: node 'x': attribute '__class__' is not one of T, device, dtype, mT, ndim, shape
-    """
+    """Refuse a ``getattr`` of anything but a tensor's `ATTRIBUTES`."""
     if len(args) != 2 or kwargs or not isinstance(args[1], str) or args[1] not in ATTRIBUTES:
         found = args[1] if len(args) > 1 else None
         raise ValueError(f"node {node!r}: attribute {found!r} is not one of {', '.join(sorted(ATTRIBUTES))}")

@@ -25,15 +25,7 @@ from bayesprune.sparsity.report import sparsity_report
 
 @dataclass(frozen=True)
 class Size:
-    """What a model takes up.
-
-    Attributes:
-        bytes: Size of its weights on disk, as safetensors.
-        parameters: Number of parameters; of an ensemble, of one member.
-        zeros: Exact zeros among them.
-        madds: Multiply-adds of convolutions, linear layers and attention for one input; of an ensemble, of all members.
-        members: Number of members, 1 for a single model.
-    """
+    """What a model takes up."""
 
     bytes: int
     parameters: int
@@ -203,21 +195,7 @@ def _size(model: nn.Module, inputs: Inputs, disk: int | None) -> Size:
 
 
 def multiply_adds(model: nn.Module, inputs: Any) -> int:
-    """Multiply-adds of a model's matrix products and convolutions for one input of a batch.
-
-    The count of `bayesprune.sparsity.sparsity_report`, extended to what is no layer: attention and functional calls.
-
-    Args:
-        model: the model; its state and modes come back.
-        inputs: example inputs; the count is divided by their batch size.
-
-    Returns:
-        The count in evaluation mode.
-
-    Example:
-        >>> multiply_adds(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 5)), (torch.zeros(3, 1, 8, 8),))
-        1008
-    """
+    """Multiply-adds of a model's matrix products and convolutions for one input of a batch."""
     inputs = Inputs.of(model, inputs)
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode

@@ -97,23 +97,7 @@ def is_stock(module: nn.Module) -> bool:
 
 
 def describe_module(module: nn.Module, path: str) -> tuple[str, dict[str, Any]]:
-    """The class name of a stock module and the constructor arguments that rebuild it.
-
-    Args:
-        module: a module for which `is_stock` holds.
-        path: its name in the model, for the messages.
-
-    Returns:
-        The name in ``torch.nn`` and the keyword arguments.
-
-    Raises:
-        ValueError: if the module was changed after construction in a way its arguments do not tell: hooks,
-            reparametrised weights, extra or missing tensors.
-
-    Example:
-        >>> describe_module(nn.Linear(3, 2, bias=False), "head")
-        ('Linear', {'in_features': 3, 'out_features': 2, 'bias': False})
-    """
+    """The class name of a stock module and the constructor arguments that rebuild it."""
     name = _NAMES[type(module)]
     for part in module.modules():
         for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
@@ -132,23 +116,7 @@ def describe_module(module: nn.Module, path: str) -> tuple[str, dict[str, Any]]:
 
 
 def build_module(name: str, arguments: dict[str, Any], path: str) -> nn.Module:
-    """Build a stock module by name, its tensors on the meta device.
-
-    Args:
-        name: a class of ``torch.nn`` that is on the list.
-        arguments: its constructor arguments, all of them.
-        path: its name in the model, for the messages.
-
-    Returns:
-        The module.
-
-    Raises:
-        ValueError: if the class is not on the list, the arguments are not its own, or it refuses them.
-
-    Example:
-        >>> build_module("ReLU", {"inplace": True}, "act")
-        ReLU(inplace=True)
-    """
+    """Build a stock module by name, its tensors on the meta device."""
     if name not in STOCK:
         raise ValueError(f"module {path!r}: nn.{name} is not on the list of modules that a file may name")
     expected = set(_ARGUMENTS[name].split())

@@ -15,21 +15,7 @@ T = TypeVar("T")
 
 
 def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Run tasks without gradients in as many threads as torch may use, and return their results in order.
-
-    A small network's operations are too short to be cut among threads: two networks beside each other take less time than
-    each on two threads in turn.
-
-    Args:
-        tasks: called without arguments; their operations run on the CPU.
-
-    Returns:
-        What they returned.
-
-    Example:
-        >>> side_by_side([lambda: torch.ones(2).sum().item(), lambda: 3.0])
-        [2.0, 3.0]
-    """
+    """Run tasks without gradients in as many threads as torch may use, and return their results in order."""
     threads = torch.get_num_threads()
     workers = min(threads, len(tasks))
     if workers < 2:

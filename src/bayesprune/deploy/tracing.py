@@ -21,13 +21,7 @@ EVALUATION_ONLY = "this model was saved for evaluation only: its forward takes a
 
 @dataclass(frozen=True)
 class Traced:
-    """What `trace` found.
-
-    Attributes:
-        graph: The nodes; ``node.meta["arguments"]`` holds each one's arguments, with `ByMode` values among them.
-        constants: Tensors that forward made, by the names under which the graph reads them.
-        evaluation_only: Why the graph is that of evaluation alone; None if it is that of both modes.
-    """
+    """What `trace` found."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -35,27 +29,7 @@ class Traced:
 
 
 def trace(model: nn.Module, inputs: Inputs | None = None) -> Traced:
-    """Trace a model down to torch's own modules, functions and methods.
-
-    The graph is taken once in training and once in evaluation. A constant that differs between the two followed
-    ``self.training`` (as in ``F.dropout(x, training=self.training)``) and becomes a `ByMode` value. Where more differs, or
-    training cannot be followed, the graph is that of evaluation.
-
-    Args:
-        model: Any module whose forward the tracer can follow. Its modes are restored.
-        inputs: An example, which decides conditions on shapes; without one there must be none.
-
-    Returns:
-        The graph.
-
-    Raises:
-        ValueError: If the forward cannot be traced.
-
-    Example:
-        >>> graph = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU())).graph
-        >>> [(node.op, node.target) for node in graph.nodes]
-        [('placeholder', 'input'), ('call_module', '0'), ('call_module', '1'), ('output', 'output')]
-    """
+    """Trace a model down to torch's own modules, functions and methods."""
     model = getattr(model, "_orig_mod", model)
     with evaluating(model):
         evaluated, constants = _trace(model, inputs)

@@ -16,15 +16,7 @@ ALIGNMENT = 64
 
 
 def as_inputs(model: nn.Module, example_input: Any) -> Inputs:
-    """The inputs of a model, every one with the batch on its first axis.
-
-    Raises:
-        ValueError: if there is none, one is no tensor, or one has no batch axis.
-
-    Example:
-        >>> as_inputs(nn.Linear(3, 1), torch.zeros(1, 3)).shape
-        (1, 3)
-    """
+    """The inputs of a model, every one with the batch on its first axis."""
     inputs = Inputs.of(model, example_input)
     for value in inputs.tensors or [example_input]:
         if not isinstance(value, Tensor) or value.ndim < 1 or not len(value):
@@ -37,12 +29,7 @@ def as_inputs(model: nn.Module, example_input: Any) -> Inputs:
 
 
 def flat(output: Any) -> list[Tensor]:
-    """The tensors of an output, in order.
-
-    Example:
-        >>> [x.item() for x in flat({"a": torch.tensor(1), "b": (torch.tensor(2), None)})]
-        [1, 2]
-    """
+    """The tensors of an output, in order."""
     if isinstance(output, Tensor):
         return [output]
     values = list(output.values()) if isinstance(output, dict) else output
@@ -51,18 +38,7 @@ def flat(output: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def check_same(model: nn.Module, again: nn.Module, inputs: Inputs, *, evaluation_only: bool = False) -> None:
-    """Refuse a copy of a model that does not compute the same, bit for bit.
-
-    Args:
-        model: the original; its state and modes come back.
-        again: the copy, on the CPU.
-        inputs: example inputs.
-        evaluation_only: compare nothing in training.
-
-    Raises:
-        ValueError: if an output differs, in evaluation at the batch size of ``inputs`` or one more, or an output or a
-            buffer after one training pass.
-    """
+    """Refuse a copy of a model that does not compute the same, bit for bit."""
     inputs = inputs.map(lambda value: value.detach().cpu())
     if any(
         tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT

@@ -22,17 +22,7 @@ Rule = Callable[["Analysis", fx.Node, "nn.Module | None"], Any]
 
 @dataclass(eq=False)
 class Mixer:
-    """A layer whose rows read its columns.
-
-    Attributes:
-        name: Name of the module.
-        node: Where it is called.
-        source: The atoms of its columns.
-        target: The atoms of its rows.
-        uses: (rows, columns): where a weight is not zero for good.
-        const: What each column holds at this call, NaN where it varies.
-        folds: Whether a constant column can go into the bias exactly.
-    """
+    """A layer whose rows read its columns."""
 
     name: str
     node: fx.Node
@@ -45,16 +35,7 @@ class Mixer:
 
 @dataclass(eq=False)
 class Call:
-    """A module that has channels of its own, and where they lie.
-
-    Attributes:
-        name: Name of the module.
-        module: The module.
-        node: Where it is called (first).
-        source: The atoms that it reads, in the order of its columns; None if it acts on each channel alone.
-        target: The atoms that it writes.
-        heads: Of an attention: one atom a head.
-    """
+    """A module that has channels of its own, and where they lie."""
 
     name: str
     module: nn.Module
@@ -123,11 +104,7 @@ class Scatter:
 
 @dataclass(eq=False)
 class Sizes:
-    """A size in the arguments of an operation that counts channels: ``put(node, sizes)`` writes new ones.
-
-    A literal one must be rewritten when it changes; one that the forward computes comes out right by itself, unless it
-    counts other channels than those of the tensor.
-    """
+    """A size in the arguments of an operation that counts channels: ``put(node, sizes)`` writes new ones."""
 
     node: fx.Node
     old: tuple[int, ...]
@@ -138,17 +115,7 @@ class Sizes:
 
 @dataclass
 class Analysis:
-    """What one pass over the graph found; see the module's docstring.
-
-    Args:
-        model: The model whose weights count.
-        graph: Its graph, with shapes.
-        zeros: Which entries are zero for good.
-        fold: Whether constants other than zero count.
-        indexed: Whether branches may have fewer channels than the stream they join.
-        drop: Whether a sum's term that is zero everywhere (or a constant) is left out.
-        dropped: The sums that lost a term in an earlier pass, with the term's place: the same ones lose it now.
-    """
+    """What one pass over the graph found; see the module's docstring."""
 
     model: nn.Module
     graph: fx.Graph
@@ -183,11 +150,7 @@ class Analysis:
         self._edges: dict[tuple[fx.Node, fx.Node], Value] = {}
 
     def walk(self, rule_for: Callable[[fx.Node, nn.Module | None], Rule]) -> None:
-        """Visit every node in the graph's order.
-
-        Args:
-            rule_for: The rule of a node and the module that it calls.
-        """
+        """Visit every node in the graph's order."""
         for node in self.graph.nodes:
             if node.op in ("placeholder", "get_attr"):
                 node.meta.setdefault("shape", None)
@@ -285,10 +248,7 @@ class Analysis:
         return Value(value.shape, (axis % len(value.shape),), atoms, torch.full(atoms.shape, NAN, dtype=torch.float64))
 
     def collapsed(self, value: Value, axis: int) -> Value:
-        """Channels along several dimensions, as those of one of them: along the others all stay or none.
-
-        A linear layer's rows that were reshaped to images are such: (batch, features) to (batch, channels, height, width).
-        """
+        """Channels along several dimensions, as those of one of them: along the others all stay or none."""
         if axis not in value.axes or value.single or 0 in value.axes:
             return value
         place = value.axes.index(axis)
@@ -367,12 +327,7 @@ class Analysis:
 
 
 def label(node: fx.Node) -> str:
-    """A node's name in a report.
-
-    Example:
-        >>> label(next(iter(fx.symbolic_trace(nn.ReLU()).graph.nodes)))
-        'input_1'
-    """
+    """A node's name in a report."""
     if node.op == "call_module":
         return str(node.meta.get("name", node.target))
     if node.op == "placeholder":

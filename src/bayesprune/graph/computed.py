@@ -8,12 +8,7 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 
 
 def computed_weights(module: nn.Module) -> list[str]:
-    """What computes a module's parameters from others: the names of its parametrizations and of older hooks.
-
-    Example:
-        >>> computed_weights(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
-        ['weight_norm']
-    """
+    """What computes a module's parameters from others: the names of its parametrizations and of older hooks."""
     found = []
     if parametrize.is_parametrized(module):
         for held in module.parametrizations.values():  # type: ignore[union-attr, operator]
@@ -31,14 +26,7 @@ def _plain_kind(name: str) -> str:
 
 
 def bake_(model: nn.Module) -> list[str]:
-    """Replace computed parameters (weight norm, spectral norm, parametrizations, torch's pruning) by their values.
-
-    Args:
-        model: The model, changed in place.
-
-    Returns:
-        One line a module.
-    """
+    """Replace computed parameters (weight norm, spectral norm, parametrizations, torch's pruning) by their values."""
     lines = []
     for name, module in list(model.named_modules()):
         kinds = computed_weights(module)

@@ -25,23 +25,7 @@ Changing = dict[str, set[int]]
 
 
 def changing_hooks(model: nn.Module, inputs: Inputs) -> Changing:
-    """Which forward hooks change what a module takes or returns, found by running a copy in both modes.
-
-    What a hook's closure holds is copied too, so that a hook that records does not record this.
-
-    Args:
-        model: The model.
-        inputs: An example.
-
-    Returns:
-        The keys of the hooks that returned something else or worked in place.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> handle = layer.register_forward_hook(lambda module, inputs, output: output + 1)
-        >>> changing_hooks(layer, Inputs((torch.zeros(1, 2),)))["_forward_hooks"] == {handle.id}
-        True
-    """
+    """Which forward hooks change what a module takes or returns, found by running a copy in both modes."""
     found: Changing = {name: set() for name in FORWARD}
     if not any(getattr(module, name) for module in model.modules() for name in FORWARD):
         return found
@@ -125,15 +109,7 @@ def _own(hook: Any, memo: dict[int, Any]) -> Any:
 
 
 def silent_copy(model: nn.Module, changing: Changing | None = None) -> nn.Module:
-    """A copy without the hooks that only look on: the comparison is not to be recorded by them.
-
-    Args:
-        model: Any model.
-        changing: The hooks that stay, since they change values; None: none.
-
-    Returns:
-        A deep copy.
-    """
+    """A copy without the hooks that only look on: the comparison is not to be recorded by them."""
     result = detached_copy(model)
     for module in result.modules():
         module._backward_hooks.clear()

@@ -14,24 +14,14 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model is called with.
-
-    Attributes:
-        args: Positional arguments.
-        kwargs: Arguments by name.
-    """
+    """What a model is called with."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, example: Any) -> Inputs:
-        """Read an example: a tensor, a tuple or list of arguments, a dict of arguments by name (or one that forward takes).
-
-        Example:
-            >>> Inputs.of(nn.Linear(2, 1), {"input": 1}), Inputs.of(nn.Linear(2, 1), {"image": 1})
-            (Inputs(args=(), kwargs={'input': 1}), Inputs(args=({'image': 1},), kwargs={}))
-        """
+        """Read an example: a tensor, a tuple or list of arguments, a dict of arguments by name (or one that forward takes)."""
         if isinstance(example, Inputs):
             return example
         if isinstance(example, (tuple, list)):
@@ -55,12 +45,7 @@ class Inputs:
         return len(self.tensors[0])
 
     def repeated(self, size: int) -> Inputs:
-        """The inputs repeated along the batch to a given size; those of another batch size than the first stay.
-
-        Example:
-            >>> Inputs((torch.arange(2),)).repeated(3).args[0].tolist()
-            [0, 1, 0]
-        """
+        """The inputs repeated along the batch to a given size; those of another batch size than the first stay."""
         first = self.batch
         order = torch.arange(size) % first
         return self.map(lambda t: t[order.to(t.device)] if t.dim() and len(t) == first else t)

@@ -17,22 +17,7 @@ Side = tuple[str, int, Tensor]
 
 
 def sides(module: Any, source: Tensor | None, target: Tensor, heads: Tensor | None = None) -> list[Side]:
-    """Where the channels of a layer lie on its own tensors: the one table of what is cut, and of what is pruned together.
-
-    Args:
-        module: The layer.
-        source: The atoms that it reads, in the order of its columns; None if it acts on each channel alone.
-        target: The atoms that it writes; of a recurrent layer, its hidden units.
-        heads: Of an attention: one atom a head.
-
-    Returns:
-        One entry a dimension of a tensor that the layer has.
-
-    Example:
-        >>> import torch
-        >>> [(name, dim, len(atoms)) for name, dim, atoms in sides(nn.Linear(3, 2), torch.arange(3), torch.arange(2))]
-        [('weight', 0, 2), ('bias', 0, 2), ('weight', 1, 3)]
-    """
+    """Where the channels of a layer lie on its own tensors: the one table of what is cut, and of what is pruned together."""
     if heads is not None:
         return _of_attention(module, source, target, heads)
     if isinstance(module, nn.RNNBase):

@@ -132,20 +132,7 @@ _SILENT = ("size", "dim", "numel", "type", "is_floating_point")
 
 
 def rule_for(node: fx.Node, module: nn.Module | None) -> Rule:
-    """The rule of a node; one that keeps everything where none is known.
-
-    Args:
-        node: The node.
-        module: The module that it calls, if it calls one.
-
-    Returns:
-        A function of the analysis, the node and the module that returns what the node's result holds.
-
-    Example:
-        >>> graph = fx.symbolic_trace(nn.Sequential(nn.ReLU())).graph
-        >>> [rule_for(node, nn.ReLU()).__name__ for node in graph.nodes if node.op == "call_module"]
-        ['elementwise']
-    """
+    """The rule of a node; one that keeps everything where none is known."""
     rule = _rule(node, module)
     by_name = (
         layers.attention, layers.linear, layers.convolution, layers.batch_norm, functional.linear, functional.convolution,
@@ -155,14 +142,7 @@ def rule_for(node: fx.Node, module: nn.Module | None) -> Rule:
 
 
 def analyse(model: nn.Module, graph: fx.Graph, zeros: Zeros, fold: bool, **settings: Any) -> Analysis:
-    """Make one pass over the graph; the arguments are those of :class:`Analysis`.
-
-    Example:
-        >>> from bayesprune.graph.trace import trace
-        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
-        >>> sorted(analyse(net, trace(net, (torch.zeros(2, 3),)), Zeros(net, None, set()), True).calls)
-        ['0']
-    """
+    """Make one pass over the graph; the arguments are those of :class:`Analysis`."""
     a = Analysis(model, graph, zeros, fold, **settings)
     a.walk(rule_for)
     return a

@@ -14,11 +14,7 @@ from bayesprune.graph.values import NAN, Value
 
 
 def recurrent(a: Analysis, node: fx.Node, module: Any) -> Any:
-    """A recurrent layer from a hidden state of zero; a unit is one through all layers and directions, which share a size.
-
-    A unit whose candidate (the gate g of an LSTM, n of a GRU) has zero rows and no bias is zero at every step: c = f·c + i·0
-    and h = (1 − z)·0 + z·h stay at the zero that they start from.
-    """
+    """A recurrent layer from a hidden state of zero; a unit is one through all layers and directions, which share a size."""
     name = node.meta["name"]
     source = a.read(node, node.args[0]) if len(node.args) == 1 and not node.kwargs else None
     odd = unusual_parameters(module, *module._flat_weights_names)

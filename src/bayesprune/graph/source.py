@@ -9,18 +9,7 @@ from torch import fx
 
 
 def releasing_source(module: fx.GraphModule) -> fx.GraphModule:
-    """Return the module, whose generated source is forgotten when it is collected.
-
-    Example:
-        >>> import torch
-        >>> module = releasing_source(fx.symbolic_trace(torch.nn.ReLU()))
-        >>> key = type(module).forward.__code__.co_filename
-        >>> _ = linecache.getline(key, 1)
-        >>> del module
-        >>> import gc; _ = gc.collect()
-        >>> key in linecache.cache
-        False
-    """
+    """Return the module, whose generated source is forgotten when it is collected."""
     weakref.finalize(module, _forget, type(module).forward.__code__.co_filename)
     return module
 

@@ -60,16 +60,7 @@ def is_layer(module: nn.Module) -> bool:
 
 
 class Tracer(fx.Tracer):
-    """torch.fx's tracer, run on an example.
-
-    Conditions, loops and assertions on shapes take the example's way; arguments that the example does not give keep
-    their defaults. A subclass of a layer with a forward of its own is followed into it, hooks on a layer stand in the
-    graph around it, and torch's own transformer layers are looked into.
-
-    Args:
-        inputs: The example; None: nothing is run, and nothing that only a value could decide is decided.
-        is_leaf: Whether a module is one node of the graph.
-    """
+    """torch.fx's tracer, run on an example."""
 
     # Else arithmetic on a buffer alone would run while tracing, and its result be frozen into the graph.
     proxy_buffer_attributes = True
@@ -266,23 +257,7 @@ def _shape_of(result: Any) -> Any:
 
 
 def trace(model: nn.Module, example: Any) -> fx.Graph:
-    """Trace a model in evaluation mode; ``node.meta["shape"]`` holds each tensor's shape on the example.
-
-    Args:
-        model: The model; its modes are put back. Tensors that its code makes are noted on it as attributes.
-        example: The inputs: an ``Inputs``, a tensor, a tuple of arguments or a dict of them by name.
-
-    Returns:
-        The graph.
-
-    Raises:
-        CompactionError: ``not-traceable`` or ``example-input``.
-
-    Example:
-        >>> graph = trace(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), (torch.zeros(4, 3),))
-        >>> [(node.name, tuple(node.meta["shape"])) for node in graph.nodes if node.op == "call_module"]
-        [('_0', (4, 2)), ('_1', (4, 2))]
-    """
+    """Trace a model in evaluation mode; ``node.meta["shape"]`` holds each tensor's shape on the example."""
     inputs = Inputs.of(model, example)
     with evaluating(model), torch.no_grad():
         try:
@@ -305,12 +280,7 @@ def trace(model: nn.Module, example: Any) -> fx.Graph:
 
 
 def depends_on_mode(model: nn.Module, example: Any) -> bool:
-    """Whether the traced graph differs between training and evaluation (``F.dropout(x, training=self.training)``).
-
-    Example:
-        >>> depends_on_mode(nn.Sequential(nn.Linear(3, 2), nn.Dropout()), (torch.zeros(4, 3),))
-        False
-    """
+    """Whether the traced graph differs between training and evaluation (``F.dropout(x, training=self.training)``)."""
     inputs = Inputs.of(model, example)
     model = detached_copy(model)  # a step of its statistics
     code = []
@@ -324,16 +294,8 @@ def depends_on_mode(model: nn.Module, example: Any) -> bool:
 
 
 def with_training(model: nn.Module, graph: fx.Graph, example: Any) -> fx.Graph:
-    """The graph of evaluation together with that of training, where training calls layers that evaluation does not
-    (auxiliary heads): what they read must stay.
-
-    Args:
-        model: The model.
-        graph: Its graph in evaluation.
-        example: The inputs.
-
-    Returns:
-        One graph of both on the same inputs; the given one where training adds nothing.
+    """The graph of evaluation together with that of training, where training calls layers that evaluation does not (auxiliary
+    heads): what they read must stay.
     """
     inputs = Inputs.of(model, example)
     model = detached_copy(model)

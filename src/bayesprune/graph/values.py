@@ -16,15 +16,7 @@ NAN = float("nan")
 
 
 class Atoms:
-    """Union-find over channels.
-
-    Example:
-        >>> atoms = Atoms()
-        >>> a, b = atoms.fresh(2), atoms.fresh(2)
-        >>> atoms.tie(a, b)
-        >>> atoms.classes().tolist()
-        [0, 1, 0, 1]
-    """
+    """Union-find over channels."""
 
     def __init__(self) -> None:
         self._parent: list[int] = []
@@ -71,16 +63,7 @@ class Atoms:
 
 @dataclass(eq=False)
 class Value:
-    """A tensor of the graph.
-
-    Attributes:
-        shape: Its shape on the example.
-        axes: The dimensions along which its channels lie, ascending; empty: opaque, nothing is known.
-        atoms: The atoms, of the sizes of ``axes``.
-        const: What each channel holds everywhere (over batch and space), NaN where it varies.
-        why: For an opaque value, what stands behind it.
-        tensor: Name of the parameter or buffer that it is, where that is used outside a layer.
-    """
+    """A tensor of the graph."""
 
     shape: torch.Size
     axes: tuple[int, ...] = ()

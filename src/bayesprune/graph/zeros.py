@@ -9,23 +9,7 @@ from torch import Tensor, nn
 
 
 class Zeros:
-    """Answers which entries of a parameter are zero and will stay so.
-
-    For evaluation every exact zero counts. Where training goes on, an entry that a pruner does not hold at zero will
-    move (a bias that starts at zero, a BatchNorm scale set to zero at the start of training), so that only the pruner's
-    zeros and those of parameters that are not trained count. Without a pruner every exact zero is taken as meant.
-
-    Args:
-        model: The model that is analysed.
-        masks: The pruner's masks (True = keep) by name of the parameter, broadcastable to it; None: every zero counts.
-        trained: Names of the parameters that the optimizer moves.
-
-    Example:
-        >>> layer = nn.Linear(2, 1)
-        >>> _ = nn.init.zeros_(layer.weight)
-        >>> Zeros(layer, {"weight": torch.tensor([[True, False]])}, {"weight"}).of(layer.weight).tolist()
-        [[False, True]]
-    """
+    """Answers which entries of a parameter are zero and will stay so."""
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor] | None, trained: set[str]) -> None:
         self._masks = masks

@@ -20,11 +20,7 @@ class TensorSpec(NamedTuple):
 
     @classmethod
     def of(cls, dtype: Any, shape: Any, kind: Any, tied_to: Any = None) -> TensorSpec:
-        """The spec of an entry that a file gives.
-
-        Raises:
-            ValueError: if it is none.
-        """
+        """The spec of an entry that a file gives."""
         sizes = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
         known = isinstance(getattr(torch, str(dtype), None), torch.dtype) and kind in ("parameter", "buffer")
         if not (sizes and known and isinstance(tied_to, (str, type(None)))):
@@ -45,24 +41,7 @@ Layout = dict[str, TensorSpec]
 
 
 def model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], Layout]:
-    """The model's own parameters and persistent buffers by name (not copied), and the layout they follow.
-
-    A tensor reachable under two names (tied weights) comes once, under its first name; the layout remembers the other.
-
-    Args:
-        model: any module; a ``torch.compile`` wrapper is looked through, so that names do not depend on compiling.
-
-    Returns:
-        The tensors by name, and the layout with one entry for every name of ``model.state_dict()``.
-
-    Raises:
-        ValueError: if the state dict holds something other than tensors.
-
-    Example:
-        >>> tensors, layout = model_tensors(nn.Linear(2, 1))
-        >>> print(layout["weight"])
-        parameter float32[1, 2]
-    """
+    """The model's own parameters and persistent buffers by name (not copied), and the layout they follow."""
     model = getattr(model, "_orig_mod", model)
     parameters = {id(parameter) for parameter in model.parameters()}
     tensors: dict[str, Tensor] = {}
@@ -81,19 +60,7 @@ def model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], Layout]:
 
 
 def fingerprint(layout: Mapping[str, TensorSpec]) -> str:
-    """A hash of an architecture's tensor names, dtypes, shapes and ties; the order of definition plays no part.
-
-    Args:
-        layout: as returned by `model_tensors`.
-
-    Returns:
-        64 hexadecimal digits (SHA-256).
-
-    Example:
-        >>> small, large = (model_tensors(nn.Linear(2, width))[1] for width in (1, 3))
-        >>> fingerprint(small) == fingerprint(large)
-        False
-    """
+    """A hash of an architecture's tensor names, dtypes, shapes and ties; the order of definition plays no part."""
     entries = [[name, spec.dtype, list(spec.shape), spec.kind, spec.tied_to] for name, spec in sorted(layout.items())]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
@@ -112,16 +79,7 @@ def layout_of(tensors: Mapping[str, Tensor], like: Mapping[str, TensorSpec]) -> 
 
 
 def check_layout(expected: Mapping[str, TensorSpec], found: Mapping[str, TensorSpec], whose: str = "the model") -> None:
-    """Refuse a model whose tensors are not those of the samples, naming the first that differs.
-
-    Args:
-        expected: the layout of the samples.
-        found: the layout of the model, or of a sample that was read.
-        whose: what ``found`` is of, for the message.
-
-    Raises:
-        ValueError: at the first name of ``expected`` that is missing or differs, or else at the first extra one.
-    """
+    """Refuse a model whose tensors are not those of the samples, naming the first that differs."""
     mend = "build the model with the arguments used when the samples were collected"
     for name, spec in expected.items():
         if name not in found:

@@ -124,19 +124,7 @@ def reliability_curve(probabilities: Any, labels: Any, bins: int = 15) -> Reliab
 
 
 def curve_of(confidence: Array, hit: Array, bins: int) -> ReliabilityCurve:
-    """The reliability diagram of any binary event: the probability given to it, and whether it happened.
-
-    Args:
-        confidence: (n,) probabilities.
-        hit: (n,) whether the event happened.
-        bins: how many bins of equal width.
-
-    Returns:
-        The table, one entry a bin.
-
-    Raises:
-        ValueError: if ``bins`` is not positive.
-    """
+    """The reliability diagram of any binary event: the probability given to it, and whether it happened."""
     if bins < 1:
         raise ValueError(f"bins={bins}: must be at least 1")
     edges = np.linspace(0.0, 1.0, bins + 1)
@@ -332,18 +320,7 @@ def ood_metrics(in_scores: Any, out_scores: Any, tpr: float = 0.95) -> dict[str,
 
 
 def check_probabilities(probabilities: Any, labels: Any) -> tuple[Array, Array]:
-    """Probabilities as float64 (n, C) and labels as integers (n,), or an error that says what is wrong with them.
-
-    Args:
-        probabilities: (n, C), array or tensor.
-        labels: (n,) class numbers.
-
-    Returns:
-        The two arrays.
-
-    Raises:
-        ValueError: if the shapes do not fit, a label is out of range, or a row is not a distribution.
-    """
+    """Probabilities as float64 (n, C) and labels as integers (n,), or an error that says what is wrong with them."""
     p, y = _array(probabilities), _array(labels)
     if p.ndim != 2 or p.shape[1] < 2 or not len(p):
         raise ValueError(

@@ -187,19 +187,7 @@ def _choose(samples: Samples | None, indices: Sequence[int] | None) -> Sequence[
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """A model's output for a batch: called by name with a mapping; its ``logits`` where it has such an attribute.
-
-    Args:
-        model: the model.
-        inputs: a tensor, or a mapping of tensors by argument name.
-
-    Returns:
-        The output.
-
-    Example:
-        >>> call(nn.Linear(2, 1), {"input": torch.zeros(3, 2)}).shape
-        torch.Size([3, 1])
-    """
+    """A model's output for a batch: called by name with a mapping; its ``logits`` where it has such an attribute."""
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     return getattr(output, "logits", output)
 
@@ -222,21 +210,7 @@ def _outputs(
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:
-    """A batch's inputs and its labels (None where it has none): a tensor, a pair, or a mapping with "labels".
-
-    Args:
-        batch: as a loader gives it.
-
-    Returns:
-        Inputs and labels.
-
-    Raises:
-        ValueError: if it is none of these.
-
-    Example:
-        >>> split_batch({"x": 1, "labels": 2}), split_batch((1, 2))
-        (({'x': 1}, 2), (1, 2))
-    """
+    """A batch's inputs and its labels (None where it has none): a tensor, a pair, or a mapping with "labels"."""
     if isinstance(batch, Mapping):
         return {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
     if isinstance(batch, (tuple, list)):

@@ -42,23 +42,7 @@ def risk_of(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def risk_curves(runs: Sequence[Run]) -> Figure:
-    """Share of errors among the surest inputs, by the share kept.
-
-    Args:
-        runs: one colour each.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: no run has predictions or reliability bins.
-
-    Example:
-        >>> from pathlib import Path
-        >>> bins = [{"lower": a, "upper": b, "count": 50, "confidence": b, "accuracy": b} for a, b in ((0, 0.5), (0.5, 1))]
-        >>> risk_curves([Run(Path("a"), {}, result={"reliability": bins})]).get_label()
-        'Risk by coverage. a: 25.00% errors of all, 0.00% among the surest half.'
-    """
+    """Share of errors among the surest inputs, by the share kept."""
     found = [(i, label, curve) for i, (run, label) in enumerate(zip(runs, run_labels(runs))) if (curve := risk_of(run))]
     if not found:
         raise NothingToDraw("no run has predictions" if any(run.finished for run in runs) else "no run is finished")
@@ -82,24 +66,7 @@ def risk_curves(runs: Sequence[Run]) -> Figure:
 
 
 def other_data(runs: Sequence[Run]) -> Figure:
-    """Histograms of the prediction's entropy on test inputs and on inputs of another kind.
-
-    Args:
-        runs: the first whose predictions hold both is drawn.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: no run was evaluated on other inputs.
-
-    Example:
-        >>> from pathlib import Path
-        >>> other_data([Run(Path("a"), {})])
-        Traceback (most recent call last):
-            ...
-        bayesprune.report.style.NothingToDraw: no run was evaluated on inputs of another kind
-    """
+    """Histograms of the prediction's entropy on test inputs and on inputs of another kind."""
     for run, label in zip(runs, run_labels(runs)):
         kept = run.predictions()
         if kept is None or "other_total" not in kept:

@@ -15,20 +15,7 @@ if TYPE_CHECKING:
 
 
 def wilson(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share.
-
-    Args:
-        share: of successes, in [0, 1].
-        count: number of trials.
-        z: quantile of the normal distribution; the default is 95 %.
-
-    Example:
-        >>> [round(end, 3) for end in wilson(0.9, 100)]
-        [0.826, 0.945]
-
-    Reference:
-        Wilson (1927), "Probable inference, the law of succession, and statistical inference".
-    """
+    """Wilson's interval of a share."""
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -140,24 +127,7 @@ def _accuracy(run: Run, key: str) -> tuple[str, str]:
 
 
 def comparison(runs: Sequence[Run]) -> Figure:
-    """Accuracy of each run's single model and average with 95 % intervals, on the range that they cover.
-
-    Args:
-        runs: finished ones are drawn.
-
-    Returns:
-        A figure with one line for each model; its label describes it in words.
-
-    Raises:
-        NothingToDraw: no run is finished.
-
-    Example:
-        >>> from pathlib import Path
-        >>> bins = [{"lower": 0.5, "upper": 1.0, "count": 100, "confidence": 0.9, "accuracy": 0.9}]
-        >>> run = Run(Path("a"), {}, result={"accuracy_mean": 0.9, "accuracy_single": 0.88, "reliability": bins})
-        >>> comparison([run]).get_label()
-        'Accuracy with 95 % intervals: a single 88.00%, a averaged 90.00%.'
-    """
+    """Accuracy of each run's single model and average with 95 % intervals, on the range that they cover."""
     drawn = [
         (index, f"{label} {name}", run.result[key], tested(run))
         for index, (run, label) in enumerate(zip(runs, run_labels(runs)))

@@ -13,24 +13,7 @@ MOST = 1200  # points of a figure
 
 
 def hover_points(figure: Figure, most: int = MOST) -> list[list[Any]]:
-    """Places and texts of a drawn figure's points, in the coordinates of its SVG.
-
-    Args:
-        figure: drawn before, so that its layout stands.
-        most: points to keep, evenly thinned.
-
-    Returns:
-        ``[x, y, text]`` for each finite point of a line and each bar: y points down, in points of 1/72 inch.
-
-    Example:
-        >>> from bayesprune.report.style import figure_to_svg, new_figure
-        >>> figure = new_figure(2, 2)
-        >>> axes = figure.add_subplot()
-        >>> _ = axes.plot([1, 2], [0.5, 0.75], "o", label="run")
-        >>> _ = axes.set_xlabel("epoch"), axes.set_ylabel("accuracy"), figure_to_svg(figure, "f-")
-        >>> [text for *_, text in hover_points(figure)]
-        ['run: epoch 1, accuracy 0.5', 'run: epoch 2, accuracy 0.75']
-    """
+    """Places and texts of a drawn figure's points, in the coordinates of its SVG."""
     scale, height = 72 / figure.dpi, 72 * float(figure.get_size_inches()[1])
     found: list[list[Any]] = []
     for axes in figure.axes:

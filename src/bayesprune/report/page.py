@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure as the templates take it, or the reason why there is none.
-
-    Attributes:
-        kind: "small", "wide" or "absent".
-        name: What it shows.
-        caption: HTML; where it is absent, the reason.
-        svg: The drawing.
-        points: JSON of the places and texts that the page shows on hover.
-    """
+    """A figure as the templates take it, or the reason why there is none."""
 
     kind: str
     name: str
@@ -41,27 +33,13 @@ class Drawn:
 
 
 class Figures:
-    """Turn figures into what the templates draw, and number them so that their identifiers differ.
-
-    Example:
-        >>> from bayesprune.report.style import new_figure
-        >>> drawn = Figures()(lambda: new_figure(2, 1), "Empty", "Nothing to see.")
-        >>> drawn.kind, drawn.svg[:4]
-        ('small', Markup('<svg'))
-    """
+    """Turn figures into what the templates draw, and number them so that their identifiers differ."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def __call__(self, draw: Callable[[], Figure], name: str, caption: str, *, wide: bool = False) -> Drawn:
-        """Draw one figure, or say why there is none.
-
-        Args:
-            draw: makes the figure; raises `NothingToDraw` where there is no data.
-            name: what it would show.
-            caption: plain text.
-            wide: not to stand in columns.
-        """
+        """Draw one figure, or say why there is none."""
         try:
             figure = draw()
         except NothingToDraw as reason:
@@ -102,15 +80,7 @@ def stylesheet() -> str:
 
 
 def render(template: str, **context: Any) -> str:
-    """Write a page that fetches nothing and follows the reader's light or dark theme; its one script may run by its hash.
-
-    Args:
-        template: name of a file among the templates.
-        **context: what it shows; `title`, `subtitle` and `links` (anchors and names of the sections) are the frame's.
-
-    Raises:
-        ImportError: Jinja2 is missing.
-    """
+    """Write a page that fetches nothing and follows the reader's light or dark theme; its one script may run by its hash."""
     from markupsafe import Markup
 
     script = _static("page.js")
@@ -121,14 +91,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def html_table(heads: list[str], rows: list[list[str]], texts: int, groups: list[tuple[str, int]] | None = None) -> Any:
-    """A sortable ``<table>`` element.
-
-    Args:
-        heads: of the columns.
-        rows: cells as text; the first of each is its head.
-        texts: number of columns of words, which come first; the others hold numbers.
-        groups: (name, number of columns) over the heads; "" for none.
-    """
+    """A sortable ``<table>`` element."""
     parts = _environment().get_template("parts.html").module
     return parts.table(heads, rows, texts, groups or [])
 

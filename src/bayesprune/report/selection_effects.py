@@ -27,27 +27,7 @@ _COLUMNS = 3
 
 
 def partial_dependence(result: dict[str, Any], most: int = 12) -> Figure:
-    """Mean prediction while one input runs through its values, a panel an input, on one scale.
-
-    The line is the posterior mean, the band holds 90 % of the posterior members' own curves; ticks at the foot are
-    deciles of the input's values. Text inputs show a point a level.
-
-    Args:
-        result: of a selection, with "curves".
-        most: panels.
-
-    Returns:
-        A figure; its label describes it in words.
-
-    Raises:
-        NothingToDraw: nothing is selected.
-
-    Example:
-        >>> curve = {"input": "age", "kind": "number", "outputs": ["y"], "grid": [1, 2], "mean": [[0.0, 1.0]],
-        ...          "lower": None, "upper": None, "deciles": [1.5]}
-        >>> partial_dependence({"curves": [curve], "target": {"name": "y"}}).get_label()
-        'Partial dependence of y on age (from 0 to 1).'
-    """
+    """Mean prediction while one input runs through its values, a panel an input, on one scale."""
     curves = (result.get("curves") or [])[:most]
     if not curves:
         raise NothingToDraw("no input is selected")

@@ -26,24 +26,7 @@ _NAMED = 8  # lines and points that get a colour and a name of their own
 
 
 def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> Figure:
-    """Inclusion probabilities of the inputs that have the highest, with the chains' own as dots.
-
-    Args:
-        result: of a selection.
-        most: bars in all.
-        others: bars of inputs that are not selected; more if fewer than 12 bars would stand.
-
-    Returns:
-        A figure with a bar an input; its label describes it in words.
-
-    Raises:
-        NothingToDraw: there are no inputs.
-
-    Example:
-        >>> inputs = {"name": ["a", "b"], "probability": [0.9, 0.1], "selected": [True, False], "chains": []}
-        >>> inclusion_bars({"inputs": inputs}).get_label()
-        'Inclusion probabilities of the 2 likeliest inputs, from a (0.90) to b (0.10); 1 selected.'
-    """
+    """Inclusion probabilities of the inputs that have the highest, with the chains' own as dots."""
     names, probability, selected, chains = _inputs(result)
     weighed = weighed_inputs(result)
     order = np.lexsort((-probability, ~selected))[: min(most, max(12, int(selected.sum()) + others))]
@@ -86,22 +69,7 @@ def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> F
 
 
 def inclusion_scatter(result: dict[str, Any]) -> Figure:
-    """Inclusion probabilities of all inputs, in the order of the columns.
-
-    Args:
-        result: of a selection.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: there are no inputs.
-
-    Example:
-        >>> inputs = {"name": ["a", "b"], "probability": [0.9, 0.1], "selected": [True, False], "chains": []}
-        >>> inclusion_scatter({"inputs": inputs}).axes[0].get_ylabel()
-        'inclusion probability'
-    """
+    """Inclusion probabilities of all inputs, in the order of the columns."""
     names, probability, selected, _ = _inputs(result)
     weighed = weighed_inputs(result)
     figure = new_figure(4.4, 2.9)
@@ -136,23 +104,7 @@ def inclusion_scatter(result: dict[str, Any]) -> Figure:
 
 
 def inclusion_paths(result: dict[str, Any]) -> Figure:
-    """Inclusion probabilities over training, the mean of the chains, with the threshold in force.
-
-    Args:
-        result: of a selection, with a history.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: the estimator kept no paths.
-
-    Example:
-        >>> paths = [{"input": "a", "selected": True, "path": [0.5, 0.9]}]
-        >>> history = {"epoch": [1, 2], "threshold": [0.2, 0.5], "paths": paths}
-        >>> len(inclusion_paths({"history": history}).axes[0].lines)
-        2
-    """
+    """Inclusion probabilities over training, the mean of the chains, with the threshold in force."""
     history = result.get("history") or {}
     paths = history.get("paths") or []
     if not paths or not history.get("epoch"):
@@ -188,22 +140,7 @@ def inclusion_paths(result: dict[str, Any]) -> Figure:
 
 
 def loss_by_number(result: dict[str, Any]) -> Figure:
-    """Held-out loss by the number of inputs, with the number that was taken.
-
-    Args:
-        result: of a selection for prediction, with a history.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: the number of inputs was not cross-validated.
-
-    Example:
-        >>> numbers = {"inputs": [0, 1, 2], "loss": [1.0, 0.4, 0.5], "taken": 1}
-        >>> loss_by_number({"history": {"numbers": numbers}}).get_label()
-        'Held-out loss with 0 to 2 inputs a chain, from 1 to 0.5; 1 was taken.'
-    """
+    """Held-out loss by the number of inputs, with the number that was taken."""
     numbers = (result.get("history") or {}).get("numbers")
     if not numbers:
         raise NothingToDraw("the number of inputs was not cross-validated")
@@ -225,21 +162,7 @@ def loss_by_number(result: dict[str, Any]) -> Figure:
 
 
 def training_loss(result: dict[str, Any]) -> Figure:
-    """Training loss of every chain over epochs.
-
-    Args:
-        result: of a selection, with a history.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: the estimator kept no loss.
-
-    Example:
-        >>> training_loss({"history": {"epoch": [1, 2], "loss": [[3.0, 1.0], [2.0, 1.1]]}}).axes[0].get_ylabel()
-        'loss'
-    """
+    """Training loss of every chain over epochs."""
     history = result.get("history") or {}
     loss = [_numbers(chain) for chain in history.get("loss") or []]
     if not loss or not history.get("epoch"):
@@ -259,16 +182,7 @@ def training_loss(result: dict[str, Any]) -> Figure:
 
 
 def weighed_inputs(result: dict[str, Any]) -> np.ndarray:
-    """Which inputs a chain's model held: those whose evidence is not 0, and all that are selected.
-
-    Args:
-        result: of a selection.
-
-    Example:
-        >>> inputs = {"name": ["a", "b"], "evidence": [3.1, 0.0], "selected": [True, False]}
-        >>> weighed_inputs({"inputs": inputs}).tolist()
-        [True, False]
-    """
+    """Which inputs a chain's model held: those whose evidence is not 0, and all that are selected."""
     inputs = result["inputs"]
     selected = np.asarray(inputs["selected"], dtype=bool)
     evidence = _numbers(inputs.get("evidence") or [None] * len(selected))

@@ -17,24 +17,7 @@ _NAMED = 8
 
 
 def predicted_against_observed(result: dict[str, Any], most: int = 400) -> Figure:
-    """Predictions of held-out rows with their 90 % intervals against what was observed.
-
-    Args:
-        result: of a selection for a regression.
-        most: rows to draw, evenly thinned.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: there are no numeric predictions.
-
-    Example:
-        >>> rows = {"observed": [1.0, 2.0], "predicted": [1.1, 1.8], "lower": [0.0, 1.0], "upper": [2.0, 3.0]}
-        >>> result = {"predictions": rows, "held_out": {"r2": 0.9, "coverage": 1.0}, "target": {"name": "y"}}
-        >>> predicted_against_observed(result).axes[0].get_xlabel()
-        'predicted y'
-    """
+    """Predictions of held-out rows with their 90 % intervals against what was observed."""
     rows = result.get("predictions") or {}
     if not rows.get("predicted"):
         raise NothingToDraw("the target is a class")
@@ -69,22 +52,7 @@ def predicted_against_observed(result: dict[str, Any], most: int = 400) -> Figur
 
 
 def interval_calibration(result: dict[str, Any]) -> Figure:
-    """Share of held-out rows inside predictive intervals against the nominal share, with its sampling error.
-
-    Args:
-        result: of a selection for a regression.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: there are no intervals.
-
-    Example:
-        >>> held = {"calibration": [{"nominal": 0.5, "coverage": 0.52}, {"nominal": 0.9, "coverage": 0.88}]}
-        >>> interval_calibration({"held_out": held, "data": {"rows_held_out": 100}}).axes[0].get_ylabel()
-        'rows inside'
-    """
+    """Share of held-out rows inside predictive intervals against the nominal share, with its sampling error."""
     rows = (result.get("held_out") or {}).get("calibration") or []
     if not rows:
         raise NothingToDraw("the target is a class")
@@ -106,22 +74,7 @@ def interval_calibration(result: dict[str, Any]) -> Figure:
 
 
 def roc_curves(result: dict[str, Any]) -> Figure:
-    """True against false positive rate on held-out rows; one class against the rest where there are more than two.
-
-    Args:
-        result: of a selection for classes.
-
-    Returns:
-        A figure with one panel; its label describes it in words.
-
-    Raises:
-        NothingToDraw: there are no curves.
-
-    Example:
-        >>> curve = {"name": "yes", "auroc": 0.9, "false": [0, 0.1, 1], "true": [0, 0.8, 1]}
-        >>> roc_curves({"held_out": {"roc": [curve]}}).get_label()
-        'ROC curves on held-out rows. yes: area 0.900.'
-    """
+    """True against false positive rate on held-out rows; one class against the rest where there are more than two."""
     curves = (result.get("held_out") or {}).get("roc") or []
     if not curves:
         raise NothingToDraw("the target is a number")

@@ -52,19 +52,7 @@ class NothingToDraw(ValueError):
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure outside of pyplot's global state.
-
-    Args:
-        width: inches.
-        height: inches.
-
-    Raises:
-        ImportError: Matplotlib is missing.
-
-    Example:
-        >>> new_figure(4, 3).get_size_inches().tolist()
-        [4.0, 3.0]
-    """
+    """Make an empty figure outside of pyplot's global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -73,21 +61,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def style_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: str = "y") -> None:
-    """Give axes their labels and the house's look: no box, a light grid, a title at the left.
-
-    Args:
-        axes: changed in place.
-        x: label of the horizontal axis.
-        y: label of the vertical axis.
-        title: heading.
-        grid: "x", "y", "both" or "".
-
-    Example:
-        >>> axes = new_figure(4, 3).add_subplot()
-        >>> style_axes(axes, x="epoch", title="Loss")
-        >>> axes.get_xlabel()
-        'epoch'
-    """
+    """Give axes their labels and the house's look: no box, a light grid, a title at the left."""
     axes.set_facecolor("none")
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -103,16 +77,7 @@ def style_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: s
 
 
 def literal(text: str, width: int = 60) -> str:
-    """Make any text safe to draw: no mathematics between dollars, one line, the middle cut out if it is too long.
-
-    Args:
-        text: from a folder's name or a file.
-        width: characters to keep.
-
-    Example:
-        >>> literal("abcdefghij", width=5)
-        'ab…ij'
-    """
+    """Make any text safe to draw: no mathematics between dollars, one line, the middle cut out if it is too long."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(text) > width:
         text = text[: width - 1 - (width - 1) // 2] + "…" + text[len(text) - (width - 1) // 2 :]
@@ -120,33 +85,12 @@ def literal(text: str, width: int = 60) -> str:
 
 
 def look(index: int) -> dict[str, Any]:
-    """Colour and dashes of the run at a position.
-
-    Args:
-        index: 0 for the first run.
-
-    Example:
-        >>> look(0)["color"] == look(8)["color"], look(0)["linestyle"] == look(8)["linestyle"]
-        (True, False)
-    """
+    """Colour and dashes of the run at a position."""
     return {"color": SERIES[index % len(SERIES)], "linestyle": DASHES[index // len(SERIES) % len(DASHES)]}
 
 
 def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:
-    """Put a legend under all axes, in as many columns as the labels' lengths allow.
-
-    Args:
-        figure: changed in place.
-        handles: Matplotlib artists.
-        labels: their names.
-
-    Example:
-        >>> from matplotlib.lines import Line2D
-        >>> figure = new_figure(4, 3)
-        >>> legend_below(figure, [Line2D([], [])], ["run"])
-        >>> len(figure.legends)
-        1
-    """
+    """Put a legend under all axes, in as many columns as the labels' lengths allow."""
     for handle, label in zip(handles, labels):  # what the page shows over its points
         if hasattr(handle, "set_label"):
             handle.set_label(label)
@@ -171,21 +115,7 @@ def legend_below(figure: Figure, handles: list[Any], labels: list[str]) -> None:
 
 
 def figure_to_svg(figure: Figure, prefix: str) -> str:
-    """Render a figure as an ``<svg>`` element to stand in a page.
-
-    Its text is text, its colours are the CSS variables of `THEME` (with the light ones to fall back on), its ground is
-    transparent; the figure's label becomes its description for those who cannot see it. The same figure gives the same
-    bytes.
-
-    Args:
-        figure: from this package.
-        prefix: put before every identifier, so that many figures can stand in one page.
-
-    Example:
-        >>> svg = figure_to_svg(new_figure(2, 1), "f1-")
-        >>> svg[:4], svg[-6:], "viewBox" in svg
-        ('<svg', '</svg>', True)
-    """
+    """Render a figure as an ``<svg>`` element to stand in a page."""
     import matplotlib
 
     stream = io.StringIO()

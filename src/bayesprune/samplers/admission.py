@@ -16,11 +16,7 @@ _TORCH_KEYS = ("foreach", "fused", "differentiable")
 
 
 def first_seed(owner: str, seed: int | None, generator: torch.Generator | None) -> int:
-    """Return the seed of an optimizer's noise: the given one, else one drawn from a generator.
-
-    Raises:
-        ValueError: Not an integer, or none in a job of several processes, whose replicas would drift apart unnoticed.
-    """
+    """Return the seed of an optimizer's noise: the given one, else one drawn from a generator."""
     if seed is not None:
         if not isinstance(seed, numbers.Integral):
             raise ValueError(f"seed={seed!r} is not an integer; give one, or None for one of torch's generator.")
@@ -37,12 +33,7 @@ def first_seed(owner: str, seed: int | None, generator: torch.Generator | None) 
 
 
 def check_parameter(owner: str, param: Tensor) -> None:
-    """Refuse a parameter that a sampler cannot step.
-
-    Raises:
-        ValueError: Its dtype is not float32 or float64, or its entries share memory.
-        RuntimeError: It is a DTensor sharded in a way that is not understood.
-    """
+    """Refuse a parameter that a sampler cannot step."""
     if param.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"parameter of dtype {param.dtype} and shape {tuple(param.shape)}: {owner} samples real float32 or float64 weights; "
@@ -57,11 +48,7 @@ def check_parameter(owner: str, param: Tensor) -> None:
 
 
 def checked_gradient(owner: str, param: Tensor) -> Tensor:
-    """Return the gradient of a parameter that has one.
-
-    Raises:
-        RuntimeError: It is sparse.
-    """
+    """Return the gradient of a parameter that has one."""
     gradient = cast(Tensor, param.grad).detach()
     if gradient.layout is not torch.strided:
         raise RuntimeError(
@@ -72,11 +59,7 @@ def checked_gradient(owner: str, param: Tensor) -> Tensor:
 
 
 def checked_decay(value: Tensor, param: Tensor) -> Tensor:
-    """Return a weight decay tensor in the dtype and on the device of its parameter.
-
-    Raises:
-        ValueError: It does not broadcast to the parameter, or holds a negative or non-finite value.
-    """
+    """Return a weight decay tensor in the dtype and on the device of its parameter."""
     try:
         fits = torch.broadcast_shapes(value.shape, param.shape) == param.shape
     except RuntimeError:
@@ -96,11 +79,7 @@ def checked_decay(value: Tensor, param: Tensor) -> Tensor:
 def check_state(
     owner: str, defaults: Mapping[str, Any], groups: list[dict[str, Any]], loaded: Mapping[str, Any]
 ) -> None:
-    """Refuse the state of another kind of optimizer, of another preconditioner, or of other shapes.
-
-    Raises:
-        ValueError: Names what differs.
-    """
+    """Refuse the state of another kind of optimizer, of another preconditioner, or of other shapes."""
     for group, saved in zip(groups, loaded["param_groups"]):
         missing = [key for key in defaults if key not in saved and key not in _TORCH_KEYS]
         if missing:

@@ -88,15 +88,7 @@ def exact_noise_std(temperature: float, num_data: float, lr: float, beta1: float
 
 
 def mirror_map(rho: Tensor) -> Tensor:
-    """Return τ = sigmoid(ρ), the gradient of the conjugate of the negative binary entropy.
-
-    Example:
-        >>> mirror_map(torch.zeros(1))
-        tensor([0.5000])
-
-    Reference:
-        Equations 3–5.
-    """
+    """Return τ = sigmoid(ρ), the gradient of the conjugate of the negative binary entropy."""
     return torch.sigmoid(rho)
 
 
@@ -109,27 +101,7 @@ def dual_step_(
     dual_lr: float,
     num_data: float,
 ) -> Tensor:
-    """Update ρ ← ρ + η·[1/(Nτ) − α²·weight_decay·τ − α·ε ⊙ g] in place, τ = sigmoid(ρ): mirror descent on −ELBO/N.
-
-    Args:
-        rho: Dual variable ρ, updated in place.
-        gradient: g, the gradient of the mean loss without the prior, at the weights that `noise` perturbed.
-        noise: ε, the standard normal noise of those weights; 0 at the first step.
-        weight_decay: δ/N, number or tensor broadcastable to ρ.
-        alpha: Global scale α.
-        dual_lr: η; 0 leaves ρ as it is.
-        num_data: N.
-
-    Returns:
-        `rho`.
-
-    Example:
-        >>> dual_step_(torch.zeros(1), torch.zeros(1), 0.0, 0.0, alpha=1.0, dual_lr=0.5, num_data=10)
-        tensor([0.1000])
-
-    Reference:
-        Equations 3–5; Algorithms 1 and 2, line for ρ.
-    """
+    """Update ρ ← ρ + η·[1/(Nτ) − α²·weight_decay·τ − α·ε ⊙ g] in place, τ = sigmoid(ρ): mirror descent on −ELBO/N."""
     if dual_lr == 0:
         return rho
     tau = mirror_map(rho)
@@ -236,10 +208,5 @@ def injected_temperature(
 
 
 def share_of_step(step: int, lr: float) -> float:
-    """Return the share that a step has in the averages that it enters: 1/(step + 1), at least 1/200; 0 at lr = 0.
-
-    Example:
-        >>> share_of_step(1, 0.1), share_of_step(1000, 0.1), share_of_step(0, 0.0)
-        (0.5, 0.005, 0.0)
-    """
+    """Return the share that a step has in the averages that it enters: 1/(step + 1), at least 1/200; 0 at lr = 0."""
     return max(1 / (step + 1), 1 / 200) if lr else 0.0

@@ -20,12 +20,7 @@ class NonFiniteGradientError(RuntimeError):
 
 
 def not_finite(gradients: Sequence[Tensor]) -> list[int]:
-    """Return the places of the tensors that hold NaN or infinity, after one wait for each device.
-
-    Example:
-        >>> not_finite([torch.ones(2), torch.tensor([1.0, torch.nan])])
-        [1]
-    """
+    """Return the places of the tensors that hold NaN or infinity, after one wait for each device."""
     worst = [torch.linalg.vector_norm(g, torch.inf) if g.numel() else g.new_zeros(()) for g in gradients]
     found = []
     for device in {norm.device for norm in worst}:
@@ -46,12 +41,7 @@ def anywhere(flag: bool, params: Sequence[Tensor]) -> bool:
 
 
 class Pending:
-    """What a GPU's kernel will have found, read once it is there: nobody waits for the device.
-
-    Example:
-        >>> Pending().found()
-        []
-    """
+    """What a GPU's kernel will have found, read once it is there: nobody waits for the device."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Tensor, Any, list[int]]] = []
@@ -95,11 +85,7 @@ class Guarded:
         self.nonfinite, self.skipped, self._pending = nonfinite, 0, Pending()
 
     def check_gradients(self, wait: bool = True) -> None:
-        """Raise if a GPU's kernel has met a gradient that is not finite; `wait` for the steps that are under way.
-
-        Raises:
-            NonFiniteGradientError: It has, and `nonfinite` is "raise".
-        """
+        """Raise if a GPU's kernel has met a gradient that is not finite; `wait` for the steps that are under way."""
         streams = self._pending.found(wait)
         if streams:
             self._raise(streams)

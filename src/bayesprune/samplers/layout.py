@@ -18,14 +18,7 @@ _WHOLE = (Tensor, torch.nn.Parameter)
 
 
 def memory_order(tensor: Tensor) -> list[int]:
-    """Return the dimensions from the slowest to the fastest in memory (channels_last: 0, 2, 3, 1).
-
-    A tensor whose memory has gaps is numbered as a contiguous one.
-
-    Example:
-        >>> memory_order(torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last))
-        [0, 2, 3, 1]
-    """
+    """Return the dimensions from the slowest to the fastest in memory (channels_last: 0, 2, 3, 1)."""
     plain = _RANGES[tensor.dim()]
     if tensor.is_contiguous():
         return plain
@@ -49,13 +42,7 @@ def flat_like(tensor: Tensor, order: list[int]) -> Tensor:
 
 
 def shaped(flat: Tensor, shape: Sequence[int], order: list[int]) -> Tensor:
-    """Return a view of a flat tensor in the given shape, its memory in the given order of dimensions.
-
-    Example:
-        >>> shaped(torch.arange(6), (2, 3), [1, 0])
-        tensor([[0, 2, 4],
-                [1, 3, 5]])
-    """
+    """Return a view of a flat tensor in the given shape, its memory in the given order of dimensions."""
     inverse = sorted(range(len(order)), key=lambda d: order[d])
     return flat.view([shape[d] for d in order]).permute(inverse)
 
@@ -71,12 +58,7 @@ def state_view(state: dict[str, Any], name: str, order: list[int]) -> Tensor:
 
 
 def overlaps(tensor: Tensor) -> bool:
-    """Return whether two entries of a tensor may share memory, as those of an expanded tensor do.
-
-    Example:
-        >>> overlaps(torch.ones(1).expand(5)), overlaps(torch.zeros(12)[:10:2])
-        (True, False)
-    """
+    """Return whether two entries of a tensor may share memory, as those of an expanded tensor do."""
     if tensor.is_contiguous():
         return False
     reach = 0
@@ -88,14 +70,7 @@ def overlaps(tensor: Tensor) -> bool:
 
 
 def local_part(tensor: Tensor) -> tuple[Tensor, int]:
-    """Return what this process holds of a tensor, and the number of its first element within the whole.
-
-    A plain tensor is its own whole. Of a DTensor, replicas and shards along dimension 0 are understood (DDP, FSDP2 and
-    hybrid meshes).
-
-    Raises:
-        RuntimeError: A DTensor is sharded along another dimension, or along several mesh dimensions.
-    """
+    """Return what this process holds of a tensor, and the number of its first element within the whole."""
     if type(tensor) in _WHOLE or not hasattr(tensor, "to_local"):
         return tensor, 0
     sharded = [(place, p) for place, p in enumerate(tensor.placements) if not p.is_replicate()]  # type: ignore[attr-defined]
@@ -114,23 +89,13 @@ def local_part(tensor: Tensor) -> tuple[Tensor, int]:
 
 
 def whole_sum(tensor: Tensor) -> Tensor:
-    """Return the sum over a tensor, of a sharded one over all processes.
-
-    Example:
-        >>> whole_sum(torch.ones(3))
-        tensor(3.)
-    """
+    """Return the sum over a tensor, of a sharded one over all processes."""
     total = tensor.sum()
     return cast(Tensor, total.full_tensor()) if hasattr(total, "full_tensor") else total  # type: ignore[operator]
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor's whole, gathered from all processes, which must all ask; any other tensor is its own.
-
-    Example:
-        >>> whole(torch.ones(2))
-        tensor([1., 1.])
-    """
+    """Return a sharded tensor's whole, gathered from all processes, which must all ask; any other tensor is its own."""
     return cast(Tensor, tensor.full_tensor()) if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]
 
 
@@ -157,16 +122,7 @@ class DecayLayout:
 
 
 def decay_layout(decay: Tensor, param: Tensor) -> DecayLayout:
-    """Lay a broadcastable decay tensor along the flat memory of `param`.
-
-    A decay whose dimensions beyond size 1 are adjacent in memory (one value a kernel, an input, an output, a weight)
-    needs one value a group; any other pattern is expanded to one value a weight.
-
-    Example:
-        >>> layout = decay_layout(torch.tensor([[1.0], [2.0]]), torch.empty(2, 3))
-        >>> layout.inner, layout.period, layout.slice(2, 5).tolist()
-        (3, 2, [1.0, 2.0, 2.0])
-    """
+    """Lay a broadcastable decay tensor along the flat memory of `param`."""
     order = memory_order(param)
     shape = [param.shape[d] for d in order]
     aligned = decay if decay.dim() == len(shape) else decay.reshape((1,) * (len(shape) - decay.dim()) + decay.shape)

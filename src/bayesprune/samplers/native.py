@@ -48,12 +48,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def available() -> bool:
-    """Return whether the native step can be used on this machine.
-
-    Example:
-        >>> available() in (True, False)
-        True
-    """
+    """Return whether the native step can be used on this machine."""
     return library() is not None
 
 

@@ -43,11 +43,7 @@ def compiler() -> str | None:
 
 
 def trusted_library() -> Path:
-    """Return a library that may be loaded, built and tested first where there is none.
-
-    Raises:
-        Unusable: There is no compiler, the folder or a file is not the user's alone, or what was built fails its test.
-    """
+    """Return a library that may be loaded, built and tested first where there is none."""
     source = Path(__file__).with_name("native.c")
     command = compiler()
     processor = platform.machine() + _cpu_flags()

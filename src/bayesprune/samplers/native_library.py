@@ -31,11 +31,7 @@ JOB = np.dtype(
 
 
 def opened(path: str) -> ctypes.CDLL:
-    """Return the library with its functions' types.
-
-    Raises:
-        OSError: It cannot be loaded, or is another version's.
-    """
+    """Return the library with its functions' types."""
     lib = ctypes.CDLL(path)
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     try:
@@ -54,13 +50,7 @@ def opened(path: str) -> ctypes.CDLL:
 
 
 def check(lib: ctypes.CDLL) -> None:
-    """Step w = 1 along g = 1 without noise, past a block's end, and draw numbers of a stream.
-
-    v ← 0.9·0 − 0.1·(1 + 0.5·1) = −0.15 and w ← 0.85, with a sum of v² of 0.0225 a weight.
-
-    Raises:
-        ValueError: The results are not those.
-    """
+    """Step w = 1 along g = 1 without noise, past a block's end, and draw numbers of a stream."""
     count, block = 1500, lib.bayesprune_block()
     w, g, v = np.ones(count, np.float32), np.ones(count, np.float32), np.zeros(count, np.float32)
     kinetic, sums = np.zeros(1, np.float32), np.zeros(-(-count // block))

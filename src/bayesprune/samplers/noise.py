@@ -90,10 +90,7 @@ def _mixed(counter: Tensor, words: Sequence[Tensor]) -> Tensor:
 
 
 def normal_pairs(counter: Tensor, words: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return the numbers of the pairs `counter` (int32, flat), two a pair, in nineteen calls of torch.
-
-    The four key words are int32 tensors, one value or one a pair.
-    """
+    """Return the numbers of the pairs `counter` (int32, flat), two a pair, in nineteen calls of torch."""
     z = _mixed(counter, words)
     z ^= z >> 14
     y = torch.add(words[3], z, alpha=signed(FACTORS[3]))
@@ -158,15 +155,7 @@ def counter_normal(
 def counter_bits(
     numel: int, key: Key, *, start: int = 0, device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return two independent 16-bit integers (int32) a number of a stream, for stochastic rounding.
-
-    They come from the same hash as the normal numbers, keyed by the words (k₁, k₂, k₃) and counting numbers, not pairs.
-
-    Example:
-        >>> low, high = counter_bits(3, stream_key(0, 0, 1))
-        >>> int(low.min()) >= 0, int(high.max()) < 1 << 16
-        (True, True)
-    """
+    """Return two independent 16-bit integers (int32) a number of a stream, for stochastic rounding."""
     return bits_of(counters(start, numel, device), key_words([key], device)[0].unbind())
 
 
@@ -178,11 +167,6 @@ def bits_of(counter: Tensor, words: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def round_bfloat16(value: Tensor, bits: Tensor) -> Tensor:
-    """Round float32 to bfloat16 stochastically: up with the probability of the distance, `bits` uniform in [0, 2¹⁶).
-
-    Example:
-        >>> float(round_bfloat16(torch.tensor([1.0]), torch.tensor([65535], dtype=torch.int32)))
-        1.0
-    """
+    """Round float32 to bfloat16 stochastically: up with the probability of the distance, `bits` uniform in [0, 2¹⁶)."""
     rounded = ((value.view(torch.int32) + bits) & signed(0xFFFF0000)).view(torch.float32)
     return torch.where(value.isfinite(), rounded, value).to(torch.bfloat16)

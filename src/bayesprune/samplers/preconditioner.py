@@ -22,25 +22,12 @@ STATE: dict[str, str | None] = {"paper": "rho", "rms": "second_moment", "none": 
 
 
 def damping(group: Mapping[str, Any]) -> float:
-    """Return eps + √(weight_decay/N), the least root mean square of a gradient that `rms` believes.
-
-    A direction that the data do not see has curvature weight_decay, and at T = 1 its gradient has the root mean square
-    √(weight_decay/N): no direction of the posterior has less.
-
-    Example:
-        >>> damping({"eps": 0.0, "weight_decay": 1e-2, "num_data": 100})
-        0.01
-    """
+    """Return eps + √(weight_decay/N), the least root mean square of a gradient that `rms` believes."""
     return float(group["eps"]) + math.sqrt(group["weight_decay"] / group["num_data"])
 
 
 def first_scale(kind: Preconditioner, param: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return what a preconditioner starts from: ρ = 0, or the mean square of the first gradient for every weight.
-
-    Starting all weights of a tensor at their common mean square is what corrects the running mean's bias towards its start:
-    a weight whose first gradient is next to zero would otherwise leap. Of a sharded tensor it is the whole's. What is not
-    finite counts as 0.
-    """
+    """Return what a preconditioner starts from: ρ = 0, or the mean square of the first gradient for every weight."""
     start = torch.zeros_like(param, memory_format=torch.preserve_format, dtype=dtype)
     if kind == "rms" and param.numel() and param.grad is not None:
         local_part(start)[0].fill_(whole_sum(param.grad.detach().nan_to_num(0.0, 0.0, 0.0).square()) / param.numel())

@@ -26,12 +26,7 @@ def check_switches(foreach: bool | None, fused: bool | None) -> None:
 
 
 def fused_reason(device: torch.device | str) -> str | None:
-    """Return why there is no fused kernel for a device, None where there is one.
-
-    Example:
-        >>> fused_reason("meta")
-        "there is none for devices of type 'meta'"
-    """
+    """Return why there is no fused kernel for a device, None where there is one."""
     kind = torch.device(device).type
     if kind == "cpu":
         return None if native.available() else native.reason
@@ -43,27 +38,7 @@ def fused_reason(device: torch.device | str) -> str | None:
 def sampler_step(
     items: list[TensorStep], *, foreach: bool | None, fused: bool | None, pending: Pending | None = None
 ) -> list[TensorStep]:
-    """Make one step on each tensor, in place; see `single_tensor_step` for the equations.
-
-    Args:
-        items: One entry a tensor.
-        foreach: True for torch's multi-tensor operations, False against them, None chooses.
-        fused: True for one kernel (compiled C for float32 on a CPU, Triton for float32 on a GPU; other tensors go the plain
-            way), False against it, None chooses: the kernel where there is one, else `foreach` on a GPU and the plain
-            loop elsewhere.
-        pending: Takes what the kernel of a GPU finds.
-
-    Returns:
-        The guarded tensors whose gradient is not finite, as far as is known: a CPU's kernel leaves them (the blocks of 1024
-        weights that hold one) as they are, a GPU's the weights themselves, and elsewhere nothing has moved.
-
-    Raises:
-        ValueError: Both ways at once, or `fused=True` where the kernel is not available.
-
-    Example:
-        >>> sampler_step([], foreach=None, fused=None)
-        []
-    """
+    """Make one step on each tensor, in place; see `single_tensor_step` for the equations."""
     check_switches(foreach, fused)
     several: list[TensorStep] = []
     plain: list[TensorStep] = []
@@ -165,47 +140,7 @@ def single_tensor_step(
     dual_lr: float = 0.0,
     alpha: float = 0.0,
 ) -> Tensor | float:
-    """Make one step on one tensor, in place; the noise is an argument.
-
-        τ ← the preconditioner's, with ρ or ν updated first where `adapt` says so
-        v ← β₁v − β₂·l·(g + weight_decay·w) + s·ε
-        w ← w + τ ⊙ v
-
-    Args:
-        weight: w, any shape; the tensors below have its shape or broadcast to it.
-        gradient: g of the mean loss, without the prior.
-        momentum: v, updated in place.
-        scale: ρ of "paper" (τ = sigmoid(ρ)), ν of "rms" (τ = 1/(√ν + damping)), None for "none" (τ = 1).
-        preconditioner: "paper", "rms" or "none".
-        adapt: Whether ρ takes its dual step, or ν ← scale_decay·ν + (1 − scale_decay)·(g + weight_decay·w)².
-        weight_decay: δ/N.
-        noise: ε of this step.
-        previous_noise: ε of the step before, 0 at the first ("paper").
-        lr: l.
-        beta1: β₁.
-        beta2: β₂.
-        num_data: N.
-        noise_std: s at τ = 1.
-        exact: Whether s is divided by √τ.
-        scale_decay: Retention of ν.
-        damping: Added to √ν.
-        dual_lr: η.
-        alpha: α.
-
-    Returns:
-        τ.
-
-    Example:
-        >>> w, v = torch.ones(1), torch.zeros(1)
-        >>> single_tensor_step(w, torch.ones(1), v, None, preconditioner="none", adapt=False, weight_decay=0.0, noise=0.0,
-        ...     previous_noise=0.0, lr=0.1, beta1=0.9, beta2=1.0, num_data=10, noise_std=0.0, exact=True)
-        1.0
-        >>> w
-        tensor([0.9000])
-
-    Reference:
-        Algorithm 2 ("paper"); Li et al., "Preconditioned stochastic gradient Langevin dynamics" (2016) ("rms").
-    """
+    """Make one step on one tensor, in place; the noise is an argument."""
     drift = gradient + weight_decay * weight
     tau: Tensor | float = 1.0
     if preconditioner == "paper":

@@ -17,12 +17,7 @@ from bayesprune.samplers.noise import counter_normal, stream_key
 
 
 def betas_of(group: Mapping[str, Any]) -> tuple[float, float]:
-    """Return (β₁, β₂) of a group, (0, 1) of a sampler without momentum.
-
-    Example:
-        >>> betas_of({"lr": 0.1})
-        (0.0, 1.0)
-    """
+    """Return (β₁, β₂) of a group, (0, 1) of a sampler without momentum."""
     return group.get("betas", (0.0, 1.0))
 
 
@@ -60,27 +55,7 @@ class Thermometer(ABC):
 
     @torch.no_grad()
     def kinetic_temperature(self) -> list[dict[str, float]]:
-        """Return the measured temperature, mean, min and max over the tensors, one dict a group; nan before a step.
-
-        The momentum of a sampler at temperature T has N·τ(1+β₁)·E[v²]/(2β₂l) = T. Minibatch noise of variance V a
-        coordinate adds N·τβ₂lV/(2(1−β₁)) to it, as to the weights' own temperature: it is exact for batches drawn
-        independently and an upper bound for shuffled epochs, which cancel part of it in slow directions. The figure
-        is the ratio of two running means over the last 200 steps, of τv² and of l, so that a step size that falls to 0
-        does no harm; of sharded tensors, over this process's part. Weights that are exactly 0, as pruned ones are, do
-        not count.
-
-        Example:
-            >>> from bayesprune.samplers import SGHMC
-            >>> weight = torch.nn.Parameter(torch.ones(1000))
-            >>> optimizer = SGHMC([weight], lr=0.01, num_data=10, weight_decay=0.0, seed=0)
-            >>> for _ in range(500):
-            ...     weight.grad = weight.detach().clone(); optimizer.step()
-            >>> abs(optimizer.kinetic_temperature()[0]["mean"] - 1) < 0.1
-            True
-
-        Reference:
-            docs/temperature.md; Leimkuhler & Matthews, "Molecular Dynamics" (2015), section 6; Wenzel et al. (2020).
-        """
+        """Return the measured temperature, mean, min and max over the tensors, one dict a group; nan before a step."""
         result = []
         for group in self.param_groups:
             states = self._measured(group)
@@ -105,17 +80,7 @@ class Thermometer(ABC):
 
     @torch.no_grad()
     def injected_temperature(self) -> list[dict[str, float]]:
-        """Return mean, min and max over the weights of the temperature that the injected noise alone amounts to.
-
-        In the small-step limit and without minibatch noise; the exact law gives T, the paper's what its rule makes of
-        l and τ (nan at lr = 0).
-
-        Example:
-            >>> from bayesprune.samplers import SGHMC
-            >>> layer = torch.nn.Linear(3, 2)
-            >>> SGHMC(layer.parameters(), lr=0.1, num_data=10, temperature=0.5).injected_temperature()[0]["mean"]
-            0.5
-        """
+        """Return mean, min and max over the weights of the temperature that the injected noise alone amounts to."""
         result = []
         for group in self.param_groups:
             lr, (beta1, beta2), number = float(group["lr"]), betas_of(group), group["num_data"]
@@ -132,28 +97,7 @@ class Thermometer(ABC):
         return result
 
     def suggest_lr(self, excess: float = 0.1) -> list[float]:
-        """Return, for each group, the step size at which minibatch noise raises the temperature by the share `excess`.
-
-        The excess T_kin − T is proportional to l: the answer is l·excess·T/(T_kin − T), T the injected and T_kin the
-        kinetic temperature measured over the last 200 steps, l their mean step size. It is infinite where no excess is
-        measured, nan before a step and at T = 0.
-
-        Args:
-            excess: Wanted (T_kin − T)/T, above 0.
-
-        Example:
-            >>> from bayesprune.samplers import SGHMC
-            >>> weight = torch.nn.Parameter(torch.ones(10_000))
-            >>> optimizer = SGHMC([weight], lr=0.1, num_data=100, weight_decay=0.0, seed=0)
-            >>> for _ in range(1000):
-            ...     weight.grad = weight.detach() + torch.randn(10_000); optimizer.step()
-            >>> lr = optimizer.suggest_lr(0.5)[0]       # T_kin is 1 + 100·0.1/(2·0.1) = 51
-            >>> 0.0009 < lr < 0.0011
-            True
-
-        Reference:
-            docs/temperature.md, "minibatches".
-        """
+        """Return, for each group, the step size at which minibatch noise raises the temperature by the share `excess`."""
         check_number("excess", excess, minimum=0, strict=True)
         result = []
         for group, injected, measured in zip(
@@ -169,11 +113,7 @@ class Thermometer(ABC):
 
     @torch.no_grad()
     def noise_to_gradient(self) -> float:
-        """Return the root mean square of the injected noise over that of β₂·l·(g + weight_decay·w), at the present
-        gradients.
-
-        Call it after `backward()`. Far below 1, a step is an optimizer's; nan without gradients.
-        """
+        """Return the root mean square of the injected noise over that of β₂·l·(g + weight_decay·w), at the present gradients."""
         noise, drift = 0.0, 0.0
         for group in self.param_groups:
             lr, beta2 = float(group["lr"]), betas_of(group)[1]

@@ -58,10 +58,7 @@ def fits(item: TensorStep) -> bool:
 
 
 def sampler_step(items: Sequence[TensorStep], pending: Pending | None = None) -> None:
-    """Make one step on tensors of one device that fit; see `step.single_tensor_step` for the equations.
-
-    Of guarded tensors, weights whose gradient is not finite stay as they are; `pending` learns which tensors have such.
-    """
+    """Make one step on tensors of one device that fit; see `step.single_tensor_step` for the equations."""
     groups: dict[tuple[object, ...], list[TensorStep]] = {}
     for item in items:
         if item.weight.numel():

@@ -28,17 +28,7 @@ ROLES = ("row", "grouped", "column", "norm", "tied")  # in this order a set's te
 
 @dataclass(frozen=True)
 class Part:
-    """Where the channels of a set lie in one tensor: ``each`` neighbouring entries a group, from ``start`` on.
-
-    Attributes:
-        module: The module.
-        tensor: The tensor's name in the module; in the model for one outside a layer.
-        axis: The axis of the tensor along which the channels lie.
-        role: ``"row"``, ``"column"``, ``"grouped"`` (a grouped convolution's rows, which read too), ``"norm"`` (running
-            statistics) or ``"tied"`` (zeroed with the group).
-        start: The first entry that is theirs; None if all entries are.
-        each: Number of entries of one group.
-    """
+    """Where the channels of a set lie in one tensor: ``each`` neighbouring entries a group, from ``start`` on."""
 
     module: str
     tensor: str
@@ -154,13 +144,7 @@ def trace_channels(model: nn.Module, example_input: Any) -> list[ChannelSpace]:
 def channel_groups(
     model: nn.Module, modules: dict[str, nn.Module], dense: set[str], coupling: str, example_input: Any
 ) -> tuple[list[ChannelGroups], dict[str, str]]:
-    """The channel groups of a model, one object a set that can be removed, and of the other sets the reason.
-
-    ``modules`` are the prunable ones; those in ``dense`` may lose channels though they are not (transposed convolutions).
-
-    Raises:
-        ValueError: If the coupling is unknown or no channel can be removed.
-    """
+    """The channel groups of a model, one object a set that can be removed, and of the other sets the reason."""
     if coupling not in ("group", "none"):
         raise ValueError(f"coupling={coupling!r} is unknown; choose 'group' or 'none'")
     found: list[ChannelGroups] = []

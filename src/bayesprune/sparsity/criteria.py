@@ -243,12 +243,7 @@ def _check_reach(wanted: int, total: int, protected: int, min_groups: int) -> No
 
 
 def keep_largest(statistic: Tensor, count: int, kept: Tensor | None = None) -> Tensor:
-    """A mask of the ``count`` groups of largest statistic; ties go to those behind.
-
-    Example:
-        >>> keep_largest(torch.tensor([3.0, 1.0, 3.0]), 1)
-        tensor([False, False,  True])
-    """
+    """A mask of the ``count`` groups of largest statistic; ties go to those behind."""
     values = _floats(statistic)
     if kept is not None:
         values = values * kept.reshape(-1)  # no statistic is below 0: what is gone goes first
@@ -278,11 +273,7 @@ def _floats(statistic: Tensor) -> Tensor:
 
 
 def _drop_sized(ranked: Tensor, free: Tensor, sizes: Tensor, wanted: int) -> Tensor:
-    """The smallest free groups whose sizes add up to the number nearest to ``wanted``.
-
-    A histogram over the leading bits of the values (whose order, for numbers that are not negative, is that of their bits)
-    finds the bin in which the last group lies; only that bin is sorted, and not 10⁷ groups.
-    """
+    """The smallest free groups whose sizes add up to the number nearest to ``wanted``."""
     drop = torch.zeros_like(free)
     if wanted <= 0:
         return drop

@@ -14,22 +14,12 @@ from bayesprune.sparsity.spike_slab import m_step
 
 
 def spike_over(slab_decay: float) -> float:
-    """The spike's weight decay unless it is given: twice the slab's, at least 1e-3.
-
-    Example:
-        >>> spike_over(0.0), spike_over(0.01)
-        (0.001, 0.02)
-    """
+    """The spike's weight decay unless it is given: twice the slab's, at least 1e-3."""
     return max(2.0 * slab_decay, 1e-3)
 
 
 class GroupDecay:
-    """Gives every group its weight decay.
-
-    An optimizer with ``set_weight_decay`` is told once per change of the masks. For any other the difference to its own
-    decay is added to the gradient before each step, or, where its decay is decoupled from the gradient, applied to the
-    weights.
-    """
+    """Gives every group its weight decay."""
 
     def __init__(
         self, optimizer: Optimizer, covers: Sequence[Cover], spike_decay: float | None, slab_decay: float | None
@@ -45,11 +35,7 @@ class GroupDecay:
 
     @torch.no_grad()
     def set_(self, soft: Sequence[Tensor], changed: set[int] | None = None) -> None:
-        """Set the decays that the soft masks imply (``changed``: places of those that changed; None: all).
-
-        A weight covered by two groups gets the spike's decay if one of them is on the spike. A tied parameter keeps its
-        own decay on the slab.
-        """
+        """Set the decays that the soft masks imply (``changed``: places of those that changed; None: all)."""
         self.active = True
         places = [
             place

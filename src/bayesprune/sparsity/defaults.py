@@ -30,13 +30,7 @@ def default_partition(
     sparsity: float | None = None,
     min_groups: int = 1,
 ) -> Partition:
-    """The groups that are asked for; unasked, channels, and where there are none to cut kernels or weights, by name.
-
-    Unasked, sets of so few channels (the three heads of a narrow attention) that they keep the target out of reach stay dense.
-
-    Raises:
-        ValueError: As :func:`~bayesprune.sparsity.partition`.
-    """
+    """The groups that are asked for; unasked, channels, and where there are none to cut kernels or weights, by name."""
     given = [exclude] if isinstance(exclude, (str, type, nn.Module)) else list(exclude)
     if kind is not None:
         return _with_ends(model, kind, given, coupling, example_input, keep_ends)

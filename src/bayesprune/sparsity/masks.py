@@ -52,11 +52,7 @@ def group_of(optimizer: Optimizer, param: Tensor) -> dict[str, Any] | None:
 
 
 def unwrapped(optimizer: Any) -> Optimizer:
-    """The torch optimizer inside wrappers that hold it as ``.optimizer`` (accelerate's, Fabric's).
-
-    Raises:
-        TypeError: If there is none.
-    """
+    """The torch optimizer inside wrappers that hold it as ``.optimizer`` (accelerate's, Fabric's)."""
     inner = getattr(optimizer, "optimizer", None)
     while inner is not None and inner is not optimizer and hasattr(inner, "param_groups"):
         optimizer, inner = inner, getattr(inner, "optimizer", None)

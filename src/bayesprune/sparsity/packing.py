@@ -66,18 +66,7 @@ def unpack_mask(bits: Tensor, shape: Iterable[int]) -> Tensor:
 
 
 def nonzero(tensor: Tensor) -> Tensor:
-    """Where a tensor has a bit set: −0.0 and NaN count, so that what is left out comes back bit for bit.
-
-    Args:
-        tensor: any dense tensor of real numbers or booleans.
-
-    Returns:
-        A boolean mask of its shape, on the CPU.
-
-    Example:
-        >>> nonzero(torch.tensor([0.0, -0.0, 1.0]))
-        tensor([False,  True,  True])
-    """
+    """Where a tensor has a bit set: −0.0 and NaN count, so that what is left out comes back bit for bit."""
     value = tensor.detach().cpu().contiguous()
     return value if value.dtype == torch.bool else value.view(_INTEGERS[value.element_size()]) != 0
 

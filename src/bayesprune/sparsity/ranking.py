@@ -117,11 +117,7 @@ class HardRule:
         ]
 
     def _even_masks(self, statistics: Sequence[Tensor], kept: Sequence[Tensor] | None, target: float) -> list[Tensor]:
-        """Keep the same share k of every set of C channels, in multiples of m (``round_to``): m⌊kC/m⌋, at least m.
-
-        A channel that r others of its set outrank is kept iff r < m or k >= m(⌊r/m⌋ + 1)/C. Of the sets that change at one k the
-        last lose theirs first, so that the target is met as nearly as a multiple of one set allows.
-        """
+        """Keep the same share k of every set of C channels, in multiples of m (``round_to``): m⌊kC/m⌋, at least m."""
         shares = []
         for index, statistic in enumerate(statistics):
             values = (statistic if kept is None else statistic.masked_fill(~kept[index], -torch.inf)).cpu()
@@ -167,17 +163,7 @@ class HardRule:
 def even_drops(
     counts: Sequence[int], sizes: Sequence[int], wanted: int, *, least: Sequence[int], floor: int = 0
 ) -> list[int]:
-    """How many groups each layer loses so that all lose the same share and ``wanted`` weights go in all.
-
-    Layer i of Cᵢ groups of nᵢ weights loses round(s·Cᵢ) of them, at least ``least``ᵢ and at most Cᵢ − ``floor``; the share s is
-    such that Σ nᵢ·dropsᵢ is nearest to ``wanted``, and of the layers that change at one s the first do so first.
-
-    Example:
-        >>> even_drops([10, 10], [9, 9], 90, least=[0, 0])
-        [5, 5]
-        >>> even_drops([2, 10, 10], [9, 9, 9], 162, least=[0, 0, 0], floor=1)
-        [1, 9, 8]
-    """
+    """How many groups each layer loses so that all lose the same share and ``wanted`` weights go in all."""
     most = [max(count - floor, gone) for count, gone in zip(counts, least)]
 
     def at(share: float) -> list[int]:
@@ -203,10 +189,5 @@ def even_drops(
 
 
 def width_multiple(channels: int) -> int:
-    """Of how many channels a set of so many keeps a multiple unless it is told: 8, 4 or 2 where that is an eighth at most.
-
-    Example:
-        >>> [width_multiple(channels) for channels in (8, 16, 32, 48, 64, 2048)]
-        [1, 2, 4, 4, 8, 8]
-    """
+    """Of how many channels a set of so many keeps a multiple unless it is told: 8, 4 or 2 where that is an eighth at most."""
     return next((multiple for multiple in (8, 4, 2) if 8 * multiple <= channels), 1)

@@ -16,12 +16,7 @@ CRITERIA = ("magnitude", "concentration")
 
 @dataclass(frozen=True)
 class Ramp:
-    """Steps t₀ = ``begin``, up to which nothing is pruned, and t₁ = ``end``, at which a cubic ramp reaches the target.
-
-    Attributes:
-        begin: t₀.
-        end: t₁; None: the target is asked for at once after t₀.
-    """
+    """Steps t₀ = ``begin``, up to which nothing is pruned, and t₁ = ``end``, at which a cubic ramp reaches the target."""
 
     begin: int
     end: int | None
@@ -50,11 +45,7 @@ def ramp_of(
     warmup_steps: int | None,
     ramp_end_step: int | None,
 ) -> Ramp:
-    """The ramp that a clock's fractions, or steps where they are given, ask for.
-
-    Raises:
-        ValueError: If a value is out of range, or a target comes with neither a clock nor steps.
-    """
+    """The ramp that a clock's fractions, or steps where they are given, ask for."""
     check(
         0 <= prune_from <= prune_until <= 1,
         f"prune_from={prune_from} and prune_until={prune_until} must lie in this order between 0 and 1",

@@ -16,20 +16,7 @@ _INTEGERS = {
 
 
 class Zeroing:
-    """Sets the entries of a mask to +0, in any tensor that the mask broadcasts to.
-
-    On a CPU the mask is kept as words of all ones or all zeros and laid over the tensor's bits: the same result as
-    ``masked_fill_`` (non-finite values included), several times faster, and still at the mask's own small shape.
-
-    Args:
-        drop: The mask, True = zero.
-
-    Example:
-        >>> tensor = torch.tensor([[1.0, float("nan")], [3.0, 4.0]])
-        >>> Zeroing(torch.tensor([[False, True]]))(tensor)
-        tensor([[1., 0.],
-                [3., 0.]])
-    """
+    """Sets the entries of a mask to +0, in any tensor that the mask broadcasts to."""
 
     def __init__(self, drop: Tensor) -> None:
         self.drop = drop

@@ -14,19 +14,7 @@ _PATH = 32  # steps of the path
 
 
 def winsorised(y: np.ndarray, width: float = 4.0) -> np.ndarray:
-    """Return a response with outliers brought back: beyond `width` robust standard deviations, at most 1.5 % on a side.
-
-    More than that is no outlier but a skewed or two-humped response.
-
-    Args:
-        y: (n,).
-        width: in median absolute deviations, scaled to a normal's standard deviation.
-
-    Example:
-        >>> y = np.append(np.linspace(-1, 1, 99), 1000.0)
-        >>> float(winsorised(y).max()) < 10
-        True
-    """
+    """Return a response with outliers brought back: beyond `width` robust standard deviations, at most 1.5 % on a side."""
     middle = np.median(y)
     scale = 1.4826 * np.median(np.abs(y - middle))
     if scale == 0:
@@ -36,12 +24,7 @@ def winsorised(y: np.ndarray, width: float = 4.0) -> np.ndarray:
 
 
 def path_order(X: np.ndarray, y: np.ndarray) -> list[int]:
-    """Return the columns in the order in which they enter the lasso's least-angle path; classes take turns.
-
-    Args:
-        X: (n, p) standardised.
-        y: (n,) response, or class numbers (int64).
-    """
+    """Return the columns in the order in which they enter the lasso's least-angle path; classes take turns."""
     from sklearn.linear_model import lars_path
 
     orders = []
@@ -58,13 +41,7 @@ def path_order(X: np.ndarray, y: np.ndarray) -> list[int]:
 
 
 def tree_order(X: np.ndarray, y: np.ndarray, seed: int) -> list[int]:
-    """Return the columns by their importance in an ensemble of extremely randomised trees, most important first.
-
-    Args:
-        X: (n, p) standardised.
-        y: (n,) response, or class numbers (int64).
-        seed: of the trees.
-    """
+    """Return the columns by their importance in an ensemble of extremely randomised trees, most important first."""
     from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
     shown = np.arange(X.shape[1])
@@ -95,12 +72,7 @@ def _responses(y: np.ndarray) -> list[np.ndarray]:
 
 
 def interleaved(orders: Sequence[Sequence[int]]) -> list[int]:
-    """Return the firsts of all orders, then the seconds and so on, each item once.
-
-    Example:
-        >>> interleaved([[3, 1], [3, 2, 0]])
-        [3, 1, 2, 0]
-    """
+    """Return the firsts of all orders, then the seconds and so on, each item once."""
     found: dict[int, None] = {}
     for place in range(max(map(len, orders), default=0)):
         for order in orders:
@@ -110,16 +82,7 @@ def interleaved(orders: Sequence[Sequence[int]]) -> list[int]:
 
 
 def common_union(orders: Sequence[Sequence[int]], size: int) -> list[int]:
-    """Return the `size` items that stand highest over all orders, by the sum of 1/(place + 3).
-
-    Args:
-        orders: of every chain and source, best first.
-        size: how many at most.
-
-    Example:
-        >>> common_union([[5, 1, 2], [1, 5], [7, 1]], 2)
-        [1, 5]
-    """
+    """Return the `size` items that stand highest over all orders, by the sum of 1/(place + 3)."""
     score: dict[int, float] = {}
     for order in orders:
         for place, item in enumerate(order):

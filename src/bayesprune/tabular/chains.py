@@ -13,21 +13,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": to
 
 
 class ChainLinear(nn.Conv1d):
-    """A linear layer for each of C chains: a grouped convolution of kernel 1 by its parameters, a batched product by use.
-
-    The weight has shape (C·out, in, 1) with C channel groups, so that `partition(kind="input")` sees one group an input
-    **and** chain, and a pruner attached to the optimizer prunes every chain on its own.
-
-    Args:
-        chains: C, the number of chains.
-        in_features: Inputs of each.
-        out_features: Outputs of each.
-
-    Example:
-        >>> layer = ChainLinear(3, 5, 2)
-        >>> layer(torch.zeros(3, 7, 5)).shape, layer(torch.zeros(1, 7, 5)).shape
-        (torch.Size([3, 7, 2]), torch.Size([3, 7, 2]))
-    """
+    """A linear layer for each of C chains: a grouped convolution of kernel 1 by its parameters, a batched product by use."""
 
     def __init__(self, chains: int, in_features: int, out_features: int) -> None:
         super().__init__(chains * in_features, chains * out_features, 1, groups=chains)
@@ -37,14 +23,7 @@ class ChainLinear(nn.Conv1d):
         """Leave the weights as they are; `ChainMLP` draws them from a generator of its own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer.
-
-        Args:
-            x: (R, B, in), with C a multiple of R: chains r·C/R … (r+1)·C/R − 1 read data set r.
-
-        Returns:
-            (C, B, out).
-        """
+        """Apply the layer."""
         sets, rows, _ = x.shape
         weight = self.weight.view(sets, -1, self.in_features)
         out = torch.bmm(x, weight.transpose(1, 2)) if sets > 1 else (x[0] @ weight[0].t())[None]
@@ -56,24 +35,7 @@ class ChainLinear(nn.Conv1d):
 
 
 class ChainMLP(nn.Module):
-    """C multilayer perceptrons side by side.
-
-    Args:
-        chains: C.
-        sizes: Inputs, hidden widths, outputs; a single-element hidden part is allowed to be empty (a linear model).
-        activation: "relu", "tanh" or "silu".
-        generator: Source of the initial weights; None leaves the memory as it is.
-        first_scale: Factor on the first layer's initial weights; small values start every input at next to nothing, so
-            that the norm of an input's weights shows what the data put there.
-
-    Raises:
-        ValueError: An unknown activation.
-
-    Example:
-        >>> net = ChainMLP(2, (4, 8, 1), generator=torch.Generator().manual_seed(0))
-        >>> net(torch.zeros(1, 3, 4)).shape
-        torch.Size([2, 3, 1])
-    """
+    """C multilayer perceptrons side by side."""
 
     def __init__(
         self,
@@ -120,15 +82,7 @@ class ChainMLP(nn.Module):
 
     @torch.no_grad()
     def choose(self, chains: Tensor, columns: Tensor | None = None) -> ChainMLP:
-        """Return some of the chains (repeated if named twice), each on columns of its own.
-
-        Args:
-            chains: (C',) numbers of chains.
-            columns: (C', k) numbers of inputs, one row a new chain; None keeps all. −1 is an input that is always zero.
-
-        Returns:
-            A network of C' chains with weights of their own.
-        """
+        """Return some of the chains (repeated if named twice), each on columns of its own."""
         width = self.first.in_features if columns is None else columns.shape[1]
         small = ChainMLP(len(chains), (width, *self.sizes[1:]), activation=self.activation, generator=None)
         for depth, (new, old) in enumerate(zip(small.layers, self.layers)):

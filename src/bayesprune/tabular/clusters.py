@@ -11,22 +11,7 @@ _APART = 100.0  # n(1 − ρ²) below which two inputs are interchangeable
 
 
 def interchangeable(correlation: np.ndarray, rows: int) -> list[list[int]]:
-    """Return the clusters of inputs whose mean correlation leaves less than n(1 − ρ²) = 100 between them.
-
-    Of two inputs of correlation ρ the part of one that the other does not hold has the variance 1 − ρ²; its effect is
-    estimated as if from n(1 − ρ²) rows.
-
-    Args:
-        correlation: (k, k) absolute correlations.
-        rows: n.
-
-    Returns:
-        Numbers of the members, ascending, of every cluster; one alone is a cluster.
-
-    Example:
-        >>> interchangeable(np.array([[1.0, 0.99, 0.1], [0.99, 1.0, 0.0], [0.1, 0.0, 1.0]]), 500)
-        [[0, 1], [2]]
-    """
+    """Return the clusters of inputs whose mean correlation leaves less than n(1 − ρ²) = 100 between them."""
     count = len(correlation)
     if count < 2:
         return [[i] for i in range(count)]
@@ -47,14 +32,7 @@ def least_correlation(rows: int) -> float:
 
 
 def twins(correlation: np.ndarray, candidates: np.ndarray, rows: int, most: int | None = None) -> np.ndarray:
-    """Return inputs outside the candidates that are interchangeable with one of them, the nearest of each.
-
-    Args:
-        correlation: (k, p) absolute correlations of the candidates with all inputs.
-        candidates: (k,) their numbers.
-        rows: n.
-        most: of each candidate; None is all.
-    """
+    """Return inputs outside the candidates that are interchangeable with one of them, the nearest of each."""
     near = correlation >= least_correlation(rows)
     near[:, candidates] = False
     found: set[int] = set()
@@ -66,14 +44,7 @@ def twins(correlation: np.ndarray, candidates: np.ndarray, rows: int, most: int 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A finding: inputs of which at least one matters.
-
-    Args:
-        members: column numbers, ascending.
-        shares: (k,) how far each member is the one, summing to 1.
-        p_value: of the hypothesis that none of them matters, given all other inputs.
-        q_value: the smallest false-discovery rate at which it is found.
-    """
+    """A finding: inputs of which at least one matters."""
 
     members: tuple[int, ...]
     shares: tuple[float, ...]
@@ -82,16 +53,7 @@ class Cluster:
 
 
 def step_up(p_values: np.ndarray, hypotheses: int) -> np.ndarray:
-    """Return the Benjamini–Hochberg q-values: min over larger p of p·m/rank.
-
-    Args:
-        p_values: (k,) of those that were weighed; all others are 1.
-        hypotheses: m ≥ k.
-
-    Example:
-        >>> step_up(np.array([0.001, 0.5, 0.01]), 10).round(3).tolist()
-        [0.01, 1.0, 0.05]
-    """
+    """Return the Benjamini–Hochberg q-values: min over larger p of p·m/rank."""
     order = np.argsort(p_values, kind="stable")
     ranked = p_values[order] * hypotheses / np.arange(1, len(order) + 1)
     q = np.empty(len(order))
@@ -107,19 +69,7 @@ def findings(
     hypotheses: int,
     fdr: float,
 ) -> list[Cluster]:
-    """Return the clusters that are found at a false-discovery rate, each narrowed to a member that stands out.
-
-    A cluster is found by the step-up rule over clusters. Within a found one, a member whose own p-value, given its
-    siblings too, is at most fdr·R/m/size (R found of m) is reported in its stead (Benjamini & Bogomolov 2014).
-
-    Args:
-        clusters: members of each.
-        cluster_p: (k,) p-values.
-        single_p: of the members of clusters of two or more.
-        shares: of the members.
-        hypotheses: m, clusters in all.
-        fdr: rate.
-    """
+    """Return the clusters that are found at a false-discovery rate, each narrowed to a member that stands out."""
     q = step_up(cluster_p, hypotheses)
     found = [i for i in range(len(clusters)) if q[i] <= fdr]
     level = fdr * len(found) / hypotheses

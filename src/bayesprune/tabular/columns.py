@@ -33,21 +33,7 @@ def with_text_names(frame: Any) -> Any:
 
 
 def column_number(argument: str, column: Any, names: Sequence[str], count: int) -> int:
-    """Return the number of a column that is given by its name or its number.
-
-    Args:
-        argument: that names it, for messages.
-        column: the name or number.
-        names: of the columns; none for an array.
-        count: of the columns.
-
-    Raises:
-        ValueError: there is no such column.
-
-    Example:
-        >>> column_number("groups", "b", ["a", "b"], 2), column_number("groups", 0, [], 2)
-        (1, 0)
-    """
+    """Return the number of a column that is given by its name or its number."""
     if isinstance(column, str):
         if column in names:
             return list(names).index(column)

@@ -19,14 +19,7 @@ _BLOCK = 1024  # held-out rows evaluated at a time
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """How networks are compared.
-
-    Args:
-        refit_steps: steps of every network that is compared.
-        samples: states averaged at the end of a refit.
-        batch_size: rows a step at most.
-        chain: how the chains move.
-    """
+    """How networks are compared."""
 
     refit_steps: int = 200
     samples: int = 10
@@ -38,19 +31,7 @@ class ComparisonSettings:
 
 @dataclass(frozen=True)
 class Folds:
-    """Who sees which rows: chain c of a data set weighs on fold c, chooses its model on fold c + 1, learns on the rest.
-
-    Args:
-        count: F folds, at least 3; row i belongs to fold i mod F.
-        chains: C chains of all data sets.
-        per_set: chains of one data set; its chain c has fold c mod F.
-        rows: n.
-
-    Example:
-        >>> folds = Folds(3, 3, 3, 6)
-        >>> folds.outer(0).tolist(), folds.inner(0).tolist(), folds.learning(2, wrap=0)[0].tolist()
-        ([0, 3], [1, 4], [0.0, 0.0, 1.0, 0.0, 0.0, 1.0])
-    """
+    """Who sees which rows: chain c of a data set weighs on fold c, chooses its model on fold c + 1, learns on the rest."""
 
     count: int
     chains: int
@@ -79,12 +60,7 @@ class Folds:
 
 
 def owners(groups: Sequence[np.ndarray], p: int) -> np.ndarray:
-    """Return (p,) the number of the group that each column belongs to.
-
-    Example:
-        >>> owners([np.array([0, 2]), np.array([1])], 3).tolist()
-        [0, 1, 0]
-    """
+    """Return (p,) the number of the group that each column belongs to."""
     owner = np.empty(p, dtype=np.int64)
     for number, members in enumerate(groups):
         owner[members] = number
@@ -123,11 +99,7 @@ def _row_scores(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def _log_likelihoods(total: Tensor, count: float, regression: bool) -> Tensor:
-    """Return Σ log p(y | model) from summed row scores.
-
-    A regression's noise variance is at its best on these rows, −(n/2)·log(Σr²/n) up to a constant: the same one extra
-    parameter on both sides of every comparison.
-    """
+    """Return Σ log p(y | model) from summed row scores."""
     return -0.5 * count * (total / count + 1e-12).log() if regression else total
 
 

@@ -15,14 +15,7 @@ _WINDOW = 0.04  # of the rows, from which a row's discrete values are drawn
 
 @dataclass(frozen=True)
 class ColumnModel:
-    """What the other columns say about the columns of one input or cluster.
-
-    Args:
-        columns: (k,) their numbers.
-        values: (n, k) as they are.
-        fitted: (n, k) their expectations given all other columns.
-        discrete: whether draws copy whole rows of values.
-    """
+    """What the other columns say about the columns of one input or cluster."""
 
     columns: np.ndarray
     values: np.ndarray
@@ -53,18 +46,7 @@ class ColumnModel:
         return order, place, np.clip(place - width // 2, 0, n - width), width
 
     def draws(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw the columns given all others.
-
-        Continuous columns are their expectation plus the residual of another row, of all columns together; discrete
-        ones are the values of a row with nearly the same expectation.
-
-        Args:
-            count: B draws.
-            generator: of the draws.
-
-        Returns:
-            (B, n, k).
-        """
+        """Draw the columns given all others."""
         n = len(self.values)
         if self.discrete:
             order, _, low, width = self._windows()
@@ -82,27 +64,7 @@ def _score(fitted: np.ndarray) -> np.ndarray:
 
 
 class ConditionalModels:
-    r"""Ridge regressions of any columns on all the others.
-
-    With Ω = (XᵀX/n + λI)⁻¹ the residual of the columns J on the others is XΩ_J(Ω_JJ)⁻¹, so that one eigendecomposition
-    serves every J and every λ. λ is chosen for each J by generalised cross-validation. Columns in `loose` are
-    hardly penalised: those that y may depend on are the ones whose influence must not be left in a residual.
-
-    Args:
-        X: (n, p) standardised columns.
-        loose: (p,) which columns are penalised less.
-
-    Example:
-        >>> rng = np.random.default_rng(0); x = rng.standard_normal((500, 1))
-        >>> X = np.hstack([x, 0.6 * x + 0.8 * rng.standard_normal((500, 1)), rng.standard_normal((500, 3))])
-        >>> model = ConditionalModels(X, np.zeros(5, dtype=bool)).of(np.array([1]))
-        >>> bool(abs(model.residual.std() - 0.8) < 0.06), model.draws(2, rng).shape
-        (True, (2, 500, 1))
-
-    Reference:
-        The ridge form of the inverse covariance's nodewise regressions; Liu, Katsevich, Janson & Ramdas (2022) for its
-        use in conditional randomisation.
-    """
+    """Ridge regressions of any columns on all the others."""
 
     def __init__(self, X: np.ndarray, loose: np.ndarray) -> None:
         self.n, self.p = X.shape
@@ -124,12 +86,7 @@ class ConditionalModels:
         self.penalties = _PENALTIES[most >= _PENALTIES]
 
     def of(self, columns: np.ndarray, discrete: bool | None = None) -> ColumnModel:
-        """Return the model of some columns given all others.
-
-        Args:
-            columns: (k,) numbers.
-            discrete: whether draws copy values; None looks at the columns.
-        """
+        """Return the model of some columns given all others."""
         values = self.X[:, columns].astype(np.float64)
         if discrete is None:
             discrete = all(len(np.unique(values[:, i])) <= _FEW for i in range(len(columns)))
@@ -143,11 +100,7 @@ class ConditionalModels:
         return ColumnModel(columns, values, values - residual.astype(np.float64), discrete)
 
     def explained(self, y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, float]:
-        """Return a ridge fit of a response on all columns: criterion, fit, coefficients, degrees of freedom over n.
-
-        Args:
-            y: (n,).
-        """
+        """Return a ridge fit of a response on all columns: criterion, fit, coefficients, degrees of freedom over n."""
         projected = self.vectors.T @ (self.factor * (self.X.T @ y.astype(self.X.dtype)).astype(np.float64)) / self.n
         total = float(y @ y) / self.n
 

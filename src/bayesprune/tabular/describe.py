@@ -25,15 +25,7 @@ _DIGITS = 6
 
 
 def describe_inputs(estimator: Any) -> dict[str, list[Any]]:
-    """Collect what the estimator says of each column in use.
-
-    Args:
-        estimator: fitted on a data frame.
-
-    Returns:
-        Lists "name", "kind", "probability", "evidence", "q_value" and "selected", an entry an input, and "chains", a
-        list a chain.
-    """
+    """Collect what the estimator says of each column in use."""
     kinds = {one.name: one.kind for one in estimator.encoder_.inputs}
     at = [i for i, name in enumerate(estimator.column_names_) if name in kinds]
     names = [estimator.column_names_[i] for i in at]
@@ -51,21 +43,7 @@ def describe_inputs(estimator: Any) -> dict[str, list[Any]]:
 def describe_selected(
     estimator: Any, X: Any, outputs: list[str], seed: int = 0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure what each selected input does to the prediction, alone and with each of the others.
-
-    Args:
-        estimator: fitted on a data frame.
-        X: training rows; at most 400 of them, drawn by the seed, are averaged over.
-        outputs: names of the outputs of `effects.draws`.
-        seed: of the draw.
-
-    Returns:
-        A dict an input with "input", "kind", "probability", "evidence", "chain_min", "chain_max", "q_value", "effect",
-        "effect_alone" and "direction", the likeliest first and among equals the strongest; in the same order, of the
-        first 24, the curves of `partial_dependence` with "input", "kind", "outputs" and "deciles" (the others have no
-        "effect_alone" and no "direction"); and of the first 12 the pairs that interact, dicts "inputs", "strength" and
-        "share" (of the prediction's standard deviation, at least 10 %), the strongest first.
-    """
+    """Measure what each selected input does to the prediction, alone and with each of the others."""
     told = describe_inputs(estimator)
     at = {name: i for i, name in enumerate(told["name"])}
     names = [name for name, selected in zip(told["name"], told["selected"]) if selected]
@@ -116,14 +94,7 @@ def _pairs(estimator: Any, rows: Any, names: list[str], seed: int) -> list[dict[
 
 
 def describe_clusters(estimator: Any) -> list[dict[str, Any]]:
-    """Collect the findings about inputs, one or several that can stand for each other.
-
-    Args:
-        estimator: fitted on a data frame.
-
-    Returns:
-        Dicts "inputs", "shares", "p_value" and "q_value", the surest first.
-    """
+    """Collect the findings about inputs, one or several that can stand for each other."""
     told = [
         {
             "inputs": [estimator.column_names_[member] for member in cluster.members],
@@ -137,15 +108,7 @@ def describe_clusters(estimator: Any) -> list[dict[str, Any]]:
 
 
 def describe_history(estimator: Any) -> dict[str, Any]:
-    """Take the paths of inclusion probabilities and the losses over training, thinned to a few hundred epochs.
-
-    Args:
-        estimator: fitted on a data frame; what its ``history_`` does not have is left out.
-
-    Returns:
-        "epoch", "threshold", "loss" (a list a chain) and "paths" (dicts "input", "selected", "path"); "numbers" (dict
-        "inputs", "loss", "taken") where the number of inputs was cross-validated.
-    """
+    """Take the paths of inclusion probabilities and the losses over training, thinned to a few hundred epochs."""
     history = estimator.history_
     if "epoch" not in history or not len(history["epoch"]):
         return {}

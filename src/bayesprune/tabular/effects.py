@@ -17,16 +17,7 @@ WEAK = 0.25  # a curve that varies less than this share of the whole effect says
 
 
 def draws(estimator: Any, X: Any) -> np.ndarray:
-    """Predict with every posterior member.
-
-    Args:
-        estimator: fitted; its ``predict_members(X)`` gives (members, n) or (members, n, C).
-        X: data frame of n rows.
-
-    Returns:
-        (members, n, outputs): one output for a regression, a probability for each of C > 2 classes, and the
-        probability of the second of two.
-    """
+    """Predict with every posterior member."""
     values = np.asarray(estimator.predict_members(X), dtype=np.float64)
     if values.ndim == 2:
         return values[:, :, None]
@@ -34,21 +25,7 @@ def draws(estimator: Any, X: Any) -> np.ndarray:
 
 
 def partial_dependence(estimator: Any, X: Any, name: str, kind: str) -> dict[str, Any]:
-    """Average the prediction over the rows while one input runs through its values, member by member.
-
-    PD_m(v) = (1/n) Σ_i f_m(v, x_i without the input); the curve is the mean over the members m, the band their 5 % and
-    95 % quantiles: the credible band of the mean prediction, without the noise of the response.
-
-    Args:
-        estimator: fitted.
-        X: data frame to average over.
-        name: of the input.
-        kind: "number", "date" or "text".
-
-    Returns:
-        "grid" (numbers: distinct quantiles from 1 % to 99 %, or all values if there are few; dates: the same, as years;
-        text: the levels), "mean", "lower" and "upper", each (outputs, grid points) as lists; "members", how many.
-    """
+    """Average the prediction over the rows while one input runs through its values, member by member."""
     grid, values = _grid(X[name], name, kind)
     curves = []
     for value in values:
@@ -60,23 +37,7 @@ def partial_dependence(estimator: Any, X: Any, name: str, kind: str) -> dict[str
 
 
 def total_effect(estimator: Any, X: Any, name: str, seed: int = 0) -> float:
-    """Measure how far the prediction moves when one input alone is exchanged between rows.
-
-    T = √( ½ E (f(x) - f(x with the input of another row))² ), the standard deviation of the prediction that is due to
-    the input, its interactions with others included. For several outputs the squares are summed.
-
-    Args:
-        estimator: fitted.
-        X: data frame.
-        name: of the input.
-        seed: of the exchanges.
-
-    Returns:
-        T, in units of the response or as a probability.
-
-    Reference:
-        Jansen (1999), "Analysis of variance designs for model output", for the form of the estimator.
-    """
+    """Measure how far the prediction moves when one input alone is exchanged between rows."""
     generator = np.random.default_rng(seed)
     here, squares = draws(estimator, X).mean(axis=0), []
     for _ in range(SHUFFLES):
@@ -86,22 +47,7 @@ def total_effect(estimator: Any, X: Any, name: str, seed: int = 0) -> float:
 
 
 def interactions(estimator: Any, X: Any, names: Sequence[str], seed: int = 0) -> dict[tuple[str, str], float]:
-    """Measure how far the effect of one input depends on another, for every pair.
-
-    I = ½ √( E (f(x) - f(x with j of another row) - f(x with k of that row) + f(x with both))² ). The mixed difference
-    is zero for f = g(x without j) + h(x without k); where j and k are independent of each other, I is the standard
-    deviation of the prediction that is due to their interaction. What members disagree about is taken off the square:
-    the mean square of the mean over M members less its variance among them over M.
-
-    Args:
-        estimator: fitted.
-        X: data frame.
-        names: of the inputs.
-        seed: of the exchanges.
-
-    Returns:
-        I by pair, in units of the response or as a probability, the largest first.
-    """
+    """Measure how far the effect of one input depends on another, for every pair."""
     generator = np.random.default_rng(seed)
     squares: dict[tuple[str, str], list[float]] = {pair: [] for pair in itertools.combinations(names, 2)}
     for _ in range(SHUFFLES if squares else 0):
@@ -123,17 +69,7 @@ def _exchanged(X: Any, names: Sequence[str], order: np.ndarray) -> Any:
 
 
 def main_effect(curve: dict[str, Any], column: Any, name: str, kind: str) -> float:
-    """Standard deviation of the partial dependence over the rows: the effect of the input on its own.
-
-    Args:
-        curve: from `partial_dependence`.
-        column: of the input.
-        name: of the input.
-        kind: "number", "date" or "text".
-
-    Returns:
-        The standard deviation; over several outputs, the root of the summed variances.
-    """
+    """Standard deviation of the partial dependence over the rows: the effect of the input on its own."""
     mean = np.asarray(curve["mean"])
     if kind == "text":
         place = {level: at for at, level in enumerate(curve["grid"])}
@@ -145,19 +81,7 @@ def main_effect(curve: dict[str, Any], column: Any, name: str, kind: str) -> flo
 
 
 def direction(curve: dict[str, Any], kind: str, main: float, total: float, outputs: list[str]) -> str:
-    """Say in a few words which way an input acts.
-
-    Args:
-        curve: from `partial_dependence`.
-        kind: "number", "date" or "text".
-        main: its effect on its own.
-        total: its effect with all interactions.
-        outputs: names of the outputs; one, or one a class.
-
-    Returns:
-        "increasing", "decreasing", "not monotone", "through interactions", or the level with the highest prediction;
-        for several classes that of the class it moves most, with its name.
-    """
+    """Say in a few words which way an input acts."""
     if main <= WEAK * total:
         return "through interactions" if total > 0 else "none"
     mean = np.asarray(curve["mean"])

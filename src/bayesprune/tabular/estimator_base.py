@@ -40,22 +40,7 @@ class SparseBNN(SelectorMixin, Parameters):
     # ---- fitting ----------------------------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Find the inputs that matter and sample a network on them.
-
-        Args:
-            X: (n, p) array or scipy.sparse matrix, finite; or a pandas data frame with numbers, dates, text, categories and
-                missing values, whose columns are encoded as `bayesprune.tabular.frame.learn_encoder` says. A warning names
-                those that are not used.
-            y: (n,) response or labels.
-            sample_weight: (n,) at least 0: a row of weight 2 counts as two in every likelihood, means and scales; None
-                weighs all alike. A row of weight 0 is left out.
-
-        Returns:
-            The fitted estimator.
-
-        Raises:
-            ValueError: a parameter out of its range, data that are not finite or too few rows (6 at least).
-        """
+        """Find the inputs that matter and sample a network on them."""
         self._fit_batch([self], [(X, y, sample_weight)], None)
         return self
 
@@ -191,14 +176,7 @@ class SparseBNN(SelectorMixin, Parameters):
         return tags
 
     def transform(self, X: Any) -> Any:
-        """Return the selected columns.
-
-        Args:
-            X: (n, p), or a data frame with the selected columns.
-
-        Returns:
-            (n, selected), a data frame if X is one and the fit had one too.
-        """
+        """Return the selected columns."""
         check_is_fitted(self)
         if self.encoder_ is None or not is_frame(X):
             return super().transform(X)
@@ -225,10 +203,7 @@ class SparseBNN(SelectorMixin, Parameters):
         return [name for name, places in members.items() if read.intersection(places)]
 
     def _frame(self, X: Any, also: Sequence[str] = ()) -> Any:
-        """Return X as a data frame that has the columns that are needed; others are checked as scikit-learn does, or may lack.
-
-        A frame with other columns than the fit's is read by the names of those needed, if there are any.
-        """
+        """Return X as a data frame that has the columns that are needed; others are checked as scikit-learn does, or may lack."""
         import pandas
 
         if not is_frame(X):
@@ -249,15 +224,7 @@ class SparseBNN(SelectorMixin, Parameters):
     # ---- in a folder ------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator to a folder as safetensors and JSON; see `bayesprune.tabular.load`.
-
-        Args:
-            folder: where to; made if absent. An estimator that is there is replaced, other files stay.
-
-        Raises:
-            ValueError: a parameter that JSON cannot hold. (A generator as `random_state` is written as None.)
-            sklearn.exceptions.NotFittedError: the estimator is not fitted.
-        """
+        """Write the fitted estimator to a folder as safetensors and JSON; see `bayesprune.tabular.load`."""
         check_is_fitted(self)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays |= {f"history.{key}": value for key, value in self.history_.items()}
@@ -292,16 +259,7 @@ class SparseBNN(SelectorMixin, Parameters):
 
     @classmethod
     def restored(cls, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> SparseBNN:
-        """Return the estimator that `save` has described.
-
-        Args:
-            about: plain data.
-            arrays: by name.
-
-        Raises:
-            KeyError: something is missing.
-            RuntimeError: arrays of other shapes than the networks'.
-        """
+        """Return the estimator that `save` has described."""
         parameters = dict(about["parameters"])
         if isinstance(parameters.get("hidden_layer_sizes"), list):
             parameters["hidden_layer_sizes"] = tuple(parameters["hidden_layer_sizes"])

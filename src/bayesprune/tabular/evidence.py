@@ -16,18 +16,7 @@ from bayesprune.tabular.weighing import Weigher, Weight
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about the inputs of one data set.
-
-    Args:
-        p_value: (m,) of the hypothesis that y does not depend on the input given all others; 1 for what is no
-            candidate.
-        chain_score: (C, m) studentised covariance on each chain's rows, about standard normal under that hypothesis.
-        gain: (C, m) held-out nats that draws in the input's place lose.
-        clusters: members (input numbers) of what was weighed: candidates and their twins.
-        cluster_p: (k,) p-values of the clusters.
-        shares: of the members of every cluster.
-        hypotheses: clusters and single inputs in all.
-    """
+    """What is known about the inputs of one data set."""
 
     p_value: np.ndarray
     chain_score: np.ndarray
@@ -63,16 +52,7 @@ def gather_evidence(
     correlation: np.ndarray,
     rows: int,
 ) -> Evidence:
-    """Weigh the candidates of one data set one by one and, where they are interchangeable, in clusters.
-
-    Args:
-        weigher: the fold networks.
-        models: of the columns given all others.
-        units: columns of every input.
-        candidates: input numbers.
-        correlation: (k, k) absolute correlations of the candidates; 0 for inputs of several columns.
-        rows: n.
-    """
+    """Weigh the candidates of one data set one by one and, where they are interchangeable, in clusters."""
     clusters = [[candidates[i] for i in members] for members in interchangeable(correlation, rows)]
     chains = len(weigher.own)
     p_value, score, gain = np.ones(len(units)), np.zeros((chains, len(units))), np.zeros((chains, len(units)))
@@ -119,22 +99,7 @@ def p_value_of(weight: Weight) -> float:
 def inclusion_probabilities(
     p_value: np.ndarray, prior: float | None, weighed: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return P(input matters | data), the log Bayes factor it comes from and the prior probability used.
-
-    z = Φ⁻¹(1 − p) is N(0, 1) without an effect and N(0, 1 + τ²) with one (two groups, Efron 2008). τ² and, unless
-    given, π are estimated by EM: P = π·B/(π·B + 1 − π), with log B = ½z²·τ²/(1 + τ²) − ½log(1 + τ²) for z > 0; an input
-    that is no candidate has z = 0.
-
-    Args:
-        p_value: (m,).
-        prior: π, or None.
-        weighed: m, the number of hypotheses.
-
-    Example:
-        >>> probability, factor, prior = inclusion_probabilities(np.array([1e-12, 0.3, 1.0, 1e-9, 1.0, 1.0]), None, 6)
-        >>> probability.round(2).tolist()[:2]
-        [1.0, 0.11]
-    """
+    """Return P(input matters | data), the log Bayes factor it comes from and the prior probability used."""
     z = np.maximum(0.0, -ndtri_exp(np.log(np.maximum(p_value, 1e-300))))
     pi, tau = prior if prior is not None else 1 / (weighed + 1), 9.0
     probability = factor = np.zeros(len(z))

@@ -23,21 +23,7 @@ _IDENTIFIER = re.compile(r"(^|[^a-z])(id|uuid|guid|key|index|rowid)$|[a-z](ID|Id
 
 @dataclass(frozen=True)
 class Input:
-    """One column of the frame, and what is known of it.
-
-    Args:
-        name: of the column.
-        kind: "number", "date" or "text".
-        parts: of a date, those that vary.
-        fills: of a number, or of each part, what stands in for a missing value: the median of the training rows.
-        indicator: whether a further column says where a number was missing.
-        levels: of a text, those that have a column each, or are the base.
-        rare: of a text, those that count together as "(other)".
-
-    Example:
-        >>> Input("city", "text", levels=("Bergen", "Oslo"), rare=("Bodø",)).columns
-        ('city = Bergen', 'city = Oslo', 'city = (other)')
-    """
+    """One column of the frame, and what is known of it."""
 
     name: str
     kind: str
@@ -59,22 +45,7 @@ class Input:
 
 @dataclass(frozen=True)
 class FrameEncoder:
-    """How a data frame becomes a matrix: scikit-learn's imputer and one-hot encoder, set up from what each input says.
-
-    The encoded columns are the values of all numbers and dates in the inputs' order, then where they are missing, then
-    the levels of all texts.
-
-    Args:
-        inputs: the columns in use.
-        dropped: reasons by name of the columns that are not.
-
-    Example:
-        >>> import pandas
-        >>> frame = pandas.DataFrame({"age": [None, 50.0], "sex": ["f", "m"]})
-        >>> encoder = FrameEncoder((Input("age", "number", fills=(30.0,)), Input("sex", "text", levels=("f", "m"))))
-        >>> encoder.encode(frame).tolist()
-        [[30.0, 0.0], [50.0, 1.0]]
-    """
+    """How a data frame becomes a matrix: scikit-learn's imputer and one-hot encoder, set up from what each input says."""
 
     inputs: tuple[Input, ...]
     dropped: dict[str, str] = field(default_factory=dict)
@@ -95,20 +66,7 @@ class FrameEncoder:
         return FrameEncoder(tuple(one for one in self.inputs if one.name in names))
 
     def encode(self, frame: Any) -> np.ndarray:
-        """Turn a frame into a matrix; columns and levels are found by name.
-
-        A missing number is replaced by the training median; a text that was not there in training counts as "(other)"
-        where that level exists, and else as none of the levels, with a warning.
-
-        Args:
-            frame: with the inputs; other columns are ignored.
-
-        Returns:
-            (rows, columns) float64.
-
-        Raises:
-            ValueError: a column is absent, holds text instead of numbers, or is infinite.
-        """
+        """Turn a frame into a matrix; columns and levels are found by name."""
         absent = [one.name for one in self.inputs if one.name not in frame.columns]
         if absent:
             more = f" and {len(absent) - 1} more of the model's inputs" if len(absent) > 1 else ""
@@ -144,33 +102,7 @@ def _tuples(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def learn_encoder(frame: Any) -> FrameEncoder:
-    """Learn from the training rows how to encode their columns, and leave out those that say nothing.
-
-    - A number or a boolean stays one column; missing values become the median, and where at least 5 % are missing a
-      second column says so. A date becomes its year, month, day, weekday and hour, where they vary.
-    - A text or a category becomes one column a level (one in all for two levels), which are selected together. Missing
-      is a level. Levels in fewer than 5 rows or 0.2 % of them, or beyond the 100 most frequent, count together as
-      "(other)".
-    - Left out, with the reason: a column that is constant or wholly missing, an identifier (a text with another level in
-      most rows; whole numbers without a repeat that are called so or count the rows), a column that equals an earlier
-      one in every row.
-
-    Args:
-        frame: a pandas data frame of the inputs.
-
-    Returns:
-        The encoder.
-
-    Raises:
-        ValueError: two columns of one name, an infinite number, a column of which nearly all cells are numbers and a few
-            are not, one that is neither number, date nor text, or nothing is left.
-
-    Example:
-        >>> import pandas
-        >>> frame = pandas.DataFrame({"a": [0.5 * i for i in range(50)], "b": [1] * 50})
-        >>> learn_encoder(frame).dropped
-        {'b': 'constant'}
-    """
+    """Learn from the training rows how to encode their columns, and leave out those that say nothing."""
     import pandas
 
     names = [str(name) for name in frame.columns]

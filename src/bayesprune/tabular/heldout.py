@@ -15,19 +15,7 @@ _CURVE = 200  # points of a ROC curve
 
 
 def row_copies(frame: Any) -> np.ndarray:
-    """Number the rows so that equal rows have equal numbers.
-
-    Args:
-        frame: data frame of the inputs alone.
-
-    Returns:
-        (rows,) numbers from 0, in the order of first appearance.
-
-    Example:
-        >>> import pandas
-        >>> row_copies(pandas.DataFrame({"a": [3.0, 1.0, 3.0], "b": [0.0, 0.0, -0.0]})).tolist()
-        [0, 1, 0]
-    """
+    """Number the rows so that equal rows have equal numbers."""
     import pandas
 
     floats = frame.select_dtypes("floating")
@@ -38,25 +26,7 @@ def row_copies(frame: Any) -> np.ndarray:
 def split_rows(
     copies: np.ndarray, classes: np.ndarray | None, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw rows to be held out: the share is kept in every class, and copies of a row stay on one side.
-
-    Args:
-        copies: (n,) equal numbers for equal rows, from `row_copies`.
-        classes: (n,) codes, or None.
-        share: of the rows to hold out.
-        seed: of the draw.
-
-    Returns:
-        Indices of the rows to train on and of those held out, both ascending.
-
-    Raises:
-        ValueError: the share is not within (0, 1), or a side would be empty.
-
-    Example:
-        >>> train, held = split_rows(np.arange(10), None, 0.2, seed=0)
-        >>> len(train), len(held)
-        (8, 2)
-    """
+    """Draw rows to be held out: the share is kept in every class, and copies of a row stay on one side."""
     if not 0 < share < 1:
         raise ValueError(f"held_out={share}: must lie between 0 and 1")
     generator = np.random.default_rng(seed)
@@ -79,19 +49,7 @@ def split_rows(
 def score_regression(
     estimator: Any, X: np.ndarray, y: np.ndarray, constant: float
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Score predictions and intervals of a regressor on held-out rows.
-
-    Args:
-        estimator: fitted, with ``predict`` and ``predict_interval``.
-        X: data frame of n rows.
-        y: (n,) responses.
-        constant: the mean of the training responses, the prediction without inputs.
-
-    Returns:
-        Plain numbers: "rmse" and "mae"; "r2", the share of the constant's squared error that is gone; "rmse_constant";
-        "coverage" of 90 % intervals with "coverage_error", its binomial standard error at 90 %, and "width", their mean
-        width; "calibration", rows of nominal level and coverage. And the predictions with their 90 % intervals (n, 3).
-    """
+    """Score predictions and intervals of a regressor on held-out rows."""
     mean = np.asarray(estimator.predict(X), dtype=np.float64)
     calibration, band = [], np.zeros((len(y), 2))
     for level in LEVELS:
@@ -117,20 +75,7 @@ def score_regression(
 def score_classification(
     estimator: Any, X: np.ndarray, y: np.ndarray, labels: list[str], shares: np.ndarray
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Score the probabilities of a classifier on held-out rows.
-
-    Args:
-        estimator: fitted on codes 0 … C - 1, with ``predict_proba``.
-        X: data frame of n rows.
-        y: (n,) codes.
-        labels: names of the classes.
-        shares: (C,) share of each class in training, the prediction without inputs.
-
-    Returns:
-        Plain numbers: "accuracy", "nll", "brier", "ece", "accuracy_constant" and "nll_constant"; "auroc" for two
-        classes; "reliability", the bins of the top label; "roc", one curve a class against the rest, of the second
-        class alone if there are two. And the probabilities (n, C).
-    """
+    """Score the probabilities of a classifier on held-out rows."""
     probability = np.asarray(estimator.predict_proba(X), dtype=np.float64)
     curve = reliability_curve(probability, y)
     rows = zip(curve.lower, curve.upper, curve.count, curve.confidence, curve.accuracy)

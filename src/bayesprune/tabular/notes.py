@@ -15,25 +15,7 @@ _APART = 0.5  # chains whose inclusion probabilities differ by more disagree
 
 
 def data_notes(rows_in_file: int, target: Target, train: Any, encoder: FrameEncoder, copies: np.ndarray) -> list[str]:
-    """Say what was done to the data.
-
-    Args:
-        rows_in_file: before any was left out.
-        target: the response.
-        train: data frame of the training rows.
-        encoder: fitted on them.
-        copies: of all rows with a response, from `heldout.row_copies`.
-
-    Returns:
-        Sentences; none if the data were as they should be.
-
-    Example:
-        >>> import pandas
-        >>> target = Target("y", "regression", np.zeros(300), (), np.arange(300), "as asked")
-        >>> train = pandas.DataFrame({"a": range(240)})
-        >>> data_notes(310, target, train, FrameEncoder(()), np.arange(300))
-        ["10 rows without a value of 'y' left out."]
-    """
+    """Say what was done to the data."""
     notes = []
     without = rows_in_file - len(target.rows)
     if without:
@@ -65,15 +47,7 @@ def data_notes(rows_in_file: int, target: Target, train: Any, encoder: FrameEnco
 
 
 def chain_notes(inputs: dict[str, list[Any]]) -> list[str]:
-    """Say on which inputs the chains disagree.
-
-    Args:
-        inputs: from `describe.describe_inputs`.
-
-    Example:
-        >>> chain_notes({"name": ["a", "b"], "selected": [True, True], "chains": [[0.9, 0.9], [0.1, 0.8]]})
-        ["The chains disagree about 'a' (inclusion probabilities from 0.10 to 0.90): its probability is uncertain."]
-    """
+    """Say on which inputs the chains disagree."""
     notes = []
     for name, selected, *values in zip(inputs["name"], inputs["selected"], *inputs["chains"]):
         if values and max(values) - min(values) > _APART:
@@ -90,19 +64,7 @@ def chain_notes(inputs: dict[str, list[Any]]) -> list[str]:
 
 
 def nothing_selected(inputs: dict[str, list[Any]], rule: str) -> dict[str, str]:
-    """Say that nothing was selected, and what the model predicts then.
-
-    Args:
-        inputs: from `describe.describe_inputs`.
-        rule: the selection's rule in words.
-
-    Returns:
-        "kind", "constant", and the "sentence".
-
-    Example:
-        >>> nothing_selected({"name": ["a"], "probability": [0.1], "q_value": [0.9]}, "at a rate of 0.05")["sentence"][:44]
-        'No input is selected at a rate of 0.05: the '
-    """
+    """Say that nothing was selected, and what the model predicts then."""
     at = int(np.argmax(inputs["probability"]))
     return {
         "kind": "constant",

@@ -101,12 +101,7 @@ class Parameters(BaseEstimator):
             raise ValueError(f"hidden_layer_sizes={sizes!r} must be 'auto' or whole numbers of at least 1")
 
     def _units(self, names: Sequence[str], members: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Return the encoded columns of everything that is selected as a whole: the groups, then the other columns.
-
-        Args:
-            names: of the columns of X; none for an array.
-            members: the encoded columns of each column of X.
-        """
+        """Return the encoded columns of everything that is selected as a whole: the groups, then the other columns."""
         given = [[column_number("groups", one, names, len(members)) for one in group] for group in self.groups or ()]
         together = {column for group in given for column in group}
         if sum(map(len, given)) != len(together):

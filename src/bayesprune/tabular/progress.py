@@ -14,17 +14,7 @@ _EVERY = 10.0  # seconds between two lines
 
 @contextmanager
 def progress(steps: int, shown: bool = True, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Say on the standard error stream, at most every 10 s, how many of the steps inside the block are done.
-
-    Args:
-        steps: training steps that are planned; a few more or less do no harm.
-        shown: whether to say anything.
-        clock: seconds.
-
-    Example:
-        >>> with progress(100, shown=False):
-        ...     step_done()
-    """
+    """Say on the standard error stream, at most every 10 s, how many of the steps inside the block are done."""
     begin = told = clock()
     done = 0
 

@@ -29,39 +29,7 @@ def read_frame(
     keep: Collection[str] = (),
     strict: bool = True,
 ) -> Any:
-    """Read a data frame; the name's ending says how.
-
-    - ``.csv``, ``.tsv`` (also with ``.gz``): a header line, then rows, in UTF-8; the delimiter (comma, semicolon, tab or
-      bar) is taken from the header. A nameless first column that counts the rows, as pandas writes it, is left out.
-    - ``.parquet``, ``.pq``: decimals and times of day become numbers.
-    - ``.npz``: arrays ``X`` (n, p) and optionally ``y`` (n,) and ``names`` (p,); without names the columns are x1, x2,
-      … The response becomes the column "y".
-
-    Args:
-        path: the file.
-        only: names of the columns to read, those that exist; the default is all.
-        drop: names of columns to leave out.
-        text: names of columns that become categories even if all their cells are numbers (codes, for example).
-        keep: names of columns that are numbers even if they look like identifiers.
-        strict: refuse names in `drop`, `text` and `keep` that are not there.
-
-    Returns:
-        The data frame.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an unknown ending, a damaged file, a name that is empty or given twice, or `drop`, `text` or `keep`
-            names a column that is not there.
-        ImportError: pandas or pyarrow is missing.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     np.savez(Path(folder) / "a.npz", X=np.zeros((5, 2)), y=np.arange(5))
-        ...     frame = read_frame(Path(folder) / "a.npz")
-        >>> list(frame.columns), len(frame)
-        (['x1', 'x2', 'y'], 5)
-    """
+    """Read a data frame; the name's ending says how."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"data={str(path)!r}: no such file")
@@ -108,17 +76,7 @@ def read_frame(
 
 
 def absent(name: str, names: Collection[str], source: str) -> str:
-    """Say that a column is not there, and which name comes nearest.
-
-    Args:
-        name: what was asked for.
-        names: what is there.
-        source: the file.
-
-    Example:
-        >>> absent("prize", ["price", "size"], "a.csv")
-        "a.csv has no column 'prize'; did you mean 'price'? It has 2 columns: price, size"
-    """
+    """Say that a column is not there, and which name comes nearest."""
     near = difflib.get_close_matches(name, names, n=1) or [one for one in names if one.lower() == name.lower()][:1]
     guess = f"; did you mean {near[0]!r}? It" if near else "; it"
     listed = ", ".join(list(names)[:8]) + (", …" if len(names) > 8 else "")

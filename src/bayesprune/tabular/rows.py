@@ -16,14 +16,7 @@ _DENSE = 2 * 10**8  # a sparse table of at most this many entries (800 MB) is ma
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Column means and scales of a table, and of the response.
-
-    Args:
-        mean: (p,) float64.
-        scale: (p,) standard deviations, 1 for a column that does not vary.
-        y_mean: mean of the response, 0 for labels.
-        y_scale: its standard deviation, 1 for labels and for a response that does not vary.
-    """
+    """Column means and scales of a table, and of the response."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -71,26 +64,7 @@ class Standardiser:
 
 
 class Rows:
-    """Training rows of S data sets of one shape.
-
-    Rows are shuffled once. A minibatch is a window of consecutive rows at a random place, a view and no copy; the first
-    rows are repeated behind the last, so that every row is as likely as any other.
-
-    Args:
-        tables: S arrays (n, p), or scipy.sparse matrices.
-        responses: S arrays (n,), float for a regression, int64 class numbers otherwise.
-        standardisers: one a data set.
-        batch_size: rows of a minibatch; at most n is used.
-        generator: of the shuffle and the windows.
-        weights: S arrays (n,): a row of weight 2 counts as two; none weighs all alike.
-
-    Example:
-        >>> X, y = np.random.default_rng(0).standard_normal((6, 3)), np.arange(6.0)
-        >>> rows = Rows([X], [y], [Standardiser.of(X, y)], 4, torch.Generator().manual_seed(0))
-        >>> start = rows.window()
-        >>> rows.inputs(start).shape, rows.responses(start).shape
-        (torch.Size([1, 4, 3]), torch.Size([1, 4]))
-    """
+    """Training rows of S data sets of one shape."""
 
     def __init__(
         self,
@@ -154,10 +128,7 @@ class Rows:
         return torch.ones(len(self.y[0])) if self.weight is None else self.weight[which]
 
     def fold_weights(self, folds: int) -> Tensor:
-        """Return (F, n + B) weights: row i is held out of fold i mod F; folds interleave, so every window holds all.
-
-        One fold means that nothing is held out.
-        """
+        """Return (F, n + B) weights: row i is held out of fold i mod F; folds interleave, so every window holds all."""
         rows = torch.arange(self.count)
         weights = torch.ones(folds, self.count)
         if folds > 1:
@@ -183,14 +154,7 @@ class Rows:
         return small
 
     def narrowed(self, columns: Tensor) -> Rows:
-        """Return the same rows with columns of their own for each of C chains.
-
-        Args:
-            columns: (C, k), C a multiple of S; −1 is a column of zeros.
-
-        Returns:
-            Rows with inputs (C, B, k) and the responses of the S data sets.
-        """
+        """Return the same rows with columns of their own for each of C chains."""
         chains, width = columns.shape
         small = object.__new__(Rows)
         small.__dict__.update(self.__dict__)
@@ -208,23 +172,7 @@ class Rows:
 
 
 def principal_directions(x: Tensor, rank: int = 2, rows: int = 1000, sweeps: int = 6) -> tuple[Tensor, Tensor]:
-    """Return the leading eigenvectors and eigenvalues of the columns' second moments, by subspace iteration.
-
-    Args:
-        x: (S, n, k) standardised rows.
-        rank: q, how many directions.
-        rows: rows used.
-        sweeps: iterations.
-
-    Returns:
-        V (S, k, q) with orthonormal columns, and eigenvalues (S, q + 1), of which the last bounds what is left.
-
-    Example:
-        >>> factor = torch.randn(1, 500, 1, generator=torch.Generator().manual_seed(0))
-        >>> V, values = principal_directions(factor.expand(1, 500, 4) + 0.0, rank=1)
-        >>> bool((V.abs() - 0.5).abs().max() < 1e-4)
-        True
-    """
+    """Return the leading eigenvectors and eigenvalues of the columns' second moments, by subspace iteration."""
     x = x[:, :rows]
     sets, count, width = x.shape
     q = min(rank, width)

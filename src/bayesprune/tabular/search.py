@@ -20,23 +20,7 @@ _MEMORY = 5 * 10**8  # entries of the narrowed copies of all chains (2 GB)
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How candidates are found.
-
-    Args:
-        hidden: hidden widths of the search networks.
-        activation: of the search networks.
-        steps: steps in all.
-        candidates: inputs that each chain keeps.
-        feedback: "none" (DFP: what is pruned never returns) or "masked" (DPF: it may).
-        warmup: share of the steps without pruning.
-        pruned: share of the steps at which only the candidates are left.
-        chain: how the chains move; the temperature is low: p·width weights at T = 1 are mostly noise.
-        slab_precision: δ₁ of the first layer; the other layers have `chain.precision`. `chain.largest_decay` bounds
-            both decays.
-        spike_precision: δ₀; less where rows are few, see `decays`.
-        first_scale: factor on the first layer's initial weights.
-        every: steps between two EM and pruning steps.
-    """
+    """How candidates are found."""
 
     hidden: tuple[int, ...] = (64, 32)
     activation: str = "relu"
@@ -63,20 +47,7 @@ class SearchSettings:
 
 @dataclass
 class SearchResult:
-    """What a search found.
-
-    Args:
-        net: the chains, on their candidates only.
-        columns: (C, K) numbers of the candidates, −1 where a chain has fewer.
-        rows: the rows narrowed to the candidates.
-        steps: (t,) steps at which the path was recorded.
-        loss: (t, C) loss.
-        path: (t, C, p) Rao-Blackwell inclusion probabilities P(γ = 1 | w), float16.
-        soft_threshold: λ₁ that the prior implies.
-        hard_threshold: (t,) λ₂ that the ramp implied: the smallest mean squared weight of an input that was kept.
-        lr: step size used in the end; smaller than the settings' where a chain diverged.
-        slab: (C, K) whether the last E-step put the candidate on the slab.
-    """
+    """What a search found."""
 
     net: ChainMLP
     columns: Tensor
@@ -100,29 +71,7 @@ def search(
     expected: float,
     seed: int,
 ) -> SearchResult:
-    """Prune every chain from all inputs to its candidates while it learns.
-
-    A chain starts with first-layer weights next to zero, so that an input's weights show what the data put there. After
-    a warm-up, EM and the L2 rule (equation 10) run every few steps; a cubic ramp leaves `settings.candidates` inputs.
-    With forward pruning the rows are narrowed on the way, so that later steps cost what is left.
-
-    Args:
-        rows: of S data sets.
-        weights: (C, n + B) row weights, or None.
-        chains: C, a multiple of S.
-        outputs: outputs of the networks.
-        settings: how.
-        expected: number of inputs that the prior expects; the inclusion probability is this over p.
-        seed: of initial weights and noise.
-
-    Returns:
-        The candidates and the chains.
-
-    Raises:
-        RuntimeError: the chains diverge at a tenth of the step size too.
-
-    Reference: method, sections 5 and 6; arXiv 2210.12957, Algorithm 3 and equation 10.
-    """
+    """Prune every chain from all inputs to its candidates while it learns."""
     lr = settings.chain.lr
     for _ in range(4):
         tuned = replace(settings, chain=replace(settings.chain, lr=lr))
@@ -137,18 +86,8 @@ def search(
 
 
 def stage_sizes(p: int, candidates: int, chains: int, count: int) -> list[int]:
-    """Return how many inputs each stage leaves: a quarter of what there is (less where memory asks for it), down to
-    the candidates.
-
-    Args:
-        p: inputs.
-        candidates: inputs left by the last stage.
-        chains: chains, each with a narrowed copy of the rows.
-        count: rows.
-
-    Example:
-        >>> stage_sizes(1000, 32, 4, 10_000)
-        [250, 32]
+    """Return how many inputs each stage leaves: a quarter of what there is (less where memory asks for it), down to the
+    candidates.
     """
     largest = max(candidates, _MEMORY // max(1, chains * count))
     sizes = []
@@ -212,11 +151,7 @@ def _attempt(
 def _pruner(
     trainer: ChainTrainer, settings: SearchSettings, size: int | None, warmup: int, ramp_end: int, inclusion: float
 ) -> ForwardPruning | FeedbackPruning:
-    """Return the ramp's pruner, or (no size) the EM's.
-
-    On the ramp every input keeps the slab's decay: a group that is sent to the spike before the network has found its
-    input cannot grow past λ₁ any more.
-    """
+    """Return the ramp's pruner, or (no size) the EM's."""
     make = ForwardPruning if settings.feedback == "none" else FeedbackPruning
     width = trainer.rows.p
     spike, slab = settings.decays(trainer.num_data)

@@ -32,21 +32,7 @@ _PATHS = 50  # inputs whose path is kept
 
 @dataclass(frozen=True)
 class Selection:
-    """What is known about the inputs of one data set.
-
-    Args:
-        probability: (p,) inclusion probability of each column.
-        chain_probability: (C, p) the same by each chain's evidence alone.
-        p_value: (p,) of the hypothesis that y does not depend on the column given all others.
-        q_value: (p,) smallest false-discovery rate at which the column's cluster is found.
-        evidence: (p,) log Bayes factor, nats.
-        gain: (C, p) held-out nats that draws in the column's place lose.
-        clusters: the findings.
-        leading: the likeliest input of each.
-        prior: what the prior was, numbers by name.
-        history: paths over the search, arrays by name.
-        sets: the inputs that predict best, where they were asked for.
-    """
+    """What is known about the inputs of one data set."""
 
     probability: np.ndarray
     chain_probability: np.ndarray
@@ -110,23 +96,7 @@ def find_inputs(
     weights: Sequence[np.ndarray] = (),
     seed: int,
 ) -> list[Selection]:
-    """Find the inputs of S data sets of one shape.
-
-    Args:
-        tables: S tables (n, p).
-        responses: S responses (n,).
-        standardisers: one each.
-        outputs: outputs of the networks.
-        plan: sizes and settings.
-        groups: column numbers of every input.
-        expected: number of inputs that the prior expects; None estimates it (empirical Bayes).
-        fdr: rate at which clusters are found.
-        weights: (n,) of the rows of each data set; none weighs all alike.
-        seed: of everything random.
-
-    Returns:
-        One selection a data set.
-    """
+    """Find the inputs of S data sets of one shape."""
     generator = torch.Generator().manual_seed(seed)
     if np.issubdtype(responses[0].dtype, np.floating):
         # Gross outliers would set the scale of y, and with it the steps, for all other rows.

@@ -20,13 +20,7 @@ _OLDER = "estimator.json"  # of version 1, beside the arrays
 
 
 def write_estimator(folder: str | os.PathLike[str], about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write a described estimator; one that is already in the folder is replaced, other files there stay.
-
-    Args:
-        folder: where to; made if absent.
-        about: plain data.
-        arrays: by name.
-    """
+    """Write a described estimator; one that is already in the folder is replaced, other files there stay."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
     text = json.dumps({"format": _FORMAT, "version": 2, **about}, allow_nan=True)
     write_tensors(Path(folder) / FILE, tensors, _TENSORS, {"estimator": text})
@@ -41,18 +35,7 @@ def seal_of(folder: str | os.PathLike[str]) -> str | None:
 def read_estimator(
     folder: str | os.PathLike[str], *, limit: int = LIMIT
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read what `write_estimator` wrote.
-
-    Args:
-        folder: where it is.
-        limit: the most bytes that its file may have.
-
-    Returns:
-        The plain data and the arrays.
-
-    Raises:
-        ArtefactError: the file is damaged or of another format; where there is none, a FileNotFoundError too.
-    """
+    """Read what `write_estimator` wrote."""
     place = Path(folder) / FILE
     if not place.is_file():
         raise MissingArtefactError(folder, f"holds no {FILE}", mend="give the folder that save() wrote")

@@ -19,20 +19,7 @@ _MOST_CLASSES = 10  # up to as many distinct whole numbers are taken for classes
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """Responses with their meaning.
-
-    Args:
-        name: of the column.
-        task: "regression" or "classification".
-        values: (n,) numbers, or class codes 0 … C - 1.
-        classes: what the codes stand for, text or numbers in ascending order; empty for regression.
-        rows: (n,) rows of the table that have a response.
-        why: how the task was found, in words.
-
-    Example:
-        >>> Target("y", "regression", np.zeros(3), (), np.arange(3), "as asked").values.tolist()
-        [0.0, 0.0, 0.0]
-    """
+    """Responses with their meaning."""
 
     name: str
     task: str
@@ -50,30 +37,7 @@ class Target:
 
 
 def read_target(frame: Any, name: str, task: str = "auto", source: str = "the table") -> Target:
-    """Take the response out of a data frame.
-
-    Rows without a response are left out. With ``task="auto"``, text is classes; so are numbers with two distinct
-    values, or whole numbers with at most ten of which each stands in five rows; other numbers are a regression.
-
-    Args:
-        frame: with a column `name`.
-        name: of the response.
-        task: "auto", "regression" or "classification".
-        source: of the frame, for messages.
-
-    Returns:
-        The responses of the rows that have one.
-
-    Raises:
-        ValueError: there is no such column, or it is infinite, constant, text or dates for a regression, or has too few
-            rows in all or in a class; the message says which.
-
-    Example:
-        >>> import pandas
-        >>> target = read_target(pandas.DataFrame({"y": ["a", "b"] * 30}), "y")
-        >>> target.task, target.classes, target.values[:3].tolist()
-        ('classification', ('a', 'b'), [0, 1, 0])
-    """
+    """Take the response out of a data frame."""
     check_choice("task", task, TASKS)
     if name not in frame.columns:
         raise ValueError("target: " + absent(name, list(frame.columns), source))

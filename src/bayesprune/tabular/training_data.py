@@ -17,16 +17,7 @@ from bayesprune.tabular.rows import Standardiser
 
 @dataclass(frozen=True)
 class TrainingData:
-    """One data set.
-
-    Args:
-        table: (n, p) array or scipy.sparse matrix.
-        response: (n,) float64, or int64 class numbers.
-        weight: (n,) of the rows, or None.
-        encoder: of the columns of a data frame, or None.
-        names: of the columns of X, before they were encoded; none for an array.
-        members: the columns of the table that stand for each column of X.
-    """
+    """One data set."""
 
     table: Any
     response: np.ndarray
@@ -42,12 +33,7 @@ class TrainingData:
         return Standardiser.of(self.table, self.response if numeric else None, self.weight)
 
     def of_columns(self, values: np.ndarray, unused: float = 0.0) -> np.ndarray:
-        """Return what is known of each column of X from (…, p) values of the table's columns.
-
-        Args:
-            values: alike for all columns that stand for one.
-            unused: for a column that is not used.
-        """
+        """Return what is known of each column of X from (…, p) values of the table's columns."""
         first = np.array([places[0] if places else -1 for places in self.members])
         return np.where(first >= 0, np.asarray(values)[..., first], unused)
 
@@ -66,18 +52,7 @@ class TrainingData:
 
 
 def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numeric: bool) -> TrainingData:
-    """Check a data set as scikit-learn does; the columns of a data frame are encoded.
-
-    Args:
-        estimator: takes the number and names of the columns.
-        X: (n, p) array, scipy.sparse matrix or data frame.
-        y: (n,).
-        sample_weight: (n,) at least 0, or None.
-        numeric: whether the response is of numbers; labels are left as they are.
-
-    Raises:
-        ValueError: data that are not finite; the message names the column and the mend.
-    """
+    """Check a data set as scikit-learn does; the columns of a data frame are encoded."""
     encoder, names = None, []
     if is_frame(X):
         X = with_text_names(validate_data(estimator, X, skip_check_array=True))

@@ -23,19 +23,7 @@ _MOST_ROWS = 4000  # rows of a fold that an input is weighed on
 
 @dataclass(frozen=True)
 class WeighingSettings:
-    """How candidates are weighed.
-
-    Args:
-        settle_steps: steps on all candidates.
-        rounds: times that candidates without use are dropped and the networks trained on.
-        liberal: nats that an input must bring on the inner rows to stay in the last round; 0 in the first.
-        round_steps: steps after each drop.
-        final_steps: steps on all rows but the outer ones.
-        states: states at the end over which predictions are averaged.
-        draws: draws of an input given all others.
-        batch_size: rows a step at most.
-        chain: how the networks move.
-    """
+    """How candidates are weighed."""
 
     settle_steps: int = 250
     rounds: int = 2
@@ -52,15 +40,7 @@ class WeighingSettings:
 
 @dataclass
 class FoldNetworks:
-    """Trained networks, a chain each, on their columns.
-
-    Args:
-        net: states after states of C chains, (states·C) chains.
-        chains: C.
-        columns: (C, K) column numbers, −1 where a chain has fewer.
-        rows: all rows narrowed to them.
-        outer: rows of every chain that it has not seen.
-    """
+    """Trained networks, a chain each, on their columns."""
 
     net: ChainMLP
     chains: int
@@ -72,17 +52,7 @@ class FoldNetworks:
 def train_fold_networks(
     net: ChainMLP, columns: Tensor, rows: Rows, folds: Folds, owner: np.ndarray, settings: WeighingSettings, seed: int
 ) -> FoldNetworks:
-    """Train the chains on the candidates, dropping what brings nothing on their inner rows.
-
-    Args:
-        net: the chains, on their candidates.
-        columns: (C, K) candidates.
-        rows: all columns of S data sets.
-        folds: which rows each chain learns from.
-        owner: (p,) the input of every column.
-        settings: how.
-        seed: of the noise.
-    """
+    """Train the chains on the candidates, dropping what brings nothing on their inner rows."""
     chains = net.chains
     narrow = rows.narrowed(columns).in_batches(settings.batch_size)
     inner = [folds.inner(chain) for chain in range(chains)]
@@ -124,14 +94,7 @@ def _useful(columns: Tensor, gains: list[dict[int, float]], owner: np.ndarray, l
 
 @dataclass(frozen=True)
 class Weight:
-    """What an input (or a cluster) says about y, chain by chain.
-
-    Args:
-        network: (C, 2) Σ r·h and Σ (r·h)², h what the network makes of the input beyond what all others say of it.
-        linear: (C, 2) the same with the input's own residual in place of h.
-        each: (k, 2) the linear sums of every column by itself, over the chains.
-        gain: (C,) held-out log-likelihood with the input less that with draws in its place, nats.
-    """
+    """What an input (or a cluster) says about y, chain by chain."""
 
     network: np.ndarray
     linear: np.ndarray
@@ -146,20 +109,7 @@ class Weight:
 
 
 class Weigher:
-    """Weighs inputs of one data set on the outer rows of its chains.
-
-    What a regression's networks leave is explained as far as it goes by a ridge regression on all columns: m, the
-    expectation of y given the others, is that of the networks and of the ridge together.
-
-    Args:
-        networks: of all data sets.
-        models: of the columns given all others.
-        first: the data set's first chain.
-        count: its chains.
-        y: its responses, standardised or class numbers, in the order of the rows.
-        seed: of the draws.
-        draws: B.
-    """
+    """Weighs inputs of one data set on the outer rows of its chains."""
 
     def __init__(
         self,

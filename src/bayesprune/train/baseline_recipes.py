@@ -27,13 +27,7 @@ def sparse_baseline(base: RunConfig, method: str, target: float) -> RunConfig:
 
 
 def sampling_baseline(base: RunConfig, name: str, rank1_lr: float = 0.1) -> RunConfig:
-    """Return an SGD run's configuration as one of the sampling or ensembling baselines at its published setting.
-
-    cSGLD and cSGHMC: 4 cycles, lr 0.5, momentum 0.1, noise in the last tenth of each cycle, 3 samples there, T = 1/N (set
-    temperature=0.005 or 1 for the others). Rank-1: 4 members, L2 1e-4·‖w‖² (weight_decay 2e-4), KL annealed over 80 %, lr
-    0.1 at batch 128, ×0.2 at 40, 80, 90 %; published with 250 epochs, here the base's. SWAG: rank 20, half the lr from 75 %
-    on, 30 draws. Ensemble: 4 members of the base's epochs each.
-    """
+    """Return an SGD run's configuration as one of the sampling or ensembling baselines at its published setting."""
     epochs, baseline = base.schedule.epochs, BaselineConfig()
     if name in ("csgld", "csghmc"):
         return replace(
@@ -62,14 +56,7 @@ def sampling_baseline(base: RunConfig, name: str, rank1_lr: float = 0.1) -> RunC
 
 
 def add_baselines(place: str, described: str, base: Maker, target: float) -> None:
-    """Add the recipes of the sparse-training baselines at a place.
-
-    Args:
-        place: Data set and network, as in the recipes' names.
-        described: The same in words.
-        base: The SGD setting.
-        target: Share of the prunable weights at zero.
-    """
+    """Add the recipes of the sparse-training baselines at a place."""
     for row in SPARSE:
 
         def make(method: str = row.name) -> RunConfig:
@@ -80,14 +67,7 @@ def add_baselines(place: str, described: str, base: Maker, target: float) -> Non
 
 
 def add_ensembles(place: str, described: str, base: Maker, rank1_lr: float = 0.1) -> None:
-    """Add the recipes of the sampling and ensembling baselines at a place.
-
-    Args:
-        place: Data set and network, as in the recipes' names.
-        described: The same in words.
-        base: The SGD setting.
-        rank1_lr: Step size of the rank-1 BNN.
-    """
+    """Add the recipes of the sampling and ensembling baselines at a place."""
     for name, spelled in ENSEMBLING.items():
 
         def make(name: str = name) -> RunConfig:

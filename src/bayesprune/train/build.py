@@ -25,16 +25,7 @@ AnyData = vision.ArrayDataset | vision.ImageDataset | Splits
 
 
 def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return the data set of a run, with its validation images held out.
-
-    Args:
-        config: The run.
-        data_dir: Where the data set lies; not needed for the digits. The environment's BAYESPRUNE_DATA is the default.
-
-    Raises:
-        ValueError: The data set needs a folder and none was given.
-        FileNotFoundError: The folder does not hold it; the message says what was expected where.
-    """
+    """Return the data set of a run, with its validation images held out."""
     wanted = config.data
     data: Dataset
     if wanted.dataset == "own":
@@ -127,11 +118,7 @@ def build_network(config: RunConfig, data: AnyData) -> nn.Module:
 
 
 def own_network(model: nn.Module | Callable[[], nn.Module], seed: int, anew: bool = False) -> nn.Module:
-    """Return the user's network, built from a seed where `model` is a function; torch's global generator is left as it was.
-
-    Raises:
-        ValueError: `anew`, and `model` is a network and not a function.
-    """
+    """Return the user's network, built from a seed where `model` is a function; torch's global generator is left as it was."""
     if isinstance(model, nn.Module):
         if anew:
             raise ValueError(
@@ -144,11 +131,7 @@ def own_network(model: nn.Module | Callable[[], nn.Module], seed: int, anew: boo
 
 
 def channels_last_is_safe(model: nn.Module, device: torch.device) -> bool:
-    """Return whether torch trains this network correctly in channels_last.
-
-    On a CPU, oneDNN's backward pass of a strided 1×1 convolution writes past its buffer for some channel counts below 8 (seen
-    with torch 2.13: the process dies of a corrupted heap).
-    """
+    """Return whether torch trains this network correctly in channels_last."""
     return device.type != "cpu" or not any(
         isinstance(module, nn.Conv2d)
         and max(module.kernel_size) == 1

@@ -9,11 +9,7 @@ _EPOCHS = {"94": 14, "95": 18, "96": 40}
 
 
 def cifar10_sgd(size: str) -> RunConfig:
-    """Return Nesterov SGD on a whitened network, with eight late snapshots.
-
-    Args:
-        size: "94", "95" or "96", the accuracy that the network is made for.
-    """
+    """Return Nesterov SGD on a whitened network, with eight late snapshots."""
     epochs = _EPOCHS[size]
     return RunConfig(
         data=DataConfig(

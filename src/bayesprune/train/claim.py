@@ -15,12 +15,7 @@ from bayesprune.train.settings import as_dict, read_config
 
 
 def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
-    """Refuse a folder that is not free, or that holds another run.
-
-    Raises:
-        FileExistsError: `out` is a file, holds something else, or holds a run and `resume` is False.
-        ValueError: The folder's run has another configuration.
-    """
+    """Refuse a folder that is not free, or that holds another run."""
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out={str(out)!r} is a file; name a folder.")
     if (out / names.CONFIG).exists():
@@ -43,11 +38,7 @@ def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
 
 
 def check_place(out: Path, state: Mapping[str, Any], place: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint elsewhere than it was written: other threads, or another device, other bits.
-
-    Raises:
-        ValueError: Names what differs, and how to have it the same.
-    """
+    """Refuse to go on from a checkpoint elsewhere than it was written: other threads, or another device, other bits."""
     for key, here in place.items():
         held = state.get(key, here)
         if held != here:

@@ -17,16 +17,7 @@ from bayesprune.train.registry import method
 
 
 class Collection:
-    """The steps after which a run takes a sample: the clock's, once the sparsity is final, where the method collects at all.
-
-    Args:
-        config: The run.
-        clock: The cycle clock.
-        collects: Whether the method takes samples while it trains.
-
-    Raises:
-        ValueError: Samples are asked for, and none could be taken.
-    """
+    """The steps after which a run takes a sample: the clock's, once the sparsity is final, where the method collects at all."""
 
     def __init__(self, config: RunConfig, clock: CycleClock, collects: bool) -> None:
         self.clock, self.collects = clock, collects

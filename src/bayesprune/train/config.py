@@ -91,9 +91,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long, in which cycles, and when samples are taken. What is in epochs here may be a share of the run ("10%"), which
-    follows `epochs`; what is a share elsewhere may be in epochs ("6ep").
-    """
+    """How long, in which cycles, and when samples are taken."""
 
     epochs: int = 10
     """Passes over the training images."""

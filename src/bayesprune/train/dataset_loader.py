@@ -16,32 +16,7 @@ from bayesprune.vision.position import PositionedLoader, part_of
 
 
 class DatasetLoader(PositionedLoader):
-    """Iterate over batches of a map-style data set, bit for bit the same after a stop.
-
-    The order of an epoch is a function of (seed, epoch). Random numbers that the data set draws while it makes a batch (from
-    torch, NumPy or Python's random) are functions of (seed, epoch, batch), so that the batches are the same for any number
-    of workers, and those after `load_state_dict` are those that would have come.
-
-    Args:
-        dataset: Has `__len__` and `__getitem__` (or `__getitems__`).
-        batch_size: Examples in a batch, over all processes that share it.
-        shuffle: Draw a new order every epoch.
-        drop_last: Leave out the last batch of an epoch when it is not full.
-        seed: Seed of the orders and of what the data set draws.
-        device: Where batches go.
-        channels_last: Lay 4-dimensional tensors out in channels-last order.
-        workers: Processes that make batches; 0 makes them in this one.
-        collate: Examples → batch; torch's default.
-        share: (rank, processes): which part of every batch this process takes.
-
-    Raises:
-        ValueError: A batch size below one or above the number of examples with `drop_last`.
-
-    Example:
-        >>> data = TensorDataset(torch.arange(5.0), torch.arange(5))
-        >>> [x.tolist() for x, _ in DatasetLoader(data, batch_size=2)]
-        [[0.0, 1.0], [2.0, 3.0], [4.0]]
-    """
+    """Iterate over batches of a map-style data set, bit for bit the same after a stop."""
 
     exact = True
     """Whether a stopped run goes on bit for bit."""
@@ -130,22 +105,7 @@ class _Workers:
 
 
 class StreamLoader:
-    """Iterate over a loader as it is, in epochs of so many batches; exact on resuming only where it has a state of its own.
-
-    Args:
-        batches: Any iterable of batches that can be read again: a DataLoader, a webdataset.
-        steps: Batches in an epoch; None: its length.
-        device: Where batches go.
-        channels_last: Lay 4-dimensional tensors out in channels-last order.
-
-    Raises:
-        ValueError: No length, and no `steps`.
-
-    Example:
-        >>> loader = StreamLoader([torch.zeros(2), torch.ones(2)], steps=3)
-        >>> [batch[0].item() for batch in loader], loader.epoch, loader.exact
-        ([0.0, 1.0, 0.0], 1, False)
-    """
+    """Iterate over a loader as it is, in epochs of so many batches; exact on resuming only where it has a state of its own."""
 
     def __init__(
         self,
@@ -258,11 +218,7 @@ def _cut(batch: Any, count: int) -> Any:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let torch's, NumPy's and Python's generators start from a seed; they stand where they stood afterwards.
-
-    Args:
-        seed: Below 2³².
-    """
+    """Let torch's, NumPy's and Python's generators start from a seed; they stand where they stood afterwards."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         torch.manual_seed(seed)

@@ -57,9 +57,7 @@ def fabric(device: str, precision: str) -> Any:
 
 @contextmanager
 def interruptible() -> Iterator[Any]:
-    """Turn the first SIGINT or SIGTERM into a flag that the loop reads between two steps; a second SIGINT ends at
-    once.
-    """
+    """Turn the first SIGINT or SIGTERM into a flag that the loop reads between two steps; a second SIGINT ends at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -84,16 +82,7 @@ def interruptible() -> Iterator[Any]:
 
 
 class Watched:
-    """Batches that can be read again and again, with a call before each.
-
-    Args:
-        batches: The batches.
-        before: Called before each; what it raises ends the reading.
-
-    Example:
-        >>> list(Watched([1, 2], lambda: None))
-        [1, 2]
-    """
+    """Batches that can be read again and again, with a call before each."""
 
     def __init__(self, batches: Iterable[Any], before: Callable[[], None]) -> None:
         self.batches, self.before = batches, before

@@ -35,11 +35,7 @@ RESULT, TRACES, MODEL, SAMPLES, CHECKPOINT = (
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Read a JSON file of a run folder; a finished run's are held against its manifest.
-
-    Raises:
-        ArtefactError: The file is missing, damaged or of another kind; the message says what it was for.
-    """
+    """Read a JSON file of a run folder; a finished run's are held against its manifest."""
     if not path.exists() and not (path.parent / MANIFEST).exists():
         raise MissingArtefactError(path, "is missing", "a run folder", "its run never started, or it is no run folder")
     check_manifest(path.parent, [path.name])
@@ -59,11 +55,7 @@ def sign(folder: Path) -> None:
 
 
 def load_model_(model: nn.Module, run: Path) -> nn.Module:
-    """Give a network the weights of a finished run, all of them or none; returns it in evaluation mode.
-
-    Raises:
-        ArtefactError: The file is damaged, or is not of this network.
-    """
+    """Give a network the weights of a finished run, all of them or none; returns it in evaluation mode."""
     check_manifest(run, [MODEL])
     return load_into(model, read_tensors(run / MODEL, [PLAIN], older=[None]).tensors, run / MODEL).eval()
 

@@ -31,11 +31,7 @@ _DATA_KEYS: dict[str, set[str]] = {
 
 
 def refuse_idle(config: RunConfig, key: str) -> None:
-    """Raise ValueError if setting `key` changes nothing under the configuration's method or data set.
-
-    Example:
-        >>> refuse_idle(RunConfig(), "lr")
-    """
+    """Raise ValueError if setting `key` changes nothing under the configuration's method or data set."""
     section, name = locate(key, config.sampler.method)
     dataset = config.data.dataset
     if dataset not in _DATA_KEYS.get(name, {dataset}):

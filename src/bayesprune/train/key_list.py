@@ -16,17 +16,7 @@ from bayesprune.train.settings import get, section_types
 
 
 def key_list(pattern: str = "*", config: RunConfig | None = None) -> str:
-    """Return keys by section, each with its value and meaning.
-
-    Args:
-        pattern: Only keys it matches, with * and ?; a plain word matches anywhere in key or meaning.
-        config: With it, its values stand instead of the defaults, and keys that change nothing under it are left out.
-
-    Example:
-        >>> print(key_list("lr_floo*"))
-        schedule
-          lr_floor=0.0  Share of the peak at which a cycle ends.
-    """
+    """Return keys by section, each with its value and meaning."""
     values = config or RunConfig()
     lines: list[str] = []
     for section, kind in section_types(values.sampler.method).items():
@@ -45,13 +35,7 @@ def key_list(pattern: str = "*", config: RunConfig | None = None) -> str:
 
 
 def meanings(kind: Any) -> dict[str, str]:
-    """Return the text under each field of a dataclass; none where its source cannot be read.
-
-    Example:
-        >>> from bayesprune.train.config import ScheduleConfig
-        >>> meanings(ScheduleConfig)["cycles"]
-        'Cosine cycles.'
-    """
+    """Return the text under each field of a dataclass; none where its source cannot be read."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     except (OSError, TypeError, SyntaxError):

@@ -11,16 +11,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse freed blocks instead of unmapping them; returns whether it could be told.
-
-    Training allocates the same activations every step. Measured on ResNet-20, batch 64, 2 cores: 24,000 page faults a
-    step become 300, and a step takes 0.81 of the time. What a process of many runs frees between them stays with it too:
-    call it in a process of your own, never in one that hosts other work.
-
-    Example:
-        >>> keep_freed_memory() in (True, False)
-        True
-    """
+    """Tell glibc to reuse freed blocks instead of unmapping them; returns whether it could be told."""
     if sys.platform != "linux":
         return False
     try:

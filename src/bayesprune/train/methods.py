@@ -135,19 +135,7 @@ def sparse(
     whole_run: bool = False,
     seeded: bool = True,
 ) -> Callable[..., Any]:
-    """Return the `pruner` of a row, built from a sparse-training class.
-
-    Args:
-        kind: Called with (model, optimizer, target_sparsity=, exclude=, every=, end_step=), with start_step=, distribution= and
-            drop_fraction= where `keys` names prune_from, distribution and drop_fraction, and with seed=.
-        keys: The row's keys.
-        every: Steps between two renewals of the masks where the key `every` is not set; None: those of an epoch.
-        whole_run: The masks move until the end of the run, not until `prune_until`.
-        seeded: Whether it takes a seed.
-
-    Returns:
-        What `Method.pruner` is to be.
-    """
+    """Return the `pruner` of a row, built from a sparse-training class."""
 
     def build(config: RunConfig, model: nn.Module, optimizer: Any, total_steps: int, example: torch.Tensor) -> Any:
         pruning = config.pruning

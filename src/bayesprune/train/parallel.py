@@ -21,12 +21,7 @@ _AGREE_EVERY = 20  # steps; on a GPU, agreeing waits for the device
 
 
 def launched() -> tuple[int, int, int]:
-    """Return rank, processes and processes on this machine, as torchrun set them; (0, 1, 1) without it.
-
-    Example:
-        >>> launched()
-        (0, 1, 1)
-    """
+    """Return rank, processes and processes on this machine, as torchrun set them; (0, 1, 1) without it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 0, 1, 1
     rank, processes, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
@@ -34,27 +29,7 @@ def launched() -> tuple[int, int, int]:
 
 
 class Ranks:
-    r"""What the processes of a run must agree on.
-
-    Every process takes its part of each batch and all hold the same weights: gradients are averaged, and the sampler's
-    noise comes from a counter and the run's seed, so that each draws the same. One step is then the single process's
-
-        w ← F(w, mean of the gradients over the whole batch, ε(seed, step))
-
-    but for the order of sums, and for BatchNorm, which normalises each process's part by itself (as it always does in
-    data-parallel training); its running statistics are averaged after every step.
-
-    A process that dies or hangs ends the job: after the first step the others wait `timeout` seconds for it and no longer,
-    also while the first evaluates alone, when it must be seen to live.
-
-    Args:
-        device: Where this process computes.
-        batch_size: Images in a batch, over all processes.
-        timeout: Seconds.
-
-    Raises:
-        ValueError: A batch size that the number of processes does not divide.
-    """
+    """What the processes of a run must agree on."""
 
     def __init__(self, device: torch.device, batch_size: int, timeout: float = 20.0) -> None:
         self.rank, self.processes, _ = launched()
@@ -127,11 +102,7 @@ class Ranks:
 
     @torch.no_grad()
     def check_same(self) -> None:
-        """Refuse to go on with weights that differ between the processes.
-
-        Raises:
-            RuntimeError: They differ.
-        """
+        """Refuse to go on with weights that differ between the processes."""
         if self.processes == 1 or self._model is None:
             return
         sums = torch.stack([p.detach().double().sum() for p in self._model.parameters()])

@@ -24,28 +24,7 @@ def keep_predictions(
     device: str = "cpu",
     other: Tensor | None = None,
 ) -> Path:
-    """Write what a run's average says of every test input, and the images that it doubts most, to the run's folder.
-
-    Args:
-        run: Run folder of a finished run.
-        data_dir: Folder of the data set, where it needs one.
-        device: Where to compute.
-        other: (m, channels, height, width) images of another kind, stored as the run's own are; their entropies are kept too.
-
-    Returns:
-        The file, predictions.safetensors: total, epistemic, classes and labels of the n inputs; shown, images, other_total.
-
-    Raises:
-        ValueError: The folder holds no finished run, or its test inputs have no labels.
-
-    Example:
-        >>> import tempfile
-        >>> from bayesprune.train import recipe, train
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = train(recipe("digits-sgd", ["train_size=64", "epochs=1", "width=4"]), folder, quiet=True)
-        ...     keep_predictions(folder).name
-        'predictions.safetensors'
-    """
+    """Write what a run's average says of every test input, and the images that it doubts most, to the run's folder."""
     model, samples, data, _ = load_trained(run, data_dir)
     members = samples if len(samples) else None
     found = predict(model, members, data.loader("test", batch_size=256, shuffle=False, device=device), device=device)

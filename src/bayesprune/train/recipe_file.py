@@ -29,22 +29,7 @@ class Chosen:
 
 
 def choose(what: str, settings: Iterable[str] = (), config_file: str | os.PathLike[str] | None = None) -> Chosen:
-    """Return what a recipe's name or a file stands for, with keys overridden; keys that change nothing are refused.
-
-    Args:
-        what: A recipe's name; a TOML file; or a Python file that registers recipes with `@recipe` and methods with
-            `register_method`, FILE.py:NAME where there are several. A Python file's `model`, `data` and `task`, where it
-            defines them, are what `train` is given under these names.
-        settings: "key=value" strings, which go before those of a file.
-        config_file: A TOML file of settings upon the recipe.
-
-    Raises:
-        ValueError: A file that is not there or holds no recipe, an unknown recipe or key, or a key that changes nothing.
-
-    Example:
-        >>> choose("digits-sgd", ["epochs=3"]).config.schedule.epochs
-        3
-    """
+    """Return what a recipe's name or a file stands for, with keys overridden; keys that change nothing are refused."""
     path, _, name = what.partition(".py:")
     own: dict[str, Any] = {}
     given: dict[str, Any] = {}
@@ -67,15 +52,7 @@ def choose(what: str, settings: Iterable[str] = (), config_file: str | os.PathLi
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the keys of a TOML file and their values: at the top, or in the tables of their sections.
-
-    Args:
-        path: The file; `recipe = "NAME"` at its top says what it starts from.
-
-    Raises:
-        ValueError: The file is missing or is no TOML.
-        ImportError: Python 3.10 without tomli.
-    """
+    """Return the keys of a TOML file and their values: at the top, or in the tables of their sections."""
     try:
         import tomllib as reader
     except ImportError:

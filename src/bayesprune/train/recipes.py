@@ -27,13 +27,7 @@ def _known() -> dict[str, Maker]:
 
 
 def register_recipe(name: str, make: Maker, text: str | None = None) -> None:
-    """Add a recipe under a name; `@recipe` does it for one function.
-
-    Args:
-        name: The name, which `bayesprune train NAME` then takes.
-        make: Returns the configuration.
-        text: One line that describes it; None: the first of the function's docstring.
-    """
+    """Add a recipe under a name; `@recipe` does it for one function."""
     if text is not None:
         make.__doc__ = text
     _RECIPES[name] = make

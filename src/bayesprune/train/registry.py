@@ -99,11 +99,7 @@ def methods() -> dict[str, Method]:
 
 
 def method(name: str) -> Method:
-    """Return a method's row.
-
-    Raises:
-        ValueError: No such method; the message names the nearest.
-    """
+    """Return a method's row."""
     if name not in _known():
         raise ValueError(
             f"method={name!r}: {nearest(name, _METHODS)} A method of your own is known once the file that registers it "
@@ -113,10 +109,5 @@ def method(name: str) -> Method:
 
 
 def sparse_baselines() -> tuple[str, ...]:
-    """Return the sparse-training baselines: those whose authors' dense layers are known (`dense_layers=published`).
-
-    Example:
-        >>> "rigl" in sparse_baselines(), "emmcmc" in sparse_baselines()
-        (True, False)
-    """
+    """Return the sparse-training baselines: those whose authors' dense layers are known (`dense_layers=published`)."""
     return tuple(name for name, row in _known().items() if "dense_layers" in row.keys)

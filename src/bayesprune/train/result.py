@@ -38,10 +38,7 @@ class Trained:
 
 
 def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate a trained run on the test examples and return the content of result.json.
-
-    The single model is the last iterate; the average is over all samples (the last iterate alone where there are none).
-    """
+    """Evaluate a trained run on the test examples and return the content of result.json."""
     config, store = trained.config, trained.samples
     task = trained.task
     single = task.evaluate(trained.model, None, trained.test)

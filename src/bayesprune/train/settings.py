@@ -28,12 +28,7 @@ _hints = functools.cache(typing.get_type_hints)
 
 
 def keys(method_name: str | None = None) -> dict[str, str]:
-    """Return every settable key and the section that holds it ("" for `seed`), with a method's own ones where one is named.
-
-    Example:
-        >>> keys()["lr"]
-        'sampler'
-    """
+    """Return every settable key and the section that holds it ("" for `seed`), with a method's own ones where one is named."""
     found = {"seed": ""}
     for section, kind in section_types(method_name).items():
         for item in fields(kind):
@@ -98,12 +93,7 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
 
 
 def as_dict(config: RunConfig) -> dict[str, Any]:
-    """Return the configuration as nested dicts, ready for JSON.
-
-    Example:
-        >>> from_dict(as_dict(RunConfig(seed=3))) == RunConfig(seed=3)
-        True
-    """
+    """Return the configuration as nested dicts, ready for JSON."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     if plain["options"] is None:
         del plain["options"]
@@ -111,15 +101,7 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration that `as_dict` wrote, in this version or in the first, whose 0 for "not set" becomes None.
-
-    Raises:
-        ValueError: A key, or a version of the format, that this version does not know.
-
-    Example:
-        >>> from_dict({"network": {"width": 0}}).network.width is None
-        True
-    """
+    """Return the configuration that `as_dict` wrote, in this version or in the first, whose 0 for "not set" becomes None."""
     version = values.get("version", 1)
     if version not in (1, VERSION):
         raise ValueError(f"version={version!r} of the configuration is not known; read it with a newer bayesprune.")
@@ -136,11 +118,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 
 def read_config(run: Path) -> RunConfig:
-    """Return the configuration in a run folder.
-
-    Raises:
-        ArtefactError: There is none, it is damaged, or a newer version wrote it.
-    """
+    """Return the configuration in a run folder."""
     from bayesprune.train.folder import CONFIG, read_json  # needs torch, which recipes are listed without
 
     path = run / CONFIG

@@ -333,19 +333,7 @@ def register_task(name: str, make: Callable[..., Task]) -> None:
 
 
 def build_task(task: str | Task, label_smoothing: float = 0.0) -> Task:
-    """Return a task by its name, with the run's label smoothing where it has such.
-
-    Args:
-        task: "classification", "regression", "tokens", a registered name, or the task itself.
-        label_smoothing: The run's key.
-
-    Raises:
-        ValueError: An unknown name, or label smoothing that the task does not take from the run.
-
-    Example:
-        >>> build_task("classification", label_smoothing=0.1)
-        Classification(label_smoothing=0.1)
-    """
+    """Return a task by its name, with the run's label smoothing where it has such."""
     if isinstance(task, str) and task not in _TASKS:
         raise ValueError(f"task={task!r}: {nearest(task, _TASKS)}")
     if not label_smoothing:

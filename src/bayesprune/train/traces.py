@@ -13,21 +13,7 @@ from bayesprune.train.folder import TRACES
 
 
 class ChannelTraces:
-    """Record all weights that write, or read, chosen channels of one convolution, every few steps.
-
-    The convolution is the middle one of the network; its channels are spread evenly.
-
-    Args:
-        model: The network.
-        channels: How many output channels and how many input channels; 0 records nothing.
-        every: Steps between two points.
-
-    Example:
-        >>> traces = ChannelTraces(nn.Sequential(nn.Conv2d(2, 4, 3)), channels=1, every=1)
-        >>> traces.record(0, lr=0.1)
-        >>> sorted(traces.tensors())
-        ['input:0.weight:0', 'lr', 'output:0.weight:0', 'steps']
-    """
+    """Record all weights that write, or read, chosen channels of one convolution, every few steps."""
 
     def __init__(self, model: nn.Module, channels: int, every: int) -> None:
         self.every = max(1, every)

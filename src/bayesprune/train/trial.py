@@ -19,17 +19,7 @@ _STEPS = 4  # in an epoch
 
 
 def trial_config(config: RunConfig) -> RunConfig:
-    """Return a configuration of two epochs, with samples, pruning, evaluations and a checkpoint after every step.
-
-    Args:
-        config: The run that is tried.
-
-    Example:
-        >>> from bayesprune.train.recipes import recipe
-        >>> small = trial_config(recipe("digits-emmcmc"))
-        >>> small.schedule.epochs, small.schedule.samples_per_cycle, small.pruning.every
-        (2, 1, 1)
-    """
+    """Return a configuration of two epochs, with samples, pruning, evaluations and a checkpoint after every step."""
     data, schedule = config.data, config.schedule
     every = 1 if "every" in method(config.sampler.method).keys else config.pruning.every
     return replace(
@@ -49,12 +39,7 @@ def trial_config(config: RunConfig) -> RunConfig:
 
 
 def trial_data(data: Any, batch_size: int) -> Any:
-    """Return data with training examples for a few steps, and a few examples to test and validate on.
-
-    Args:
-        data: The data set of the run.
-        batch_size: Examples in a batch.
-    """
+    """Return data with training examples for a few steps, and a few examples to test and validate on."""
     if isinstance(data, Splits):
         return replace(
             data, train=_first(data.train, batch_size * _STEPS, _STEPS), test=_first(data.test, _EXAMPLES, 2),

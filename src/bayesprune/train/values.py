@@ -13,24 +13,14 @@ Span = float | str
 
 
 def in_epochs(value: Span, epochs: int) -> float:
-    """Return a span whose own unit is the epoch, in epochs.
-
-    Example:
-        >>> in_epochs(1.5, epochs=20), in_epochs("10%", epochs=20), in_epochs("3ep", epochs=20)
-        (1.5, 2.0, 3.0)
-    """
+    """Return a span whose own unit is the epoch, in epochs."""
     if not isinstance(value, str):
         return value
     return float(value[:-2]) if value.endswith("ep") else float(value[:-1]) * epochs / 100
 
 
 def in_shares(value: Span, epochs: int) -> float:
-    """Return a span whose own unit is the run, as a share of it.
-
-    Example:
-        >>> in_shares(0.5, epochs=20), in_shares("10%", epochs=20), in_shares("3ep", epochs=20)
-        (0.5, 0.1, 0.15)
-    """
+    """Return a span whose own unit is the run, as a share of it."""
     return in_epochs(value, epochs) / epochs if isinstance(value, str) else value
 
 

@@ -83,19 +83,7 @@ class RandomResizedCrop:
 
 
 def uniforms(count: int, *keys: int) -> np.ndarray:
-    """Return `count` numbers of U[0, 1) that depend on the keys alone, on every machine and in every process.
-
-    Args:
-        count: How many.
-        keys: Up to four whole numbers of at least 0, such as seed, epoch and index.
-
-    Example:
-        >>> bool((uniforms(3, 7, 0, 5) == uniforms(3, 7, 0, 5)).all()), uniforms(2, 7, 0, 5).tolist()[0] < 1
-        (True, True)
-
-    Reference:
-        Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011): Philox.
-    """
+    """Return `count` numbers of U[0, 1) that depend on the keys alone, on every machine and in every process."""
     words = [*keys, 0, 0, 0, 0]
     philox = np.random.Philox(key=[words[0], words[3]], counter=[0, words[1], words[2], 0])
     return (philox.random_raw(count) >> np.uint64(11)) * 2.0**-53
@@ -110,13 +98,7 @@ def crop_image(image: Any, box: Box, size: int) -> np.ndarray:
 
 
 def middle(image: Any, size: int, resize: int) -> np.ndarray:
-    """Scale the shorter side of a Pillow image to `resize`, and cut out the middle: uint8 pixels (size, size, 3).
-
-    Example:
-        >>> from PIL import Image
-        >>> middle(Image.new("RGB", (40, 20)), size=7, resize=8).shape
-        (7, 7, 3)
-    """
+    """Scale the shorter side of a Pillow image to `resize`, and cut out the middle: uint8 pixels (size, size, 3)."""
     short = min(image.size)
     width, height = (resize if side == short else int(resize * side / short) for side in image.size)
     if (width, height) != image.size:

@@ -74,13 +74,7 @@ class VGG(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """BatchNorm, ReLU, 1 x 1 convolution, BatchNorm, ReLU, 3 x 3 convolution, appended to the input.
-
-    Args:
-        in_channels: Channels of the input.
-        growth: Channels that are appended.
-        bottleneck: The 1 x 1 convolution has this many times `growth` channels.
-    """
+    """BatchNorm, ReLU, 1 x 1 convolution, BatchNorm, ReLU, 3 x 3 convolution, appended to the input."""
 
     def __init__(self, in_channels: int, growth: int, bottleneck: int) -> None:
         super().__init__()
@@ -154,12 +148,7 @@ class DenseNet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with one linear layer each for queries, keys and values; the number of heads is read off them.
-
-    Args:
-        width: Width of the tokens.
-        heads: Number of heads.
-    """
+    """Self-attention with one linear layer each for queries, keys and values; the number of heads is read off them."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -15,24 +15,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 @dataclass(frozen=True, eq=False)
 class ImageIndex:
-    """Names, labels and places of a split's images.
-
-    It holds arrays only: a million Python strings would be copied into every worker process as it touches them.
-
-    Args:
-        root: The split's folder.
-        names: All names in one array of bytes: paths below `root`, or names in the shards.
-        ends: Where each name ends in `names`.
-        labels: Class of each image.
-        shards: File names of the shards; empty where each image is a file.
-        places: Shard, offset and size of each image (n, 3); None where each image is a file.
-        chosen: Which of them count, in order.
-
-    Example:
-        >>> index = image_index(Path("train"), ["cat/1.jpg", "dog/2.jpg"], [0, 1])
-        >>> len(index), index.name(1), index.select(np.array([1])).labels.tolist()
-        (2, 'dog/2.jpg', [1])
-    """
+    """Names, labels and places of a split's images."""
 
     root: Path
     names: np.ndarray
@@ -106,17 +89,7 @@ def image_index(
 
 
 def folder_index(folder: Path, classes: Sequence[str], *, training: bool) -> ImageIndex:
-    """Return the images of `folder`/CLASS/*.jpg, in the order of the classes and of the file names.
-
-    Args:
-        folder: The split's folder.
-        classes: The names of the classes.
-        training: Every class must have an image; else a class may be an empty folder, but must be there.
-
-    Raises:
-        FileNotFoundError: Folders or images are missing.
-        ValueError: A class that training has not.
-    """
+    """Return the images of `folder`/CLASS/*.jpg, in the order of the classes and of the file names."""
     present = class_folders(folder)
     if not present:
         loose = sum(1 for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))

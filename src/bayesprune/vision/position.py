@@ -9,22 +9,7 @@ from torch import Tensor
 
 
 class PositionedLoader:
-    """Base of the loaders: an epoch and a batch, moved on by every batch that is handed out.
-
-    A shuffling loader goes on where it stands: a loop that is broken off is continued by the next loop, which ends with
-    the epoch. A loader that does not shuffle begins each loop at the first image, unless a state has just been loaded.
-    Subclasses give `_next`, which returns a batch after a call of `_advance_`.
-
-    Args:
-        num_images: Images in an epoch.
-        batch_size: Images in a batch, over all processes that share it.
-        shuffle: Draw a new order every epoch.
-        drop_last: Leave out the last batch of an epoch when it is not full.
-        share: (rank, processes): which part of every batch this process takes.
-
-    Raises:
-        ValueError: A batch size below one or above the number of images with `drop_last`.
-    """
+    """Base of the loaders: an epoch and a batch, moved on by every batch that is handed out."""
 
     def __init__(
         self, num_images: int, batch_size: int, *, shuffle: bool, drop_last: bool, share: tuple[int, int]
@@ -69,10 +54,7 @@ class PositionedLoader:
         raise NotImplementedError
 
     def _advance_(self) -> bool:
-        """Move on by a batch and return whether the epoch has ended.
-
-        Before the batch is handed out, so that a state saved in the loop's body counts it as done.
-        """
+        """Move on by a batch and return whether the epoch has ended."""
         self._batch += 1
         if self._batch < len(self):
             return False
@@ -80,11 +62,7 @@ class PositionedLoader:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: epoch and batch, and what they are counted in.
-
-        Returns:
-            Numbers.
-        """
+        """Return the position: epoch and batch, and what they are counted in."""
         return {
             "epoch": self._epoch,
             "batch": self._batch,
@@ -93,14 +71,7 @@ class PositionedLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position; the next loop yields the batches that followed it.
-
-        Args:
-            state: What `state_dict` returned on a loader of the same data and settings.
-
-        Raises:
-            ValueError: A state of another batch size, number of images or number of batches.
-        """
+        """Go to a saved position; the next loop yields the batches that followed it."""
         for name in ("batch_size", "num_images"):
             if int(state[name]) != getattr(self, name):
                 raise ValueError(
@@ -117,10 +88,5 @@ class PositionedLoader:
 
 
 def part_of(count: int, rank: int, processes: int) -> slice:
-    """Return which of `count` images a process takes; the parts follow each other and differ by one at most.
-
-    Example:
-        >>> part_of(10, 1, 4)
-        slice(2, 5, None)
-    """
+    """Return which of `count` images a process takes; the parts follow each other and differ by one at most."""
     return slice(rank * count // processes, (rank + 1) * count // processes)

@@ -11,17 +11,7 @@ from bayesprune.vision.initialise import he_initialise_
 
 
 class PadShortcut(nn.Module):
-    """Subsample in space and append zero channels: the parameter-free shortcut (option A) of He et al. (2016).
-
-    Args:
-        stride: Step of the subsampling in both directions.
-        extra: Number of zero channels to add, half of them in front.
-
-    Example:
-        >>> import torch
-        >>> PadShortcut(stride=2, extra=16)(torch.ones(1, 16, 8, 8)).shape
-        torch.Size([1, 32, 4, 4])
-    """
+    """Subsample in space and append zero channels: the parameter-free shortcut (option A) of He et al. (2016)."""
 
     def __init__(self, stride: int, extra: int) -> None:
         super().__init__()

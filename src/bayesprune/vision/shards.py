@@ -29,12 +29,7 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def shard_index(folder: Path) -> ImageIndex:
-    """Return the images of `folder`/*.tar: from the index beside them, else by reading every shard's headers.
-
-    Raises:
-        FileNotFoundError: A shard is missing.
-        ArtefactError: A shard is cut off or is no tar file, an image has no class, or the index points outside its shards.
-    """
+    """Return the images of `folder`/*.tar: from the index beside them, else by reading every shard's headers."""
     index = _stored(folder) if (folder / INDEX).exists() else _scanned(folder)
     if not len(index):
         raise FileNotFoundError(f"{folder}: expected KEY{SUFFIXES[0]} with KEY.cls in the shards; found no image")

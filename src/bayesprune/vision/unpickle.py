@@ -41,26 +41,7 @@ class _Type(str):
 
 
 def load_arrays(content: bytes, *, limit: int = LIMIT) -> Any:
-    """Read a pickle of dicts, lists, tuples, texts, bytes, integers, None, and arrays of uint8 or int64.
-
-    Protocols 2 to 5 are read, as Python 2 and 3 write them; Python 2 strings are decoded as latin1. Memory is bounded by a
-    small multiple of the file's size, and of the number of its values.
-
-    Args:
-        content: the pickle.
-        limit: the most bytes it may have.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: The file asks for anything else, is damaged or too large.
-
-    Example:
-        >>> import pickle
-        >>> load_arrays(pickle.dumps({"labels": [1, 2]}))
-        {'labels': [1, 2]}
-    """
+    """Read a pickle of dicts, lists, tuples, texts, bytes, integers, None, and arrays of uint8 or int64."""
     if len(content) > limit:
         raise ValueError(f"the pickle has {len(content)} bytes, more than limit={limit}")
     return _finished(_Machine(content).run())

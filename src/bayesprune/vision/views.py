@@ -11,11 +11,7 @@ View = Callable[[Tensor], Tensor]
 
 
 def identity(images: Tensor) -> Tensor:
-    """Return the images as they are.
-
-    Args:
-        images: Images of shape (n, channels, height, width).
-    """
+    """Return the images as they are."""
     return images
 
 

@@ -8,16 +8,7 @@ from bayesprune.vision.initialise import he_initialise_
 
 
 class WideBlock(nn.Module):
-    """BatchNorm, ReLU and a 3 x 3 convolution, twice, added to the shortcut.
-
-    Where the block changes the shape, the shortcut is a 1 x 1 convolution of the first activation.
-
-    Args:
-        in_channels: Channels of the input.
-        channels: Channels of the output.
-        stride: Stride of the first convolution and of the shortcut.
-        dropout: Dropout rate between the two convolutions.
-    """
+    """BatchNorm, ReLU and a 3 x 3 convolution, twice, added to the shortcut."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float = 0.0) -> None:
         super().__init__()

@@ -22,7 +22,9 @@ SPARSE = tuple(row for row in ROWS if "dense_layers" in row.keys)
 def sparse_baseline(base: RunConfig, method: str, target: float) -> RunConfig:
     """Return an SGD run's configuration with a sparse-training baseline, the layers dense that its authors left dense."""
     preset = published(method, base.network.network)
-    pruning = PruningConfig(target, prune_from=0.0, prune_until=preset.until, dense_layers="published")
+    pruning = PruningConfig(
+        target, prune_from=0.0, prune_until=preset.until, dense_layers="published", exclude=base.pruning.exclude
+    )
     return replace(base, sampler=replace(base.sampler, method=method), pruning=pruning)
 
 

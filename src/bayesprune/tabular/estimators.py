@@ -143,6 +143,20 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
             ends.append(0.5 * (low + high))
         return np.stack(ends, axis=1)
 
+    def log_density(self, X: Any, y: Any) -> np.ndarray:
+        """Return log p(y | X, data) of the predictive mixture of normals.
+
+        Args:
+            X: (n, p).
+            y: (n,) responses.
+
+        Returns:
+            (n,) nats; minus their mean is the negative log-likelihood.
+        """
+        members, variance = self.predict_members(X).astype(np.float64), max(self.noise_variance_, 1e-300)
+        each = -0.5 * ((np.asarray(y, dtype=np.float64) - members) ** 2 / variance + np.log(2 * np.pi * variance))
+        return np.logaddexp.reduce(each, axis=0) - math.log(len(each))
+
 
 class SparseBNNClassifier(ClassifierMixin, SparseBNN):
     """Bayesian neural network for two or more classes that finds the inputs that matter among thousands.

@@ -45,7 +45,7 @@ def split(tables: Path, name: str, seed: int, inner: int | None) -> tuple[np.nda
     X = frame.to_numpy(np.float64)
     train, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=seed)
     if inner is not None:
-        train, test = train_test_split(train, test_size=0.2, random_state=inner)
+        train, test = train_test_split(train, test_size=0.15, random_state=inner)
     y = (y - y[train].mean()) / y[train].std()
     return X[train], y[train], X[test], y[test]
 

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -58,7 +57,7 @@ class SamplingSettings:
         default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=1.0, temperature=1.0, damping=0)
     )
     precisions: tuple[float, ...] = ()
-    variance: Literal["auto", "constant", "network"] = "constant"
+    variance: str = "constant"
     burn_in_temperature: float | None = None
     features: bool = False
 

@@ -113,9 +113,14 @@ def test_equation_noise_is_what_the_predictive_variance_lacks():
     # members' variance is 1.25; the mean 2.5 errs by 0.25.
     members = torch.tensor([[1.0], [3.0], [2.0], [4.0]])
     y = torch.tensor([2.0])
-    assert _noise_variance(members, y, 2, 10.0) == pytest.approx(10 - 2 / 2 - 1.25)
-    assert _noise_variance(members, y, 2, 1.5) == pytest.approx(0.25)
-    assert _noise_variance(members, y, 2, float("nan")) == pytest.approx(0.25)
+    one = torch.ones(1)
+    assert _noise_variance(members, y, one, 2, 10.0) == pytest.approx(10 - 2 / 2 - 1.25)
+    assert _noise_variance(members, y, one, 2, 10.0, 2) == pytest.approx(
+        10 - 1.25
+    )  # two starts saw no left-out row either
+    assert _noise_variance(members, y, one, 2, 10.0, level=7.0) == pytest.approx(7 - 2 / 2)
+    assert _noise_variance(members, y, one, 2, 1.5) == pytest.approx(0.25)
+    assert _noise_variance(members, y, one, 2, float("nan")) == pytest.approx(0.25)
 
 
 def test_property_held_out_loss_of_labels_is_their_cross_entropy():

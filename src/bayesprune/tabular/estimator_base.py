@@ -18,6 +18,7 @@ from bayesprune.common.modes import threads
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.clusters import Cluster
 from bayesprune.tabular.columns import column_number, is_frame, with_text_names
+from bayesprune.tabular.features import RankFeatures
 from bayesprune.tabular.frame import FrameEncoder
 from bayesprune.tabular.parameters import Parameters
 from bayesprune.tabular.prediction_sets import masks_of
@@ -255,6 +256,10 @@ class SparseBNN(SelectorMixin, Parameters):
             }
             arrays |= {f"network.{key}": value.numpy() for key, value in net.state_dict().items()}
             arrays["network_weight"] = self.posterior_.weight.numpy()
+            if self.posterior_.variance_factor is not None:
+                about["network"]["variance_factor"] = self.posterior_.variance_factor
+            if self.posterior_.features is not None:
+                arrays |= {f"features.{key}": value for key, value in vars(self.posterior_.features).items()}
         write_estimator(folder, about, arrays)
 
     @classmethod
@@ -288,7 +293,20 @@ class SparseBNN(SelectorMixin, Parameters):
             weights = {k.partition(".")[2]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("network.")}
             net.load_state_dict(weights)
             weight = torch.from_numpy(arrays["network_weight"])
-            model._take_posterior(PosteriorNetworks(net, weight, shape["noise_variance"]))
+            features = (
+                RankFeatures(arrays["features.values"], arrays["features.ranks"])
+                if "features.values" in arrays
+                else None
+            )
+            model._take_posterior(
+                PosteriorNetworks(
+                    net,
+                    weight,
+                    shape["noise_variance"],
+                    variance_factor=shape.get("variance_factor"),
+                    features=features,
+                )
+            )
         return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,8 +22,10 @@ from bayesprune.tabular.trainer import ChainSettings
 _CHOICES = {
     "select": ("auto", "fdr", "probability", "number", "prediction"),
     "feedback": ("none", "masked"),
+    "variance": ("auto", "constant", "network"),
     "activation": ("auto", "relu", "tanh", "silu"),
 }
+MANY_ROWS = 1000  # from which the automatic network reads features of the inputs and may have a variance of its own
 _COUNTS = ("n_chains", "candidates", "search_steps", "evidence_steps", "fit_steps", "n_starts", "batch_size")
 
 
@@ -43,6 +46,7 @@ class Parameters(BaseEstimator):
         expected_inputs: Any = "auto",
         groups: Any = None,
         refit: bool = True,
+        variance: str = "auto",
         candidates: Any = "auto",
         search_steps: Any = "auto",
         evidence_steps: Any = "auto",
@@ -64,6 +68,7 @@ class Parameters(BaseEstimator):
         self.expected_inputs = expected_inputs
         self.groups = groups
         self.refit = refit
+        self.variance = variance
         self.candidates = candidates
         self.search_steps = search_steps
         self.evidence_steps = evidence_steps
@@ -141,19 +146,28 @@ class Parameters(BaseEstimator):
         auto = self.hidden_layer_sizes == "auto"
         hidden = (64, 64) if auto else tuple(int(size) for size in np.atleast_1d(self.hidden_layer_sizes))
         small = max(hidden, default=0) < 16
-        activation = self.activation if self.activation != "auto" else ("tanh" if auto else "relu")
+        many = auto and n >= MANY_ROWS
+        activation = ("silu" if many else "tanh" if auto else "relu") if self.activation == "auto" else self.activation
         starts = (32 if small else 4) if self.n_starts == "auto" else int(self.n_starts)
-        burn_in = (2500 if small else 1500) if self.fit_steps == "auto" else int(self.fit_steps)
+        steps = 2500 if small else 3000 if many else 1500
+        burn_in = steps if self.fit_steps == "auto" else int(self.fit_steps)
+        variance = self.variance if self.variance != "auto" or many else "constant"
+        warm = many or variance == "network"
+        chain = ChainSettings(lr=0.3, beta1=0.9, precision=0.3 if small else 1.0, temperature=1.0, damping=0)
         return SamplingSettings(
             hidden=hidden,
             activation=activation,
             starts=starts,
             kept=min(starts, 6 if small else 4),
             folds=0 if small else 5,
+            fold_starts=3 if many else 1,
             burn_in=burn_in,
-            cycle_steps=max(20, burn_in * 4 // 15),
-            chain=ChainSettings(lr=0.3, beta1=0.9, precision=0.3 if small else 1.0, temperature=1.0, damping=0),
-            precisions=(1.0, 10.0, 100.0) if n < 5000 and not small else (),
+            cycle_steps=max(20, burn_in // 2 if warm else burn_in * 4 // 15),
+            chain=replace(chain, lr=0.001, preconditioner="rms") if warm else chain,
+            precisions=(1.0, 10.0, 100.0) if not many and not small else (),
+            variance=variance,
+            burn_in_temperature=0.0 if warm else None,
+            features=many,
         )
 
     def _plain_parameters(self) -> dict[str, Any]:

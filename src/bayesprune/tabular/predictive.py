@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from bayesprune.tabular.features import RankFeatures
 from bayesprune.tabular.rows import Rows, Standardiser
 from bayesprune.tabular.sampling import PosteriorNetworks, SamplingSettings, sample_posterior
 
@@ -44,18 +45,22 @@ def sample_networks(
         One entry a data set, on its columns.
     """
     # A data set with fewer columns than another has zeros behind them meanwhile.
-    width = max(1, max(map(len, inputs)))
+    parts = [standardiser.inputs(table, own) for table, standardiser, own in zip(tables, standardisers, inputs)]
+    features = [RankFeatures.of(part) for part in parts] if settings.features else []
+    if features:
+        parts = [feature(part) for feature, part in zip(features, parts)]
+        masks = [mask[:, feature.owner] for mask, feature in zip(masks, features)]
+    width = max(1, max(part.shape[1] for part in parts))
     narrow, same = [], []
-    for table, standardiser, columns in zip(tables, standardisers, inputs):
-        x = np.zeros((table.shape[0], width), dtype=np.float32)
-        x[:, : len(columns)] = standardiser.inputs(table, columns)
-        narrow.append(x)
+    for part, standardiser in zip(parts, standardisers):
+        narrow.append(np.pad(part, ((0, 0), (0, width - part.shape[1]))))
         same.append(Standardiser(np.zeros(width), np.ones(width), standardiser.y_mean, standardiser.y_scale))
     rows = Rows(narrow, responses, same, batch_size, torch.Generator().manual_seed(seed), weights)
     shown = torch.stack([F.pad(mask, (0, width - mask.shape[1])) for mask in masks]) if masks else None
     posteriors = sample_posterior(rows, outputs, settings, masks=shown, seed=seed + 1)
-    for posterior, columns in zip(posteriors, inputs):
+    for which, (posterior, part) in enumerate(zip(posteriors, parts)):
         count = posterior.net.chains
-        places = torch.arange(len(columns)) if len(columns) else torch.tensor([-1])
+        posterior.features = features[which] if features else None
+        places = torch.arange(part.shape[1]) if part.shape[1] else torch.tensor([-1])
         posterior.net = posterior.net.choose(torch.arange(count), places.expand(count, -1))
     return posteriors

@@ -11,12 +11,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesprune.samplers import CVAdam, CycleClock
+from bayesprune.samplers.preconditioner import Preconditioner
 from bayesprune.sparsity.pruner import Pruner
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.progress import step_done
 from bayesprune.tabular.rows import Rows, principal_directions
 
 _SLOWNESS = 0.98  # of the running residual variance
+_LOG_VARIANCE = (-12.0, 6.0)  # of a standardised response, between which a network's second output counts
+
+
+def log_variances(outputs: Tensor) -> Tensor:
+    """Return the log variances that (…, 2) outputs of a regression name, within bounds."""
+    return outputs[..., 1].clamp(*_LOG_VARIANCE)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class ChainSettings:
         damping: leading principal directions of the inputs along which the first layer's gradient is scaled down to
             the next eigenvalue. p columns of common correlation c have one direction of variance 1 + (p − 1)c, which
             would bound every step.
+        preconditioner: "paper" or "rms" of `CVAdam`; the second's step sizes are Adam's, over 1/(1 − β₁).
     """
 
     lr: float = 0.1
@@ -46,6 +54,7 @@ class ChainSettings:
     cold: bool = False
     dual_lr: float = 0.1
     damping: int = 2
+    preconditioner: Preconditioner = "paper"
 
     def decay(self, num_data: float) -> float:
         """Return the weight decay for a number of training rows."""
@@ -55,12 +64,13 @@ class ChainSettings:
 def log_likelihood(outputs: Tensor, y: Tensor, variance: Tensor | None) -> Tensor:
     """Return log p(y | outputs) of every row and chain.
 
-    log N(y; f, σ²) for a regression; log softmax(f)[y], or with a single output log sigmoid(±f), for labels.
+    log N(y; f, σ²) for a regression, σ² = exp f₂ with a second output; for labels log softmax(f)[y], or log sigmoid(±f)
+    with a single output.
 
     Args:
         outputs: f, (C, B, k).
         y: (C, B), float for a regression, class numbers otherwise.
-        variance: σ² of each chain, (C,); None for labels.
+        variance: σ² of each chain, (C,); None for labels and for a second output.
 
     Returns:
         (C, B).
@@ -69,9 +79,9 @@ def log_likelihood(outputs: Tensor, y: Tensor, variance: Tensor | None) -> Tenso
         >>> log_likelihood(torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.long), None)
         tensor([[-0.6931]])
     """
-    if variance is not None:
-        v = variance[:, None]
-        return -0.5 * ((y - outputs[..., 0]).square() / v + (2 * torch.pi * v).log())
+    if y.is_floating_point():
+        log_v = log_variances(outputs) if variance is None else variance[:, None].log()
+        return -0.5 * ((y - outputs[..., 0]).square() * (-log_v).exp() + log_v + math.log(2 * math.pi))
     if outputs.shape[-1] == 1:
         return F.logsigmoid(outputs[..., 0] * (2 * y - 1))
     return outputs.log_softmax(-1).gather(-1, y[..., None])[..., 0]
@@ -106,6 +116,7 @@ class ChainTrainer:
             weights = own if weights is None else weights * own
         self.net, self.rows, self.weights, self.settings = net, rows, weights, settings
         self.regression = rows.y.is_floating_point()
+        self.own_variance = self.regression and net.sizes[-1] == 2  # the second output is log σ²
         held = 0.0 if weights is None else 1.0 - float(weights[:, : rows.count].mean())
         self.num_data = max(1.0, rows.count * (1.0 - held))
         self.optimizer = CVAdam(
@@ -115,12 +126,13 @@ class ChainTrainer:
             num_data=self.num_data,
             weight_decay=settings.decay(self.num_data),
             temperature=settings.temperature,
-            preconditioner="paper",
+            preconditioner=settings.preconditioner,
             dual_lr=settings.dual_lr,
             seed=seed,
             nonfinite="ignore",  # one tensor holds many networks: one that diverges must not stop the others
         )
         self.variance = torch.ones(net.chains)
+        self.temperature = settings.temperature
         self.pruner: Pruner | None = None
         self.steps_done = 0
         self._damp: tuple[Tensor, Tensor, Tensor] | None = None
@@ -135,7 +147,8 @@ class ChainTrainer:
         lr: Callable[[int], float] | CycleClock | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> list[Tensor]:
-        """Make `steps` steps; returns the loss (½ squared error or cross-entropy) of each chain at each step.
+        """Make `steps` steps; returns the loss of each chain at each step: ½ squared error, with a variance of the
+        network's own ½(r²/σ² + log σ²), or cross-entropy.
 
         Args:
             steps: how many.
@@ -155,7 +168,7 @@ class ChainTrainer:
         x, y = self.rows.inputs(start), self._responses(start)
         weights = None if self.weights is None else self.weights[:, start : start + x.shape[1]]
         outputs = self.net(x)
-        each = 0.5 * (outputs[..., 0] - y).square() if self.regression else -log_likelihood(outputs, y, None)
+        each = self._losses(outputs, y)
         loss = each.mean(1) if weights is None else (each * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
         scale, temperature = self._scale()
         for group in self.optimizer.param_groups:
@@ -167,10 +180,16 @@ class ChainTrainer:
         self.steps_done += 1
         step_done()
         detached = loss.detach()
-        if self.regression:
+        if self.regression and not self.own_variance:
             blend = max(1 - _SLOWNESS, 1.0 / self.steps_done)
             self.variance.mul_(1 - blend).add_(2 * detached, alpha=blend).clamp_min_(1e-6)
         return detached
+
+    def _losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Return (C, B) losses: what the noise's own constants add is left out."""
+        if self.own_variance:
+            return -log_likelihood(outputs, y, None) - 0.5 * math.log(2 * math.pi)
+        return 0.5 * (outputs[..., 0] - y).square() if self.regression else -log_likelihood(outputs, y, None)
 
     def _scale(self) -> tuple[Tensor | None, float]:
         """Return a factor on each chain's loss and the temperature that go with its residual variance σ².
@@ -178,12 +197,12 @@ class ChainTrainer:
         ½r²/σ² at temperature T is s·½r²/σ² at temperature s·T, for any s > 0 (the prior is scaled alike): with s the
         smallest σ² no factor exceeds 1, and step sizes need not know the noise.
         """
-        if not self.regression or self.settings.cold:
-            return None, self.settings.temperature
+        if not self.regression or self.own_variance or self.settings.cold:
+            return None, self.temperature
         smallest = self.variance.min()
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.settings.decay(self.num_data) * float(smallest)
-        return smallest / self.variance, self.settings.temperature * float(smallest)
+        return smallest / self.variance, self.temperature * float(smallest)
 
     def _damp_(self) -> None:
         if self._damp is None:

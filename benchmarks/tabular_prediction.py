@@ -1,0 +1,118 @@
+"""Predictions of tables beside boosting: error, likelihood and coverage on the protocol of bde.
+
+    python -m benchmarks.tabular_prediction [--data airfoil bikesharing-hour] [--seeds 0 1 2 3 4] [--inner 1000]
+
+A seed splits the rows, 80 % to train on; errors and likelihoods are those of the standardised response. `--inner S` splits
+the training rows again with seed S and leaves the test rows alone: settings are chosen there. `--tables` is a folder with
+airfoil.csv (target: target) and bikesharing-hour.csv (target: cnt). Each fit's row is kept in
+benchmarks/results/tabular_prediction.json; rows of the same data, seed, inner split, method and arguments are replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.model_selection import train_test_split
+
+import bayesprune
+from bayesprune.tabular import SparseBNNRegressor
+from bayesprune.train.folder import write_json
+
+RESULTS = Path(__file__).parent / "results" / "tabular_prediction.json"
+TARGET = {"airfoil": "target", "bikesharing-hour": "cnt"}
+UNUSED = ["instant", "dteday", "casual", "registered"]
+COVERAGE = 0.9
+SAME = ("data", "seed", "inner", "method", "settings")
+
+
+def split(tables: Path, name: str, seed: int, inner: int | None) -> tuple[np.ndarray, ...]:
+    """Return X and y to train on and to test on, y standardised by the training rows."""
+    import pandas
+
+    frame = pandas.read_csv(tables / f"{name}.csv").drop(columns=UNUSED, errors="ignore")
+    y = frame.pop(TARGET[name]).to_numpy(np.float64)
+    X = frame.to_numpy(np.float64)
+    train, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=seed)
+    if inner is not None:
+        train, test = train_test_split(train, test_size=0.15, random_state=inner)
+    y = (y - y[train].mean()) / y[train].std()
+    return X[train], y[train], X[test], y[test]
+
+
+def network(rows: tuple[np.ndarray, ...], seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Fit ours; its scores."""
+    X, y, X_test, y_test = rows
+    model = SparseBNNRegressor(random_state=seed, **settings).fit(X, y)
+    mean = model.predict(X_test)
+    low, high = model.predict_interval(X_test, COVERAGE).T
+    inside = (low <= y_test) & (y_test <= high)
+    quarters = np.array_split(inside[np.argsort(high - low, kind="stable")], 4)
+    return {
+        "rmse": float(np.sqrt(np.mean((mean - y_test) ** 2))),
+        "nll": float(-model.log_density(X_test, y_test).mean()),
+        "coverage": float(inside.mean()),
+        "coverage_by_width": [float(quarter.mean()) for quarter in quarters],
+        "selected": model.get_support(indices=True).tolist(),
+    }
+
+
+def boosting(rows: tuple[np.ndarray, ...], seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Fit scikit-learn's boosted trees, stopped early; their error alone, for they have no likelihood."""
+    X, y, X_test, y_test = rows
+    model = HistGradientBoostingRegressor(max_iter=2000, learning_rate=0.05, early_stopping=True, random_state=seed)
+    return {"rmse": float(np.sqrt(np.mean((model.fit(X, y).predict(X_test) - y_test) ** 2)))}
+
+
+METHODS = {"bayesprune": network, "boosting": boosting}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, default=Path("../shared/data/tables"))
+    parser.add_argument("--data", nargs="+", default=list(TARGET), choices=list(TARGET))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--inner", type=int)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--settings", type=json.loads, default={}, help="the estimator's arguments, as JSON")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    about = {
+        "command": "python -m benchmarks.tabular_prediction " + " ".join(sys.argv[1:] if argv is None else argv),
+        "commit": commit,
+        "versions": {"bayesprune": bayesprune.__version__, "torch": torch.__version__, "sklearn": sklearn.__version__},
+        "hardware": f"{platform.machine()}, 1 thread",
+    }
+    for name in arguments.data:
+        for seed in arguments.seeds:
+            rows = split(arguments.tables, name, seed, arguments.inner)
+            for method in arguments.methods:
+                settings = arguments.settings if method == "bayesprune" else {}
+                start = time.process_time()
+                found = METHODS[method](rows, seed, settings)
+                key = {"data": name, "seed": seed, "inner": arguments.inner, "method": method, "settings": settings}
+                row = key | found | {"cpu_seconds": round(time.process_time() - start, 1)} | about
+                print({k: row[k] for k in row if k not in about}, flush=True)
+                _keep(row)
+
+
+def _keep(row: dict[str, Any]) -> None:
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    kept = [one for one in kept if any(one[key] != row[key] for key in SAME)]
+    write_json(RESULTS, [*kept, row])
+
+
+if __name__ == "__main__":
+    main()

@@ -148,22 +148,21 @@ def _rows(folder: Path) -> None:
 
 
 def _estimator(folder: Path) -> None:
-    from bayesprune.tabular.encode import Encoding, Input
-    from bayesprune.tabular.table_model import TableModel, save_table_model
+    import pandas
 
     from bayesprune.tabular import SparseBNNRegressor
 
     X = np.random.default_rng(0).standard_normal((60, 4))
-    fitted = SparseBNNRegressor(search_steps=50, evidence_steps=30, fit_steps=50, random_state=0).fit(X, X[:, 1])
-    inputs = tuple(Input(f"x{i}", "number", fill=0.5 * i) for i in range(2))
-    encoding = Encoding((*inputs, Input("city", "text", levels=("Oslo", "Bergen"))), (("id", "constant"),))
-    save_table_model(TableModel(fitted, encoding, "y", (), ("x1",)), folder / "model")
+    frame = pandas.DataFrame(X, columns=["a", "b", "c", "d"])
+    frame["city"] = pandas.Categorical(["Oslo", "Bergen", "Rome"] * 20)
+    model = SparseBNNRegressor(search_steps=50, evidence_steps=30, fit_steps=50, random_state=0)
+    model.fit(frame, X[:, 1]).save(folder / "model")
 
 
 def _table_model(folder: Path) -> Any:
-    from bayesprune.tabular.table_model import load_table_model
+    from bayesprune.tabular import load as load_estimator
 
-    return load_table_model(folder / "model")
+    return load_estimator(folder / "model")
 
 
 def _images(indexed: bool, named: bool = True) -> Callable[[Path], None]:
@@ -247,9 +246,10 @@ def _table(name: str) -> tuple[Callable[[Path], None], Callable[[Path], Any]]:
             path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
 
     def read(folder: Path) -> Any:
-        from bayesprune.tabular.files import read_table
+        from bayesprune.tabular.reader import read_frame
 
-        return read_table(folder / name)
+        frame = read_frame(folder / name)
+        return [(column, str(frame[column].dtype), frame[column].tolist()) for column in frame.columns]
 
     return make, read
 

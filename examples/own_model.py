@@ -71,9 +71,10 @@ def main() -> dict[str, Any]:
     while child.poll() is None and not list(out.glob("run/checkpoint.safetensors")):
         time.sleep(0.01)
     child.kill()
+    killed = child.wait() < 0
     result, whole = fit(out / "run"), fit(out / "whole")
     first, second = (load_file(str(out / name / "model.safetensors")) for name in ("run", "whole"))
-    assert child.wait() < 0 and all(torch.equal(first[name], second[name]) for name in first), "not bit for bit"
+    assert killed and all(torch.equal(first[name], second[name]) for name in first), "not bit for bit"
 
     model, samples, _, _ = load_trained(out / "run", model=network, data=Splits(Digits(True), Digits(False)))
     example = torch.zeros(2, 1, 8, 8)

@@ -128,7 +128,7 @@ def test_property_command(run, tmp_path, capsys):
 
 
 def test_error_runs(run, tmp_path):
-    with pytest.raises(ValueError, match=r"is missing: .* is not a run folder"):
+    with pytest.raises(ValueError, match=r"is missing; expected a run folder"):
         compact_run(tmp_path, tmp_path / "small")
     unfinished = shutil.copytree(run, tmp_path / "unfinished")
     (unfinished / "result.json").unlink()

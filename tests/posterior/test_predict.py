@@ -28,12 +28,19 @@ def collected(count: int = 5, outputs: int = 3, store=None):
     return samples, members
 
 
+class Excluding(nn.Module):
+    """Logits of -1e30 are those of classes that cannot be."""
+
+    def forward(self, logits):
+        return torch.where(logits <= -1e30, -math.inf, logits)
+
+
 def logits_model(*tables: list[list[float]]):
     """A model that ignores all but the index in its input and looks its logits up; one member for each table."""
     samples = MemorySamples()
     for table in tables:
-        model = nn.Embedding(len(table), len(table[0]))
-        model.weight.data = torch.tensor(table)
+        model = nn.Sequential(nn.Embedding(len(table), len(table[0])), Excluding())
+        model[0].weight.data = torch.tensor(table)
         samples.collect(model)
     return model, samples, torch.arange(len(tables[0]))
 
@@ -105,7 +112,7 @@ def test_limit_identical_members_have_epistemic_part_zero_and_never_below() -> N
 
 
 def test_limit_excluded_classes_and_extreme_logits_stay_finite() -> None:
-    model, samples, inputs = logits_model([[0.0, -math.inf, 0.0]], [[900.0, -900.0, 0.0]])
+    model, samples, inputs = logits_model([[0.0, -1e30, 0.0]], [[900.0, -900.0, 0.0]])
     result = predict(model, samples, inputs)
     assert result.probabilities.tolist() == [[0.75, 0.0, 0.25]]
     assert result.aleatoric.item() == pytest.approx(math.log(2) / 2, abs=1e-12)
@@ -294,7 +301,7 @@ def test_error_messages() -> None:
 
 def test_error_a_diverged_member_is_named() -> None:
     samples, members = collected()
-    members[0][4].bias.data.fill_(float("nan"))
+    members[0][4].weight.data.fill_(3e38)  # finite weights, outputs that are not
     samples.collect(members[0])
     with pytest.raises(ValueError, match="sample 5 gives outputs that are not finite"):
         predict(network(), samples, INPUTS)

@@ -180,7 +180,7 @@ def test_property_doubt_is_shown_where_predictions_were_kept(make_run, tmp_path)
     assert "5.00% errors of all, 0.00% among the surest half" in risk
     assert any("50 others" in d["aria-label"] for d in page.all("svg"))
     save_file({"total": np.zeros(3)}, folder / "predictions.safetensors")
-    with pytest.raises(ValueError, match=r"predictions\.safetensors: expected one total"):
+    with pytest.raises(ValueError, match=r"predictions\.safetensors: its tensors do not belong together"):
         write_report([load_run(folder)], tmp_path / "r.html")
 
 

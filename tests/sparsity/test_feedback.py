@@ -172,7 +172,7 @@ def test_property_dense_copy_hits_the_target_and_lets_groups_return(residual, cv
         optimizer,
         form="dense_copy",
         groups="weight",
-        sparsity=0.88,
+        sparsity=0.7,
         every=4,
         warmup_steps=2,
         ramp_end_step=9,

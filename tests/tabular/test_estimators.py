@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bayesprune import ArtefactError
 from bayesprune.tabular import load
 
 sklearn = pytest.importorskip("sklearn")
@@ -83,9 +84,9 @@ def test_roundtrip_saved_estimator_predicts_alike(line, tmp_path):
     assert (back.predict(X) == model.predict(X)).all()
     assert back.get_params() == model.get_params()
     assert (back.transform(X) == X[:, [7, 11]]).all() and back.clusters_ == model.clusters_
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["estimator.json", "estimator.safetensors"]
-    (tmp_path / "model" / "estimator.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not a bayesprune tabular estimator"):
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["estimator.safetensors"]
+    (tmp_path / "model" / "estimator.safetensors").write_bytes(b"{}")
+    with pytest.raises(ArtefactError, match=r"estimator\.safetensors"):
         load(tmp_path / "model")
 
 

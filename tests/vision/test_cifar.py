@@ -329,6 +329,8 @@ def test_error_no_network(tmp_path, monkeypatch, error):
 
 def test_property_nothing_is_fetched_unasked(tmp_path, monkeypatch):
     asked = serve(monkeypatch, b"")
-    with pytest.raises(FileNotFoundError, match=r"found an empty folder; fetch .* or pass download=True"):
+    with pytest.raises(
+        FileNotFoundError, match=r"found an empty folder; fetch .* into it \(load_cifar\(…, download=True\) does\)"
+    ):
         load_cifar("cifar10", tmp_path)
     assert asked == []

@@ -16,7 +16,20 @@ NONFINITE = ("raise", "skip", "ignore")
 
 
 class NonFiniteGradientError(RuntimeError):
-    """A gradient held NaN or infinity; no such number has reached a weight or the optimizer's state."""
+    """A gradient held NaN or infinity; no such number has reached a weight or the optimizer's state.
+
+    Example:
+        >>> import torch
+        >>> from bayesprune import CVAdam
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> optimizer = CVAdam([weight], num_data=10)
+        >>> weight.grad = torch.tensor([1.0, float("nan")])
+        >>> try:
+        ...     optimizer.step()
+        ... except NonFiniteGradientError:
+        ...     print(bool(weight.isfinite().all()))
+        True
+    """
 
 
 def not_finite(gradients: Sequence[Tensor]) -> list[int]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
+import io
 import os
 import re
-import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bayesprune.common.artefact import ArtefactError, reading
+from bayesprune.common.bounded import DATA_LIMIT, zip_members
+
 FORMATS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".npz")
 # What spreadsheets, R, pandas and SQL write for "no value".
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "<NA>", "?", ".")
+_HEADER = 1 << 26  # characters of a first line
 _DELIMITERS = ",;\t|"
 
 
@@ -39,27 +43,26 @@ def read_frame(
     if reader is None or path.is_dir():
         raise ValueError(f"data={str(path)!r}: expected a file whose name ends in one of {', '.join(FORMATS)}")
     seen: list[str] = []
+    lacking: list[str] = []
 
     def wanted(names: list[str]) -> list[str]:
         seen.extend(names)
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice is not None:
             raise ValueError(f"{path}: the name {twice!r} stands for {names.count(twice)} columns; rename all but one")
-        for name in [name for name in (*drop, *text, *keep) if strict and name not in names]:
-            raise ValueError(absent(name, names, path.name))
+        lacking.extend(name for name in (*drop, *text, *keep) if strict and name not in names)
         return [name for name in names if (only is None or name in only) and name not in drop]
 
     try:
-        import pyarrow
-
-        frame = reader(path, wanted, text)
+        import pandas  # noqa: F401
+        import pyarrow  # noqa: F401
     except ImportError as error:
         raise ImportError(f'reading {path.name} needs pandas and pyarrow: pip install "bayesprune[tabular]"') from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except (pyarrow.ArrowInvalid, OSError, csv.Error, EOFError) as error:
-        kind = "Parquet" if reader is _read_parquet else "CSV"
-        raise ValueError(f"{path} cannot be read as {kind}: {error}") from None
+    kind = {_read_parquet: "a Parquet file", _read_npz: "arrays X (n, p), y (n,), names (p,) in .npz, without pickle"}
+    with reading(path, kind.get(reader, "a table as CSV, as UTF-8 text")):
+        frame = reader(path, wanted, text)
+    if lacking:
+        raise ValueError(absent(lacking[0], seen, path.name))
     if "" in frame.columns:
         first = frame.pop("")
         if (
@@ -68,9 +71,9 @@ def read_frame(
             or (first.diff()[1:] != 1).any()
             or first[0] not in (0, 1)
         ):
-            raise ValueError(f"{path}: column {seen.index('') + 1} has no name; give it one in the header")
+            raise ArtefactError(path, f"column {seen.index('') + 1} has no name", mend="give it one in the header")
     if not len(frame):
-        raise ValueError(f"{path} holds a header and no rows")
+        raise ArtefactError(path, "holds a header and no rows")
     frame = frame.astype({name: "category" for name in text if name in frame.columns})
     return frame.astype({name: "float64" for name in keep if name in frame.columns})
 
@@ -86,8 +89,10 @@ def absent(name: str, names: Collection[str], source: str) -> str:
 def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
     import pyarrow.csv as arrow
 
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-        line = file.readline()
+    packed = path.suffix.lower() == ".gz"
+    source: Any = io.BytesIO(_unpacked(path)) if packed else path
+    with io.TextIOWrapper(source if packed else open(path, "rb"), encoding="utf-8-sig", newline="") as file:
+        line = file.readline(_HEADER)
         if not line.strip():
             raise ValueError(f"{path} is empty; its first line must name the columns")
         tabs = ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]]
@@ -103,7 +108,7 @@ def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collec
     read = kept or set(names)  # Arrow reads all columns where none is named
     raw = dict(zip(names, header))
     table = arrow.read_csv(
-        path,
+        io.BytesIO(_unpacked(path)) if packed else path,
         read_options=arrow.ReadOptions(use_threads=False),
         parse_options=arrow.ParseOptions(delimiter=mark, newlines_in_values=True),
         convert_options=arrow.ConvertOptions(
@@ -114,6 +119,15 @@ def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collec
         ),
     )
     return _from_arrow(table.rename_columns([name for name in names if name in read]))[[n for n in names if n in kept]]
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return what a gzip file holds, within the limit of memory."""
+    with gzip.open(path, "rb") as file:
+        content = file.read(DATA_LIMIT + 1)
+    if len(content) > DATA_LIMIT:
+        raise ArtefactError(path, f"unpacks to more than {DATA_LIMIT} bytes", mend="split it")
+    return content
 
 
 def _read_parquet(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
@@ -143,12 +157,8 @@ def _from_arrow(table: Any) -> Any:
 def _read_npz(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
     import pandas
 
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("X", "y", "names") if name in file}
-            held = list(file)
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as .npz without pickle: {error}") from None
+    parts, held = zip_members(path, ("X.npy", "y.npy", "names.npy"), limit=DATA_LIMIT)
+    arrays = {name[:-4]: np.lib.format.read_array(io.BytesIO(part), allow_pickle=False) for name, part in parts.items()}
     if "X" not in arrays:
         raise ValueError(
             f"{path} holds {', '.join(held) or 'nothing'}; expected arrays X (n, p), y (n,) and names (p,)"

@@ -117,11 +117,11 @@ def test_property_npz_names(tmp_path):
         ("t.csv", "a,b,a\n1,2,3\n", "the name 'a' stands for 2 columns"),
         ("t.csv", "a,,b\n1,2,3\n", "column 2 has no name"),
         ("t.csv", ",b\n4,2\n8,3\n", "column 1 has no name"),
-        ("t.csv", 'a,b\n"1,2\n', "cannot be read as CSV"),
+        ("t.csv", 'a,b\n"1,2\n', "expected a table as CSV"),
         ("t.xlsx", "a,b\n1,2\n", "ends in one of .csv"),
-        ("t.parquet", "a,b\n1,2\n", "cannot be read as Parquet"),
-        ("t.npz", "a,b\n1,2\n", "cannot be read as .npz"),
-        ("t.csv.gz", "a,b\n1,2\n", "cannot be read as CSV"),
+        ("t.parquet", "a,b\n1,2\n", "expected a Parquet file"),
+        ("t.npz", "a,b\n1,2\n", "expected a whole zip file"),
+        ("t.csv.gz", "a,b\n1,2\n", "expected a table as CSV"),
     ],
 )
 def test_error_damaged_files(tmp_path, name, text, message):

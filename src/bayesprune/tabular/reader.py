@@ -49,7 +49,7 @@ def read_frame(
         seen.extend(names)
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice is not None:
-            raise ValueError(f"{path}: the name {twice!r} stands for {names.count(twice)} columns; rename all but one")
+            raise ArtefactError(path, f"the name {twice!r} stands for {names.count(twice)} columns; rename all but one")
         lacking.extend(name for name in (*drop, *text, *keep) if strict and name not in names)
         return [name for name in names if (only is None or name in only) and name not in drop]
 
@@ -60,7 +60,11 @@ def read_frame(
         raise ImportError(f'reading {path.name} needs pandas and pyarrow: pip install "bayesprune[tabular]"') from error
     kind = {_read_parquet: "a Parquet file", _read_npz: "arrays X (n, p), y (n,), names (p,) in .npz, without pickle"}
     with reading(path, kind.get(reader, "a table as CSV, as UTF-8 text")):
-        frame = reader(path, wanted, text)
+        try:
+            frame = reader(path, wanted, text)
+        except UnicodeDecodeError as error:
+            where = f"{error.reason} at byte {error.start}"
+            raise ArtefactError(path, f"is not UTF-8 text ({where})", mend="save it as UTF-8") from None
     if lacking:
         raise ValueError(absent(lacking[0], seen, path.name))
     if "" in frame.columns:
@@ -94,15 +98,15 @@ def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collec
     with io.TextIOWrapper(source if packed else open(path, "rb"), encoding="utf-8-sig", newline="") as file:
         line = file.readline(_HEADER)
         if not line.strip():
-            raise ValueError(f"{path} is empty; its first line must name the columns")
+            raise ArtefactError(path, "is empty; its first line must name the columns")
         tabs = ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]]
         mark = "\t" if tabs else max(_DELIMITERS, key=lambda mark: (line.count(mark), mark == ","))
         file.seek(0)
         header = next(csv.reader(file, delimiter=mark, strict=True))
     names = [name.strip() for name in header]
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
-        raise ValueError(
-            f"{path}: the first line holds only numbers ({', '.join(names[:3])}, …); it must name the columns"
+        raise ArtefactError(
+            path, f"the first line holds only numbers ({', '.join(names[:3])}, …); it must name the columns"
         )
     kept = set(wanted(names))
     read = kept or set(names)  # Arrow reads all columns where none is named
@@ -160,17 +164,19 @@ def _read_npz(path: Path, wanted: Callable[[list[str]], list[str]], text: Collec
     parts, held = zip_members(path, ("X.npy", "y.npy", "names.npy"), limit=DATA_LIMIT)
     arrays = {name[:-4]: np.lib.format.read_array(io.BytesIO(part), allow_pickle=False) for name, part in parts.items()}
     if "X" not in arrays:
-        raise ValueError(
-            f"{path} holds {', '.join(held) or 'nothing'}; expected arrays X (n, p), y (n,) and names (p,)"
+        raise ArtefactError(
+            path,
+            f"holds {', '.join(name.removesuffix('.npy') for name in held) or 'nothing'}; "
+            "expected arrays X (n, p), y (n,) and names (p,)",
         )
     X, y = arrays["X"], arrays.get("y")
     if X.ndim != 2 or X.dtype.kind not in "fiub" or not X.size:
-        raise ValueError(f"{path}: X is {X.dtype} of shape {X.shape}; expected numbers of shape (n, p)")
+        raise ArtefactError(path, f"X is {X.dtype} of shape {X.shape}; expected numbers of shape (n, p)")
     names = [str(name) for name in arrays.get("names", [f"x{i}" for i in range(1, X.shape[1] + 1)])]
     if len(names) != X.shape[1]:
-        raise ValueError(f"{path}: {len(names)} names for the {X.shape[1]} columns of X")
+        raise ArtefactError(path, f"{len(names)} names for the {X.shape[1]} columns of X")
     if y is not None and (y.shape != (len(X),) or y.dtype.kind not in "fiubU"):
-        raise ValueError(f"{path}: y is {y.dtype} of shape {y.shape}; expected numbers or text of shape ({len(X)},)")
+        raise ArtefactError(path, f"y is {y.dtype} of shape {y.shape}; expected numbers or text of shape ({len(X)},)")
     kept = wanted(names if y is None else [*names, "y"])
     frame = pandas.DataFrame(X, columns=names)
     if y is not None:

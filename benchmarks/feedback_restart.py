@@ -16,6 +16,7 @@ from bayesprune.sparsity.pruner import Pruner
 from bayesprune.train import recipe
 from bayesprune.train.folder import environment, write_json
 from bayesprune.train.loop import Trainer
+from paper import recipes  # noqa: F401 - they register
 
 RESULTS = Path(__file__).parent / "results" / "feedback_restart.json"
 SETTINGS = ("cycles=2", "validation_size=2000", "evaluate_every=1", "threads=1", "device=cpu")

@@ -117,7 +117,7 @@ def test_error_names_the_file_the_line_and_the_mend(tmp_path):
             ledger.rows()
         ledger.path.write_bytes(ledger.path.read_bytes()[len(wrong) :])
     ledger.append({"status": "done"})
-    with pytest.raises(ArtefactError, match="expected rows of this table"):
+    with pytest.raises(ArtefactError, match="expected rows with a name"):
         ledger.rows()
 
 

@@ -33,7 +33,7 @@ def from_bayesprune(chains: Samples | Sequence[Samples], names: Sequence[str] = 
         >>> model, samples = nn.Linear(2, 1), MemorySamples()
         >>> for step in range(4):
         ...     _ = samples.collect(model, step=step)
-        >>> from_bayesprune([samples, samples]).posterior["weight"].shape  # doctest: +SKIP, needs ArviZ
+        >>> from_bayesprune([samples, samples]).posterior["weight"].shape  # doctest: +SKIP
         (2, 4, 1, 2)
     """
     together: Sequence[Samples] = [chains] if isinstance(chains, Samples) else chains

@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
+from bayesprune import ArtefactError
 from bayesprune.tabular.reader import read_frame
 
 pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
@@ -164,3 +165,12 @@ def test_error_npz(tmp_path, arrays, message):
     np.savez(tmp_path / "t.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         read_frame(tmp_path / "t.npz")
+
+
+def test_error_a_packed_table_larger_than_allowed(tmp_path, monkeypatch):
+    from bayesprune.tabular import reader
+
+    monkeypatch.setattr(reader, "DATA_LIMIT", 1000)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 300))
+    with pytest.raises(ArtefactError, match="unpacks to more than 1000 bytes"):
+        read_frame(tmp_path / "t.csv.gz")

@@ -94,8 +94,10 @@ def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collec
     import pyarrow.csv as arrow
 
     packed = path.suffix.lower() == ".gz"
-    source: Any = io.BytesIO(_unpacked(path)) if packed else path
-    with io.TextIOWrapper(source if packed else open(path, "rb"), encoding="utf-8-sig", newline="") as file:
+    content = _unpacked(path) if packed else b""
+    with io.TextIOWrapper(
+        io.BytesIO(content) if packed else open(path, "rb"), encoding="utf-8-sig", newline=""
+    ) as file:
         line = file.readline(_HEADER)
         if not line.strip():
             raise ArtefactError(path, "is empty; its first line must name the columns")
@@ -112,7 +114,7 @@ def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collec
     read = kept or set(names)  # Arrow reads all columns where none is named
     raw = dict(zip(names, header))
     table = arrow.read_csv(
-        io.BytesIO(_unpacked(path)) if packed else path,
+        io.BytesIO(content) if packed else path,
         read_options=arrow.ReadOptions(use_threads=False),
         parse_options=arrow.ParseOptions(delimiter=mark, newlines_in_values=True),
         convert_options=arrow.ConvertOptions(

@@ -49,30 +49,13 @@ def cifar10_cvadam(size: str) -> RunConfig:
     return replace(cifar10_sgd(size), sampler=sampler)
 
 
-def cifar10_pruned(size: str, groups: str, feedback: str) -> RunConfig:
-    """Return CV-Adam with EM-MCMC; a first setting."""
-    base = cifar10_cvadam(size)
-    pruning = PruningConfig(
-        _TARGET, feedback, groups, every=16, prune_from=0.1, prune_until=0.6, exclude=base.pruning.exclude
-    )
-    if groups == "channel":
-        pruning = replace(pruning, scope="layer")
-    return replace(base, sampler=replace(base.sampler, method="emmcmc"), pruning=pruning)
-
-
-def cifar10_channel_gmp(size: str) -> RunConfig:
-    """Return SGD with gradual L2 channel pruning."""
-    base = cifar10_sgd(size)
-    pruning = PruningConfig(
-        _TARGET,
-        groups="channel",
-        scope="layer",
-        every=16,
-        prune_from=0.1,
-        prune_until=0.6,
-        exclude=base.pruning.exclude,
-    )
-    return replace(base, sampler=replace(base.sampler, method="channel_gmp"), pruning=pruning)
+def _pruned(base: RunConfig, method: str, groups: str, feedback: str = "none") -> RunConfig:
+    """Return a setting with a pruner on the ramp that all of them share; a first setting."""
+    pruning = replace(
+        base.pruning, target_sparsity=_TARGET, feedback=feedback, groups=groups, every=16, prune_from=0.1,
+        prune_until=0.6, scope="layer" if groups == "channel" else "global",
+    )  # fmt: skip
+    return replace(base, sampler=replace(base.sampler, method=method), pruning=pruning)
 
 
 def _register(size: str) -> None:
@@ -86,11 +69,13 @@ def _register(size: str) -> None:
         for name, feedback in (("dfp", "none"), ("dpf", "masked" if groups == "channel" else "dense_copy")):
             register_recipe(
                 f"{place}-{name}{suffix}",
-                lambda groups=groups, feedback=feedback: cifar10_pruned(size, groups, feedback),  # type: ignore[misc]
+                lambda groups=groups, feedback=feedback: _pruned(cifar10_cvadam(size), "emmcmc", groups, feedback),  # type: ignore[misc]
                 f"{words}, EM-MCMC {name.upper()} by {groups}s {to} (a first setting).",
             )
     register_recipe(
-        f"{place}-channel-gmp", lambda: cifar10_channel_gmp(size), f"{words}, gradual L2 channel pruning {to}."
+        f"{place}-channel-gmp",
+        lambda: _pruned(cifar10_sgd(size), "channel_gmp", "channel"),
+        f"{words}, gradual L2 channel pruning {to}.",
     )
     add_baselines(place, words, lambda: cifar10_sgd(size), _TARGET)
     add_ensembles(place, words, lambda: cifar10_sgd(size))

@@ -90,7 +90,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     about = {
-        "command": "python -m benchmarks.tabular_prediction " + " ".join(sys.argv[1:] if argv is None else argv),
+        "command": "python -m benchmarks.tabular_prediction "
+        + " ".join(
+            "DATA" if word == str(arguments.tables) else word for word in (sys.argv[1:] if argv is None else argv)
+        ),
         "commit": commit,
         "versions": {"bayesprune": bayesprune.__version__, "torch": torch.__version__, "sklearn": sklearn.__version__},
         "hardware": f"{platform.machine()}, 1 thread",

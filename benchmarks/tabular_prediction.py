@@ -80,7 +80,7 @@ METHODS = {"bayesprune": network, "boosting": boosting}
 def main(argv: list[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, default=Path("../shared/data/tables"))
+    parser.add_argument("--tables", type=Path, required=True, help="folder of airfoil.csv and bikesharing-hour.csv")
     parser.add_argument("--data", nargs="+", default=list(TARGET), choices=list(TARGET))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--inner", type=int)

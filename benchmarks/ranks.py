@@ -318,7 +318,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + (
         f"\n\nA Gaussian of three dimensions, {found['ranks']} ranks of {found['draws']:,} draws, {found['replicas']} replicas: R-hat at "
         f"most {found['rhat']:.4f}, the merged covariance within {100 * found['covariance_error']:.1f} % of the smallest variance. "
-        f"Commits: {', '.join(f'{part} {commit}' for part, commit in result['commits'].items())}."
+        f"Commits: {', '.join(f'{part} {commit}' for part, commit in result.get('commits', {}).items())}."
     )
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.kills [--kills 200] [--minutes 60] [--only WORK …] [--seed 0] [--out FILE]
 
-Five kinds of work, the one with the fewest kills first: `train` (a pruning, sampling run, resumed), `reproduce` (a small
+Five kinds of work, the one that is furthest behind its share first: `train` (a pruning, sampling run, resumed), `reproduce` (a small
 Table 4, resumed), `collect` (samples into a store, up to their number), `select` (the command, begun again) and `save` (a
 model written over another one, again and again). A piece of work is run once whole. Then it is started in a fresh
 interpreter and killed, up to ten times one after the other; a kill's instant is drawn over the time from where the
@@ -47,6 +47,8 @@ SERIES = 10
 """Kills before the work is run to its end."""
 SHARES = {"train": 0.4, "reproduce": 0.6, "collect": 0.3, "select": 1.0, "save": 1.0}
 """Kills fall within this share of a whole piece's time: work that goes on where it was needs less for each of ten."""
+WEIGHTS = {"train": 2, "select": 1, "reproduce": 2, "save": 3, "collect": 3}
+"""How the kills are shared out: a start of the heavier work costs several of the lighter."""
 READY = b"ready\n"
 
 
@@ -251,7 +253,7 @@ def series(work: str, kills: int, base: Path, whole: dict[str, Any], seconds: fl
 def run(
     kills: int, minutes: float, works: list[str], seed: int, rows: list[dict[str, Any]], keep: Callable[[], None]
 ) -> None:
-    """Append series to the rows, the work with the fewest kills first, until the number or the time is reached."""
+    """Append series to the rows, the work furthest behind its share first, until the number or the time is reached."""
     begun, record = time.monotonic(), environment("cpu")
     references: dict[str, tuple[dict[str, Any], float]] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -261,7 +263,7 @@ def run(
             left = kills - sum(row["kills"] for row in rows)
             if left <= 0:
                 break
-            work = min(works, key=lambda name: landed[name])
+            work = min(works, key=lambda name: landed[name] / WEIGHTS[name])
             if work not in references:
                 folder = base / f"whole-{work}"
                 folder.mkdir()

@@ -39,7 +39,7 @@ RESULT = Path(__file__).parent / "results" / "ranks.json"
 LAYOUTS = ("ddp", "fsdp")
 RUN = [
     "train_size=160", "epochs=6", "batch_size=16", "width=8", "cycles=1", "samples_per_cycle=2", "sample_every=0.5",
-    "threads=1", "device=cpu", "checkpoint_minutes=0.0005", "evaluate_every=6", "collective_timeout=12",
+    "threads=1", "device=cpu", "checkpoint_minutes=0.0005", "evaluate_every=6",
 ]  # fmt: skip
 
 

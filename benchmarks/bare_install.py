@@ -4,8 +4,8 @@
 
 A virtual environment of this interpreter is made in a temporary folder, the wheel is built (or taken) and installed with its
 `train` extra, and README's first snippet and the first tutorial are run there. The installer's cache is used as it is found.
-A row for each pair of Python and torch is kept in `results/bare_install.json`: seconds by the clock and of the processor. Beside other work the latter are
-the ones to read.
+A row for each pair of Python and torch is kept in `results/bare_install.json`: seconds by the clock and of the processor; beside other work
+the latter are the ones to read.
 """
 
 from __future__ import annotations

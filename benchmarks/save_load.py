@@ -89,17 +89,17 @@ def worker() -> None:
 class Process:
     """A checkout of the library in a process of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, module: str = "benchmarks.save_load") -> None:
         places = os.pathsep.join([str(root / "src"), str(HERE)])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.save_load", "--worker"],
+            [sys.executable, "-m", module, "--worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE, env=os.environ | {"PYTHONPATH": places},
         )  # fmt: skip
 
-    def ask(self, width: int, name: str) -> str:
+    def ask(self, number: int, name: str) -> str:
         """The answer to one line."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        print(width, name, file=self.process.stdin, flush=True)
+        print(number, name, file=self.process.stdin, flush=True)
         return self.process.stdout.readline().strip()
 
     def close(self) -> None:

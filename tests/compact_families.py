@@ -123,3 +123,17 @@ def largest_difference(one: nn.Module, two: nn.Module, *inputs: Tensor) -> float
     one.train(modes[0])
     two.train(modes[1])
     return worst
+
+
+def residual(seed: int = 2) -> ResNet:
+    """A small residual network with statistics of its own."""
+    torch.manual_seed(seed)
+    model = ResNet(BasicBlock, (2, 1), (6, 8), num_classes=3)
+    settle_(model, torch.randn(8, 3, 8, 8))
+    return model
+
+
+@torch.no_grad()
+def zero_(tensor: Tensor, *index: object) -> None:
+    """Set a part of a tensor to zero."""
+    tensor[index] = 0

@@ -149,7 +149,7 @@ def test_error_a_small_gzip_that_unpacks_to_much(tmp_path, monkeypatch) -> None:
     path.write_bytes(gzip.compress(b"x," * 10**6 + b"\n"))
     with opened_text(path) as lines:
         assert len(next(lines)) == 2 * 10**6 + 1
-    with pytest.raises(ArtefactError, match="larger than allowed"), opened_text(path, limit=10**6) as lines:
+    with pytest.raises(ArtefactError, match="more than 1000000 bytes"), opened_text(path, limit=10**6) as lines:
         list(lines)
     path.write_bytes(path.read_bytes()[:-8] + bytes(8))  # another checksum
     with pytest.raises(ArtefactError, match="cannot be read"), opened_bytes(path) as file:
@@ -181,11 +181,22 @@ def test_error_zip_and_tar(tmp_path) -> None:
         "one": 1000,
         "two": 1000,
     }
-    with pytest.raises(ArtefactError, match="larger than allowed"):
+    with pytest.raises(ArtefactError, match="unpacks to more than 5000 bytes"):
         tar_members(place, lambda name: True, limit=5000)
     place.write_bytes(buffer.getvalue()[:-6])
     with pytest.raises(ArtefactError):
         tar_members(place, lambda name: True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_property_a_sum_tells_of_what_is_not_finite(dtype) -> None:
+    largest, infinity = torch.finfo(dtype).max, float("inf")
+    for values, fine in (
+        ([], True), ([1.0, -2.0], True), ([largest, largest], True), ([infinity], False), ([infinity, -infinity], False),
+        ([0.0, float("nan")], False), ([largest, largest, -infinity], False),
+    ):  # fmt: skip
+        assert tensors.all_finite(torch.tensor(values, dtype=dtype)) is fine, values
+    assert tensors.all_finite(torch.arange(3)) and not tensors.all_finite(torch.tensor([1j * infinity]))
 
 
 def test_property_a_file_is_hashed_once_while_it_stays_the_same(tmp_path, monkeypatch) -> None:

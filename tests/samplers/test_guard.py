@@ -10,6 +10,7 @@ from torch import nn
 
 from bayesprune.posterior import MemorySamples, health_report, loss_spikes
 from bayesprune.samplers import SGHMC, CVAdam, NonFiniteGradientError, native
+from bayesprune.samplers.guard import not_finite
 from bayesprune.sparsity import ForwardPruning
 
 WAYS = [
@@ -154,3 +155,9 @@ def test_property_health_names_the_steps_at_which_the_loss_leapt():
     report = health_report(losses={10 * step: loss for step, loss in enumerate(losses)})
     assert report.spikes == [40, 60]
     assert "the training loss leapt at 40, 60" in str(report)
+
+
+def test_property_gradients_whose_sum_overflows_are_finite():
+    large, spoilt = torch.full((9,), 3e38), torch.tensor([float("inf"), -float("inf")])
+    assert not_finite([large, torch.ones(2), spoilt, torch.zeros(0), large.half()]) == [2, 4]
+    assert not_finite([]) == []

@@ -122,7 +122,7 @@ def test_property_npz_names(tmp_path):
         ("t.xlsx", "a,b\n1,2\n", "ends in one of .csv"),
         ("t.parquet", "a,b\n1,2\n", "expected a Parquet file"),
         ("t.npz", "a,b\n1,2\n", "expected a whole zip file"),
-        ("t.csv.gz", "a,b\n1,2\n", "expected a table as CSV"),
+        ("t.csv.gz", "a,b\n1,2\n", "expected a whole gzip file"),
     ],
 )
 def test_error_damaged_files(tmp_path, name, text, message):
@@ -167,10 +167,15 @@ def test_error_npz(tmp_path, arrays, message):
         read_frame(tmp_path / "t.npz")
 
 
-def test_error_a_packed_table_larger_than_allowed(tmp_path, monkeypatch):
-    from bayesprune.tabular import reader
-
-    monkeypatch.setattr(reader, "DATA_LIMIT", 1000)
-    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 300))
-    with pytest.raises(ArtefactError, match="unpacks to more than 1000 bytes"):
-        read_frame(tmp_path / "t.csv.gz")
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.npz", "t.parquet"])
+def test_error_a_table_larger_than_allowed_once_unpacked(tmp_path, name):
+    if name == "t.npz":
+        np.savez_compressed(tmp_path / name, X=np.zeros((300, 2)), names=np.array(["a", "b"]))
+    elif name == "t.parquet":  # 300 equal values take a few bytes in the file
+        pandas.DataFrame({"a": np.zeros(300), "b": np.zeros(300)}).to_parquet(tmp_path / name)
+    else:
+        content = b"a,b\n" + b"1,2\n" * 300
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert len(read_frame(tmp_path / name)) == 300
+    with pytest.raises(ArtefactError, match="unpacks to more than 1000 bytes; raise limit"):
+        read_frame(tmp_path / name, limit=1000)

@@ -244,7 +244,7 @@ def test_error_archive_damaged(tmp_path, place):
     start = int(place * len(content))
     content[start : start + 16] = bytes(16)
     (tmp_path / ARCHIVES["cifar10"]).write_bytes(content)
-    with pytest.raises(ArtefactError, match=r"cannot be read .*expected a whole file; fetch it again"):
+    with pytest.raises(ArtefactError, match=r"cannot be read .*expected a whole gzip file; fetch it again"):
         load_cifar("cifar10", tmp_path)
 
 

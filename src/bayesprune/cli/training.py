@@ -1,4 +1,4 @@
-"""demo, recipes, keys, train, evaluate, report and shards: from data to a run folder, and what is read from it."""
+"""demo, recipes, keys, train, evaluate and report: from data to a run folder, and what is read from it."""
 
 from __future__ import annotations
 
@@ -87,14 +87,6 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
-
-    shards = add(
-        commands, "shards", "pack folders of images into tar shards", _shards,
-        "bayesprune shards imagenet --out imagenet-shards",
-    )  # fmt: skip
-    shards.add_argument("folder", metavar="DIR", help="folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg")
-    shards.add_argument("--out", required=True, help="folder to write: train/shard-000000.tar, …, val/…, classes.json")
-    shards.add_argument("--size", type=int, default=5000, help="images in a shard (default: 5000)")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -197,17 +189,4 @@ def _report(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, write_report
 
     print(write_report([load_run(run) for run in arguments.runs], arguments.out))
-    return 0
-
-
-def _shards(arguments: argparse.Namespace) -> int:
-    from bayesprune.common.files import write_text
-    from bayesprune.vision import open_images, write_shards
-    from bayesprune.vision.shards import CLASSES
-
-    data, out = open_images(arguments.folder), Path(arguments.out)
-    for index in filter(None, (data.train, data.validation, data.test)):
-        paths = write_shards(index, out / index.root.name, arguments.size)
-        print(f"{out / index.root.name}: {len(index)} images in {len(paths)} shards")
-    write_text(out / CLASSES, json.dumps(list(data.classes), ensure_ascii=False) + "\n")
     return 0

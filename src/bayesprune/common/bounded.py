@@ -70,17 +70,19 @@ class _Bounded(io.RawIOBase):
     """A stream that is read to at most a limit, and whose lines end."""
 
     def __init__(self, file: IO[bytes], path: Path, limit: int) -> None:
-        self.file, self.path, self.left = file, path, limit
+        self.file, self.path, self.limit, self.left = file, path, limit, limit
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with reading(self.path, "a whole file", "fetch it again"):
+        with reading(self.path, "a whole gzip file", "fetch it again"):
             found = self.file.read(min(len(buffer), max(self.left, 0) + 1))
         self.left -= len(found)
         if self.left < 0:
-            raise ArtefactError(self.path, "is larger than allowed once unpacked", mend="raise limit if you trust it")
+            raise ArtefactError(
+                self.path, f"unpacks to more than {self.limit} bytes", mend="raise limit if you trust it"
+            )
         buffer[: len(found)] = found
         return len(found)
 

@@ -146,6 +146,12 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: str | os.Pa
 _OTHER = "it was written for another architecture"
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity: its sum tells, unless that overflows."""
+    sums = tensor.dtype in (torch.float32, torch.float64)
+    return (sums and bool(tensor.sum().isfinite())) or bool(tensor.isfinite().all())
+
+
 def stored_bytes(tensors: Mapping[str, Tensor], format: str) -> int:
     """The size of the file that `write_tensors` makes of tensors; those on the meta device will do."""
     size = len(_header(tensors, format, {name: _BLANK for name in tensors}, None))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayesprune.common.tensors import all_finite
 from bayesprune.posterior.architecture import Layout, check_layout, model_tensors
 from bayesprune.samplers import Sampler
 from bayesprune.samplers.layout import whole
@@ -46,7 +47,7 @@ class Samples(ABC):
 
     @abstractmethod
     def _write(self, tensors: dict[str, Tensor], layout: Layout, info: dict[str, Any]) -> None:
-        """Append a sample that fits the layout."""
+        """Append a sample that fits the layout; the tensors may be the model's own."""
 
     @abstractmethod
     def _read(self, index: int) -> dict[str, Tensor]:
@@ -78,17 +79,15 @@ class Samples(ABC):
             info = {**_temperatures(sampler), **info}
         with sampler.midpoint() if midpoint and isinstance(sampler, Sampler) else nullcontext():
             tensors, layout = model_tensors(model)
-            copies = {
-                n: whole(t.detach()).cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()
-            }
-        if self.layout is not None:
-            check_layout(self.layout, layout)
-        spoilt = [name for name, tensor in copies.items() if not bool(tensor.isfinite().all())]
-        if spoilt:
-            raise ValueError(
-                f"model: {', '.join(spoilt[:3])} holds NaN or infinity, which is no sample; go back to the last checkpoint"
-            )
-        self._write(copies, layout, {key: _plain(value, key) for key, value in info.items()})
+            if self.layout is not None:
+                check_layout(self.layout, layout)
+            held = {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
+            if spoilt := [name for name, tensor in held.items() if not all_finite(tensor)]:
+                raise ValueError(
+                    f"model: {', '.join(spoilt[:3])} holds NaN or infinity, which is no sample; "
+                    "go back to the last checkpoint"
+                )
+            self._write(held, layout, {key: _plain(value, key) for key, value in info.items()})
         return len(self) - 1
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -168,7 +167,7 @@ class MemorySamples(Samples):
 
     def _write(self, tensors: dict[str, Tensor], layout: Layout, info: dict[str, Any]) -> None:
         self.layout = layout
-        self._samples.append(tensors)
+        self._samples.append({name: tensor.clone() for name, tensor in tensors.items()})
         self._infos.append(info)
 
     def _read(self, index: int) -> dict[str, Tensor]:

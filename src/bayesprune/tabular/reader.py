@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gzip
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Collection
@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from bayesprune.common.artefact import ArtefactError, reading
-from bayesprune.common.bounded import DATA_LIMIT, zip_members
+from bayesprune.common.bounded import DATA_LIMIT, opened_bytes, opened_text, zip_members
 
 FORMATS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".npz")
 # What spreadsheets, R, pandas and SQL write for "no value".
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "<NA>", "?", ".")
-_HEADER = 1 << 26  # characters of a first line
 _DELIMITERS = ",;\t|"
 
 
@@ -32,8 +31,9 @@ def read_frame(
     text: Collection[str] = (),
     keep: Collection[str] = (),
     strict: bool = True,
+    limit: int = DATA_LIMIT,
 ) -> Any:
-    """Read a data frame; the name's ending says how."""
+    """Read a data frame of at most ``limit`` bytes, unpacked; the name's ending says how."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"data={str(path)!r}: no such file")
@@ -60,11 +60,7 @@ def read_frame(
         raise ImportError(f'reading {path.name} needs pandas and pyarrow: pip install "bayesprune[tabular]"') from error
     kind = {_read_parquet: "a Parquet file", _read_npz: "arrays X (n, p), y (n,), names (p,) in .npz, without pickle"}
     with reading(path, kind.get(reader, "a table as CSV, as UTF-8 text")):
-        try:
-            frame = reader(path, wanted, text)
-        except UnicodeDecodeError as error:
-            where = f"{error.reason} at byte {error.start}"
-            raise ArtefactError(path, f"is not UTF-8 text ({where})", mend="save it as UTF-8") from None
+        frame = reader(path, wanted, text, limit)
     if lacking:
         raise ValueError(absent(lacking[0], seen, path.name))
     if "" in frame.columns:
@@ -90,21 +86,16 @@ def absent(name: str, names: Collection[str], source: str) -> str:
     return f"{source} has no column {name!r}{guess} has {len(names)} columns: {listed}"
 
 
-def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
+def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str], limit: int) -> Any:
     import pyarrow.csv as arrow
 
-    packed = path.suffix.lower() == ".gz"
-    content = _unpacked(path) if packed else b""
-    with io.TextIOWrapper(
-        io.BytesIO(content) if packed else open(path, "rb"), encoding="utf-8-sig", newline=""
-    ) as file:
-        line = file.readline(_HEADER)
+    with opened_text(path, limit=limit) as lines:
+        line = next(lines, "")
         if not line.strip():
             raise ArtefactError(path, "is empty; its first line must name the columns")
         tabs = ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]]
         mark = "\t" if tabs else max(_DELIMITERS, key=lambda mark: (line.count(mark), mark == ","))
-        file.seek(0)
-        header = next(csv.reader(file, delimiter=mark, strict=True))
+        header = next(csv.reader(itertools.chain([line], lines), delimiter=mark, strict=True))
     names = [name.strip() for name in header]
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
         raise ArtefactError(
@@ -113,33 +104,29 @@ def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collec
     kept = set(wanted(names))
     read = kept or set(names)  # Arrow reads all columns where none is named
     raw = dict(zip(names, header))
-    table = arrow.read_csv(
-        io.BytesIO(content) if packed else path,
-        read_options=arrow.ReadOptions(use_threads=False),
-        parse_options=arrow.ParseOptions(delimiter=mark, newlines_in_values=True),
-        convert_options=arrow.ConvertOptions(
-            include_columns=[raw[name] for name in names if name in read],
-            column_types={raw[name]: "string" for name in text if name in kept},
-            null_values=list(MISSING),
-            strings_can_be_null=True,
-        ),
-    )
+    with opened_bytes(path, limit=limit) as raw_bytes:
+        table = arrow.read_csv(
+            raw_bytes,
+            read_options=arrow.ReadOptions(use_threads=False),
+            parse_options=arrow.ParseOptions(delimiter=mark, newlines_in_values=True),
+            convert_options=arrow.ConvertOptions(
+                include_columns=[raw[name] for name in names if name in read],
+                column_types={raw[name]: "string" for name in text if name in kept},
+                null_values=list(MISSING),
+                strings_can_be_null=True,
+            ),
+        )
     return _from_arrow(table.rename_columns([name for name in names if name in read]))[[n for n in names if n in kept]]
 
 
-def _unpacked(path: Path) -> bytes:
-    """Return what a gzip file holds, within the limit of memory."""
-    with gzip.open(path, "rb") as file:
-        content = file.read(DATA_LIMIT + 1)
-    if len(content) > DATA_LIMIT:
-        raise ArtefactError(path, f"unpacks to more than {DATA_LIMIT} bytes", mend="split it")
-    return content
-
-
-def _read_parquet(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
+def _read_parquet(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str], limit: int) -> Any:
     import pyarrow.parquet as arrow
 
     kept = [name for name in wanted(arrow.read_schema(path).names) if not re.fullmatch(r"__index_level_\d+__", name)]
+    about = arrow.read_metadata(path)
+    stored = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if max(stored, 8 * about.num_rows * len(kept)) > limit:  # equal values in a row take next to nothing in the file
+        raise ArtefactError(path, f"unpacks to more than {limit} bytes", mend="raise limit if you trust it")
     return _from_arrow(arrow.read_table(path, columns=kept))
 
 
@@ -160,10 +147,10 @@ def _from_arrow(table: Any) -> Any:
     return frame
 
 
-def _read_npz(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str]) -> Any:
+def _read_npz(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str], limit: int) -> Any:
     import pandas
 
-    parts, held = zip_members(path, ("X.npy", "y.npy", "names.npy"), limit=DATA_LIMIT)
+    parts, held = zip_members(path, ("X.npy", "y.npy", "names.npy"), limit=limit)
     arrays = {name[:-4]: np.lib.format.read_array(io.BytesIO(part), allow_pickle=False) for name, part in parts.items()}
     if "X" not in arrays:
         raise ArtefactError(

@@ -4,7 +4,8 @@
 
 A virtual environment of this interpreter is made in a temporary folder, the wheel is built (or taken) and installed with its
 `train` extra, and README's first snippet and the first tutorial are run there. The installer's cache is used as it is found.
-A row for each pair of Python and torch is kept in `results/bare_install.json`.
+A row for each pair of Python and torch is kept in `results/bare_install.json`: seconds by the clock and of the processor; beside other work
+the latter are the ones to read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,14 +30,15 @@ STEPS = ("install [train]", "README's first snippet", "first tutorial")
 TUTORIAL = ROOT / "examples" / "prune_my_model.py"
 
 
-def timed(what: str, words: list[str], folder: Path) -> float:
-    """Run a command to its end, print its time."""
-    started = time.perf_counter()
+def timed(what: str, words: list[str], folder: Path) -> dict[str, float]:
+    """Run a command to its end, print its times."""
+    started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(words, check=True, cwd=folder, env=inherited, stdout=subprocess.DEVNULL)
-    seconds = time.perf_counter() - started
-    print(f"{what:<34} {seconds:7.1f} s", flush=True)
-    return seconds
+    seconds, now = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    print(f"{what:<34} {seconds:7.1f} s, {processor:7.1f} s of the processor", flush=True)
+    return {"wall": seconds, "processor": processor}
 
 
 def environment(python: Path, argv: list[str]) -> dict[str, Any]:
@@ -50,18 +53,14 @@ def environment(python: Path, argv: list[str]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A row an environment, in seconds."""
-    head = ["Python", "torch", *STEPS, "all"]
-    rows = [
-        [
-            row["environment"]["python"],
-            row["environment"]["torch"],
-            *(f"{row['seconds'][step]:.0f}" for step in STEPS),
-            f"{row['all']:.0f}",
-        ]
-        for row in result["rows"]
-    ]
-    return markdown([f"{name}, s" if place > 1 else name for place, name in enumerate(head)], rows)
+    """A row an environment: seconds by the clock, and of the processor."""
+    rows = []
+    for row in result["rows"]:
+        steps = [*(row["seconds"][step] for step in STEPS), row["all"]]
+        times = (f"{step['wall']:.0f} ({step['processor']:.0f})" for step in steps)
+        rows.append([row["environment"]["python"], row["environment"]["torch"], *times, f"{row['load']:.1f}"])
+    head = ["Python", "torch", *STEPS, "all", "load"]
+    return markdown(head, rows) + "\n\nSeconds by the clock, in brackets of the processor."
 
 
 def kept(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,9 +100,10 @@ def main(argv: list[str] | None = None) -> int:
             [str(python), str(TUTORIAL)],
         )
         seconds = {step: timed(step, words, folder) for step, words in zip(STEPS, commands)}
-        row = {"seconds": seconds, "all": sum(seconds.values()), "load": os.getloadavg()[0]}
+        total = {kind: sum(step[kind] for step in seconds.values()) for kind in ("wall", "processor")}
+        row = {"seconds": seconds, "all": total, "load": os.getloadavg()[0]}
         row["environment"] = environment(python, sys.argv[1:] if argv is None else argv)
-    print(f"{'all':<34} {row['all']:7.1f} s")
+    print(f"{'all':<34} {total['wall']:7.1f} s, {total['processor']:7.1f} s of the processor")
     result = {"rows": kept(arguments.out, row), "environment": row["environment"]}
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0

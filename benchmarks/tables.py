@@ -240,6 +240,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare_torch_pruning": compare_torch_pruning,
     "zoo": zoo,
     "tracers": lambda: written("tracers"),
+    "startup": lambda: written("startup"),
+    "bare_install": lambda: written("bare_install"),
     "latency": lambda: importlib.import_module("benchmarks.latency").table(load("latency")),
 }
 

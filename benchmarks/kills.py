@@ -19,6 +19,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -288,6 +289,21 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "failed": [row for row in rows if row["error"] or row["differ"] or row["halfway"]],
         "commits": sorted({row["commit"] for row in rows}),
     }  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a table in Markdown, one row a kind of work."""
+    lines = [
+        "| work | kills | runs to the end | equal bit for bit | a kill fell (median, s after the start) |",
+        "|---|---|---|---|---|",
+    ]
+    for work in [*WORK, "all"]:
+        rows = [row for row in result["rows"] if work in (row["work"], "all")]
+        equal = sum(not (row["error"] or row["differ"] or row["halfway"]) for row in rows)
+        instants = [each for row in rows for each in row["seconds"]]
+        middle = f"{statistics.median(instants):.1f}" if instants else ""
+        lines.append(f"| `{work}` | {sum(row['kills'] for row in rows)} | {len(rows)} | {equal} | {middle} |")
+    return "\n".join(lines) + f"\n\nCommits {', '.join(result['commits'])}."
 
 
 def main() -> int:

@@ -298,6 +298,28 @@ def faults(place: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def table(result: dict[str, Any]) -> str:
+    """The result as tables in Markdown."""
+    lines = [
+        "| layout | processes | T | from one process | between ranks | the same masks |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["layouts"]:
+        between = f"{row['between_ranks']:.1e}" if "between_ranks" in row else ""
+        lines.append(
+            f"| {row['layout']} | {row.get('processes', '')} | {row['temperature']:g} | {row['from_one_process']:.1e} | {between} | "
+            f"{'yes' if row['same_masks'] else 'no'} |"
+        )
+    lines += ["", "| fault | the job ended after, s | resumed equal |", "|---|---|---|"]
+    for row in result["faults"]:
+        lines.append(f"| {row['fault']} | {row['ended_after_seconds']} | {'yes' if row['resumed_equal'] else 'no'} |")
+    found = result["chains"]
+    return "\n".join(lines) + (
+        f"\n\nA Gaussian of three dimensions, {found['ranks']} ranks of {found['draws']:,} draws, {found['replicas']} replicas: R-hat at "
+        f"most {found['rhat']:.4f}, the merged covariance within {100 * found['covariance_error']:.1f} % of the smallest variance."
+    )
+
+
 def _files(folder: Path) -> list[str]:
     return ["model.safetensors", *(f"samples/{path.name}" for path in sorted((folder / "samples").glob("sample-*")))]
 

@@ -8,6 +8,7 @@ A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. With --check
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import re
@@ -25,6 +26,7 @@ PAGES = (
     ROOT / "docs" / "variable_selection.md",
     ROOT / "docs" / "compaction.md",
     ROOT / "docs" / "temperature.md",
+    ROOT / "docs" / "reliability.md",
 )
 NAMES = {"sgd": "SGD (Nesterov)", "cvadam": "CV-Adam", "emmcmc": "CV-Adam + EM-MCMC"}
 
@@ -239,9 +241,20 @@ TABLES: dict[str, Callable[[], str]] = {
     "sparse_ensemble": sparse_ensemble,
     "compare_torch_pruning": compare_torch_pruning,
     "zoo": zoo,
-    "tracers": lambda: written("tracers"),
-    "startup": lambda: written("startup"),
-    "bare_install": lambda: written("bare_install"),
+    **{
+        name: functools.partial(written, name)
+        for name in (
+            "tracers",
+            "fuzz_readers",
+            "kills",
+            "ranks",
+            "soak",
+            "save_load",
+            "guard_cost",
+            "startup",
+            "bare_install",
+        )
+    },
     "latency": lambda: importlib.import_module("benchmarks.latency").table(load("latency")),
 }
 

@@ -322,10 +322,8 @@ def scratch() -> Path:
 
 def table(result: dict[str, Any]) -> str:
     """The result as a table in Markdown, one row a reader."""
-    lines = [
-        "| reader | mutations | refused | as written | forged, read | silent | outside the family | outside the folder | long | peak MB |",
-        "|---|" + "---|" * 9,
-    ]
+    head = "| reader | mutations | refused | as written | forged, read | silent | outside the family | outside the folder | long | peak MB |"
+    lines = [head, "|---|" + "---|" * 9]
     keys = (
         "mutations",
         "refused",
@@ -338,7 +336,8 @@ def table(result: dict[str, Any]) -> str:
     )
     for name, row in {**result["readers"], "all": result["summary"]}.items():
         lines.append(f"| {name} | " + " | ".join(f"{row[key]:,}" for key in keys) + f" | {row['peak_mb']} |")
-    return "\n".join(lines)
+    commits = sorted({row["commit"] for row in result["readers"].values()})
+    return "\n".join(lines) + f"\n\nCommits {', '.join(commits)}; seed {result['seed']}."
 
 
 def main() -> int:
@@ -361,10 +360,14 @@ def main() -> int:
     with multiprocessing.get_context("fork").Pool(arguments.jobs, maxtasksperchild=1) as pool:
         tallies = pool.imap(_one, work, chunksize=1)
         _report(chosen, each, tallies, rows, total)
-    summary = {"mutations": each * len(chosen), **total, "peak_mb": max(row["peak_mb"] for row in rows.values())}
+    about = {"seed": arguments.seed, "jobs": arguments.jobs, "environment": environment("cpu")}
+    rows = {name: {**row, "commit": about["environment"]["commit"]} for name, row in rows.items()}
+    if arguments.json and arguments.json.exists() and arguments.readers:  # one reader again, the others stay
+        rows = {**json.loads(arguments.json.read_text())["readers"], **rows}
+    summary = {key: sum(row[key] for row in rows.values()) for key in ("mutations", *total)}
+    summary["peak_mb"] = max(row["peak_mb"] for row in rows.values())
     print(json.dumps(summary))
     if arguments.json:
-        about = {"seed": arguments.seed, "jobs": arguments.jobs, "environment": environment("cpu")}
         write_json(arguments.json, {"summary": summary, "readers": rows, **about})
     return 1 if total["silent"] + total["outside_family"] + total["outside_folder"] + total["too_long"] else 0
 

@@ -37,6 +37,7 @@ from bayesprune.train.folder import environment, write_json
 
 RESULT = Path(__file__).parent / "results" / "ranks.json"
 LAYOUTS = ("ddp", "fsdp")
+PARTS = ("layouts", "faults", "chains")
 RUN = [
     "train_size=160", "epochs=6", "batch_size=16", "width=8", "cycles=1", "samples_per_cycle=2", "sample_every=0.5",
     "threads=1", "device=cpu", "checkpoint_minutes=0.0005", "evaluate_every=6",
@@ -154,7 +155,7 @@ def spread(what: str, world: int, folder: Path, steps: int) -> list[Any]:
         for rank in range(world)
     ]
     try:
-        errors = [each.communicate(timeout=600)[1] for each in children]
+        errors = [each.communicate(timeout=1800)[1] for each in children]
     finally:
         for each in children:
             each.kill()
@@ -316,7 +317,8 @@ def table(result: dict[str, Any]) -> str:
     found = result["chains"]
     return "\n".join(lines) + (
         f"\n\nA Gaussian of three dimensions, {found['ranks']} ranks of {found['draws']:,} draws, {found['replicas']} replicas: R-hat at "
-        f"most {found['rhat']:.4f}, the merged covariance within {100 * found['covariance_error']:.1f} % of the smallest variance."
+        f"most {found['rhat']:.4f}, the merged covariance within {100 * found['covariance_error']:.1f} % of the smallest variance. "
+        f"Commits: {', '.join(f'{part} {commit}' for part, commit in result['commits'].items())}."
     )
 
 
@@ -326,9 +328,7 @@ def _files(folder: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", nargs="+", default=["layouts", "faults", "chains"], choices=["layouts", "faults", "chains"]
-    )
+    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--draws", type=int, default=1000)
@@ -341,7 +341,10 @@ def main() -> int:
         child(arguments.child, arguments.rank, arguments.world, arguments.folder, arguments.steps)
         return 0
     result: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    before = result.get("environment", {}).get("commit")
+    commits = result["commits"] = {part: before for part in PARTS if part in result} | result.get("commits", {})
     result["environment"] = environment("cpu")
+    commits.update(dict.fromkeys(arguments.only, result["environment"]["commit"]))
     good = []
     if "layouts" in arguments.only:
         rows = result["layouts"] = layouts(arguments.steps, tuple(arguments.processes))

@@ -179,3 +179,14 @@ def test_error_a_table_larger_than_allowed_once_unpacked(tmp_path, name):
     assert len(read_frame(tmp_path / name)) == 300
     with pytest.raises(ArtefactError, match="unpacks to more than 1000 bytes; raise limit"):
         read_frame(tmp_path / name, limit=1000)
+
+
+def test_error_a_parquet_table_whose_texts_are_not_utf8(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    buffers = [None, pyarrow.py_buffer(np.array([0, 2, 4], dtype=np.int32).tobytes()), pyarrow.py_buffer(b"ab\xff\xfe")]
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 2, buffers)
+    parquet.write_table(pyarrow.table({"city": text, "y": [1.0, 2.0]}), tmp_path / "t.parquet")
+    with pytest.raises(ArtefactError, match="UTF8"):
+        read_frame(tmp_path / "t.parquet")

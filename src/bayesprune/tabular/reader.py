@@ -127,7 +127,9 @@ def _read_parquet(path: Path, wanted: Callable[[list[str]], list[str]], text: Co
     stored = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
     if max(stored, 8 * about.num_rows * len(kept)) > limit:  # equal values in a row take next to nothing in the file
         raise ArtefactError(path, f"unpacks to more than {limit} bytes", mend="raise limit if you trust it")
-    return _from_arrow(arrow.read_table(path, columns=kept))
+    table = arrow.read_table(path, columns=kept)
+    table.validate(full=True)  # that texts are UTF-8: else pandas finds out later, elsewhere
+    return _from_arrow(table)
 
 
 def _from_arrow(table: Any) -> Any:

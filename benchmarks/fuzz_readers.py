@@ -36,18 +36,8 @@ from benchmarks.fuzz_artefacts import READERS, Reader, canonical
 
 RESULTS = Path(__file__).parent / "results" / "fuzz_readers.json"
 NUMBERS = (
-    b"0",
-    b"-1",
-    b"1",
-    b"7",
-    b"255",
-    b"2147483648",
-    b"9223372036854775807",
-    b"1e308",
-    b"1" + b"0" * 20,
-    b"NaN",
-    b"null",
-)
+    b"0", b"-1", b"1", b"7", b"255", b"2147483648", b"9223372036854775807", b"1e308", b"1" + b"0" * 20, b"NaN", b"null",
+)  # fmt: skip
 JUNK: tuple[Any, ...] = (
     None, True, 0, -1, 3, 2**31, 2**63, 1e308, float("nan"), "", "x", "..", "../outside/file", "/etc/passwd", "\0", "F32", [], {},
     [1], [0, 2**40], [-1, -4], {"a": 1}, "I" * 5000,
@@ -328,6 +318,27 @@ def _example(tally: Tally, said: str) -> None:
 def scratch() -> Path:
     """A new folder, in memory where the system has one there."""
     return Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a table in Markdown, one row a reader."""
+    lines = [
+        "| reader | mutations | refused | as written | forged, read | silent | outside the family | outside the folder | long | peak MB |",
+        "|---|" + "---|" * 9,
+    ]
+    keys = (
+        "mutations",
+        "refused",
+        "unchanged",
+        "forged_and_read",
+        "silent",
+        "outside_family",
+        "outside_folder",
+        "too_long",
+    )
+    for name, row in {**result["readers"], "all": result["summary"]}.items():
+        lines.append(f"| {name} | " + " | ".join(f"{row[key]:,}" for key in keys) + f" | {row['peak_mb']} |")
+    return "\n".join(lines)
 
 
 def main() -> int:

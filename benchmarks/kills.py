@@ -2,7 +2,7 @@
 
     python -m benchmarks.kills [--kills 200] [--minutes 60] [--only WORK …] [--seed 0] [--out FILE]
 
-Five kinds of work, the one with the fewest kills first: `train` (a pruning, sampling run, resumed), `reproduce` (a small
+Five kinds of work, the one that is furthest behind its share first: `train` (a pruning, sampling run, resumed), `reproduce` (a small
 Table 4, resumed), `collect` (samples into a store, up to their number), `select` (the command, begun again) and `save` (a
 model written over another one, again and again). A piece of work is run once whole. Then it is started in a fresh
 interpreter and killed, up to ten times one after the other; a kill's instant is drawn over the time from where the
@@ -19,6 +19,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,8 @@ SERIES = 10
 """Kills before the work is run to its end."""
 SHARES = {"train": 0.4, "reproduce": 0.6, "collect": 0.3, "select": 1.0, "save": 1.0}
 """Kills fall within this share of a whole piece's time: work that goes on where it was needs less for each of ten."""
+WEIGHTS = {"train": 2, "select": 1, "reproduce": 2, "save": 3, "collect": 3}
+"""How the kills are shared out: a start of the heavier work costs several of the lighter."""
 READY = b"ready\n"
 
 
@@ -251,7 +254,7 @@ def series(work: str, kills: int, base: Path, whole: dict[str, Any], seconds: fl
 def run(
     kills: int, minutes: float, works: list[str], seed: int, rows: list[dict[str, Any]], keep: Callable[[], None]
 ) -> None:
-    """Append series to the rows, the work with the fewest kills first, until the number or the time is reached."""
+    """Append series to the rows, the work furthest behind its share first, until the number or the time is reached."""
     begun, record = time.monotonic(), environment("cpu")
     references: dict[str, tuple[dict[str, Any], float]] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -261,7 +264,7 @@ def run(
             left = kills - sum(row["kills"] for row in rows)
             if left <= 0:
                 break
-            work = min(works, key=lambda name: landed[name])
+            work = min(works, key=lambda name: landed[name] / WEIGHTS[name])
             if work not in references:
                 folder = base / f"whole-{work}"
                 folder.mkdir()
@@ -286,6 +289,21 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "failed": [row for row in rows if row["error"] or row["differ"] or row["halfway"]],
         "commits": sorted({row["commit"] for row in rows}),
     }  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a table in Markdown, one row a kind of work."""
+    lines = [
+        "| work | kills | runs to the end | equal bit for bit | a kill fell (median, s after the start) |",
+        "|---|---|---|---|---|",
+    ]
+    for work in [*WORK, "all"]:
+        rows = [row for row in result["rows"] if work in (row["work"], "all")]
+        equal = sum(not (row["error"] or row["differ"] or row["halfway"]) for row in rows)
+        instants = [each for row in rows for each in row["seconds"]]
+        middle = f"{statistics.median(instants):.1f}" if instants else ""
+        lines.append(f"| `{work}` | {sum(row['kills'] for row in rows)} | {len(rows)} | {equal} | {middle} |")
+    return "\n".join(lines) + f"\n\nCommits {', '.join(result['commits'])}."
 
 
 def main() -> int:

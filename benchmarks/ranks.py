@@ -39,7 +39,7 @@ RESULT = Path(__file__).parent / "results" / "ranks.json"
 LAYOUTS = ("ddp", "fsdp")
 RUN = [
     "train_size=160", "epochs=6", "batch_size=16", "width=8", "cycles=1", "samples_per_cycle=2", "sample_every=0.5",
-    "threads=1", "device=cpu", "checkpoint_minutes=0.0005", "evaluate_every=6", "collective_timeout=12",
+    "threads=1", "device=cpu", "checkpoint_minutes=0.0005", "evaluate_every=6",
 ]  # fmt: skip
 
 
@@ -296,6 +296,28 @@ def faults(place: Path) -> list[dict[str, Any]]:
                      "resumed_equal": equal, "error": "" if again.returncode == 0 else told[-2000:]})  # fmt: skip
         print(rows[-1], flush=True)
     return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as tables in Markdown."""
+    lines = [
+        "| layout | processes | T | from one process | between ranks | the same masks |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["layouts"]:
+        between = f"{row['between_ranks']:.1e}" if "between_ranks" in row else ""
+        lines.append(
+            f"| {row['layout']} | {row.get('processes', '')} | {row['temperature']:g} | {row['from_one_process']:.1e} | {between} | "
+            f"{'yes' if row['same_masks'] else 'no'} |"
+        )
+    lines += ["", "| fault | the job ended after, s | resumed equal |", "|---|---|---|"]
+    for row in result["faults"]:
+        lines.append(f"| {row['fault']} | {row['ended_after_seconds']} | {'yes' if row['resumed_equal'] else 'no'} |")
+    found = result["chains"]
+    return "\n".join(lines) + (
+        f"\n\nA Gaussian of three dimensions, {found['ranks']} ranks of {found['draws']:,} draws, {found['replicas']} replicas: R-hat at "
+        f"most {found['rhat']:.4f}, the merged covariance within {100 * found['covariance_error']:.1f} % of the smallest variance."
+    )
 
 
 def _files(folder: Path) -> list[str]:

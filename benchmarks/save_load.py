@@ -2,9 +2,11 @@
 
     python -m benchmarks.save_load --before PATH/TO/OTHER/CHECKOUT [--json FILE] [--rounds 15]
 
-Every round asks both processes in turns, so that what else the machine does falls on both. A time is the median over the rounds; the
-quotient is the median of the rounds' quotients. A sample is loaded into the model, a checkpoint and a model are read and every tensor of
-theirs is touched once: a file that is only mapped into memory costs nothing until it is used.
+Every round asks both processes in turns, so that what else the machine does falls on both. A time is the median over the rounds, by
+the clock and of the processor's work in all threads; a quotient is the median of the rounds' quotients. A sample is loaded into the
+model, a checkpoint and a model are read and every tensor of theirs is used once: a file that is only mapped into memory costs nothing
+until it is used. "first" is a file that this process has not checked yet and that the system holds in memory; "from the disk" one that
+the system was told to forget (posix_fadvise); "again" one that was checked and has not changed since.
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ WIDTHS = {"1 MB": 16, "17 MB": 64, "69 MB": 128}
 LIMIT = 1.2
 
 
-def deeds(width: int, folder: Path) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name, with the library that this process imports."""
+Deed = tuple[Callable[[], Any], Callable[[], Any]]
+
+
+def deeds(width: int, folder: Path) -> dict[str, Deed]:
+    """What is timed, by name, with the library that this process imports: what comes before it, and itself."""
     import torch
 
     from bayesprune import SampleStore, load, save
@@ -38,37 +43,61 @@ def deeds(width: int, folder: Path) -> dict[str, Callable[[], Any]]:
     def fresh() -> None:
         """Forget which files were checked already, where the library remembers."""
         if "bayesprune.common.tensors" in sys.modules:
-            sys.modules["bayesprune.common.tensors"]._checked.clear()
+            getattr(sys.modules["bayesprune.common.tensors"], "_checked", {}).clear()
+
+    def cold() -> None:
+        """Have the system forget the files too."""
+        fresh()
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+    def aged() -> None:
+        """Check the sample once, when it is older than the clock of files is coarse."""
+        if not remembered:
+            time.sleep(2.5)
+            remembered.append(SampleStore(folder / "samples").load_(0, model))
+
+    def sample() -> Any:
+        return SampleStore(folder / "samples").load_(0, model)
+
+    def checkpoint() -> Any:
+        return model.load_state_dict(load_tree(folder / "state")["model"])
 
     torch.manual_seed(0)
     model = resnet20(num_classes=10, width=width).eval()
+    remembered: list[Any] = []
     state = {"model": dict(model.state_dict()), "step": 3}
     example = torch.zeros(2, 3, 32, 32)
     store = SampleStore(folder / "samples")
     store.collect(model)
     save_tree(folder / "state", state)
-    found: dict[str, Callable[[], Any]] = {
-        "collect a sample": lambda: (store.truncate(0), store.collect(model)),
-        "load a sample": lambda: (fresh(), SampleStore(folder / "samples").load_(0, model)),
-        "load it again": lambda: SampleStore(folder / "samples").load_(0, model),
-        "save a checkpoint": lambda: save_tree(folder / "state", state),
-        "load a checkpoint": lambda: (fresh(), model.load_state_dict(load_tree(folder / "state")["model"])),
+    found: dict[str, Deed] = {
+        "collect a sample": (lambda: store.truncate(0), lambda: store.collect(model)),
+        "load a sample, first": (fresh, sample),
+        "load a sample, from the disk": (cold, sample),
+        "load a sample, again": (aged, sample),
+        "save a checkpoint": (fresh, lambda: save_tree(folder / "state", state)),
+        "load a checkpoint, first": (fresh, checkpoint),
+        "load a checkpoint, from the disk": (cold, checkpoint),
     }
     if width <= 64:
         save(model, folder / "model", example_input=example)
-        found["save a model"] = lambda: save(model, folder / "model", example_input=example)
-        found["load a model"] = lambda: (
-            fresh() or [tensor.sum() for tensor in load(folder / "model").state_dict().values()]
-        )
+        found["save a model"] = (fresh, lambda: save(model, folder / "model", example_input=example))
+        found["load a model, first"] = (
+            fresh, lambda: [tensor.sum() for tensor in load(folder / "model").state_dict().values()],
+        )  # fmt: skip
     return found
 
 
 def worker() -> None:
-    """Answer "WIDTH NAME" on standard input with seconds on standard output."""
+    """Answer "WIDTH NAME" on standard input with the seconds of clock and work on standard output."""
     import torch
 
     torch.set_num_threads(1)
-    known: dict[int, dict[str, Callable[[], Any]]] = {}
+    known: dict[int, dict[str, Deed]] = {}
     home = Path(tempfile.mkdtemp(prefix="save-load-"))
     try:
         for line in sys.stdin:
@@ -77,11 +106,13 @@ def worker() -> None:
                 (home / str(width)).mkdir()
                 known[width] = deeds(width, home / str(width))
             if name == "names":
-                print(*known[width], sep=",", flush=True)
+                print(*known[width], sep=";", flush=True)
                 continue
-            begun = time.perf_counter()
-            known[width][name]()
-            print(time.perf_counter() - begun, flush=True)
+            before, act = known[width][name]
+            before()
+            begun, worked = time.perf_counter(), time.process_time()
+            act()
+            print(time.perf_counter() - begun, time.process_time() - worked, flush=True)
     finally:
         shutil.rmtree(home)
 
@@ -109,27 +140,45 @@ class Process:
         self.process.wait()
 
 
+HEAD = "| size | what | before ms | now ms | quotient | before: work ms | now: work ms | quotient of work |"
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [row["size"], row["what"]]
+    for kind in ("clock", "work"):
+        cells += [f"{row[f'{kind}_before_ms']:.1f}", f"{row[f'{kind}_now_ms']:.1f}", f"{row[f'{kind}_quotient']:.2f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a table in Markdown."""
+    lines = [HEAD, "|---|---|" + "---|" * 6, *map(_line, result["rows"])]
+    return "\n".join(lines) + f"\n\nMedians of {result['rounds']} rounds; before: commit {result['before']}."
+
+
 def compare(before: Path, rounds: int) -> list[dict[str, Any]]:
     """Rows of median seconds and quotients."""
     old, new = Process(before), Process(HERE)
     rows = []
     try:
         for size, width in WIDTHS.items():
-            for name in new.ask(width, "names").split(","):
+            for name in new.ask(width, "names").split(";"):
                 old.ask(width, "names")
                 times = []
                 for number in range(rounds + 2):
                     pair = (old, new) if number % 2 else (new, old)
-                    seconds = {process: float(process.ask(width, name)) for process in pair}
-                    times.append((seconds[old], seconds[new]))
+                    found = {process: [*map(float, process.ask(width, name).split())] for process in pair}
+                    times.append((found[old], found[new]))
                 times = times[2:]  # the first touch disks and caches for both
-                quotient = statistics.median(after / first for first, after in times)
-                first, after = (statistics.median(column) for column in zip(*times))
-                fastest = min(each[1] for each in times) / min(each[0] for each in times)
-                row = {"what": name, "size": size, "before_ms": 1e3 * first, "now_ms": 1e3 * after}
-                rows.append({**row, "quotient": quotient, "quotient_of_fastest": fastest})
-                shown = f"{1e3 * first:>10.2f} ms{1e3 * after:>10.2f} ms{quotient:>8.2f}{fastest:>8.2f}"
-                print(f"{name:<20}{size:>8}{shown}", flush=True)
+                row: dict[str, Any] = {"what": name, "size": size}
+                for place, kind in enumerate(("clock", "work")):
+                    before, after = ([each[side][place] for each in times] for side in (0, 1))
+                    row[f"{kind}_before_ms"], row[f"{kind}_now_ms"] = (
+                        1e3 * statistics.median(each) for each in (before, after)
+                    )
+                    row[f"{kind}_quotient"] = statistics.median(y / x for x, y in zip(before, after))
+                rows.append(row)
+                print(_line(row), flush=True)
     finally:
         old.close()
         new.close()

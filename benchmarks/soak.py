@@ -100,6 +100,29 @@ def _resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def line(rows: list[dict[str, float]], name: str) -> tuple[float, float]:
+    """Return the slope of the least-squares line through readings, an hour, and its standard error."""
+    hours, values = (np.array([row[key] for row in rows]) for key in ("minutes", name))
+    hours = hours / 60
+    (slope, _), residual, *_ = np.polyfit(hours, values, 1, full=True)
+    spread = float(residual[0]) if len(residual) else 0.0
+    return float(slope), float(np.sqrt(spread / max(1, len(rows) - 2) / ((hours - hours.mean()) ** 2).sum()))
+
+
+def parts(rows: list[dict[str, float]], minutes: float, count: int = 5) -> list[dict[str, float]]:
+    """Return the slope of what is held in each part of the time that has three readings."""
+    found = []
+    for part in range(count):
+        begin, end = part * minutes / count, (part + 1) * minutes / count
+        inside = [row for row in rows if begin <= row["minutes"] < end]
+        if len(inside) >= 3:
+            slope, error = line(inside, "held_mb")
+            found.append(
+                {"from": begin, "to": end, "rounds": len(inside), "mb_per_hour": slope, "standard_error": error}
+            )
+    return found
+
+
 def soak(minutes: float, warmup: float) -> dict[str, Any]:
     """Run rounds for so many minutes; return the readings after the warm-up and what they amount to."""
     start, rows, rounds, environment = time.monotonic(), [], 0, names.environment("cpu")
@@ -114,20 +137,30 @@ def soak(minutes: float, warmup: float) -> dict[str, Any]:
             print(f"{elapsed:.1f} min, round {rounds}: {rows[-1]}", flush=True)
     begun = [row for row in rows if row["minutes"] >= warmup * minutes]
     kept = begun if len(begun) >= 3 else rows[-3:]
-    hours = np.array([row["minutes"] for row in kept]) / 60
     slope, error = {}, {}
     for name in ("rss_mb", "held_mb"):
-        values = np.array([row[name] for row in kept])
-        line, residual, *_ = np.polyfit(hours, values, 1, full=True)
-        slope[name] = float(line[0])
-        spread = float(residual[0]) if len(residual) else 0.0
-        error[name] = float(np.sqrt(spread / max(1, len(kept) - 2) / ((hours - hours.mean()) ** 2).sum()))
+        slope[name], error[name] = line(kept, name)
     return {
         "minutes": minutes, "warmup_minutes": warmup * minutes, "rounds": rounds, "limit_mb_per_hour": LIMIT,
         "slope_mb_per_hour": slope, "standard_error": error,
         "files": sorted({row["files"] for row in kept}), "threads": sorted({row["threads"] for row in kept}),
-        "readings": kept[:: max(1, len(kept) // 60)], "environment": environment,
+        "readings": rows[:: max(1, len(rows) // 120)], "environment": environment,
     }  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a table in Markdown: the slope after the warm-up, and by parts of the time."""
+    lines = ["| resident memory | MB an hour after the warm-up |", "|---|---|"]
+    kinds = {"held_mb": "after the allocator gave back what is free", "rss_mb": "as it is"}
+    for key, kind in kinds.items():
+        lines.append(f"| {kind} | {result['slope_mb_per_hour'][key]:.2f} ± {result['standard_error'][key]:.2f} |")
+    told = "; ".join(
+        f"{part['from']:.0f} to {part['to']:.0f} min: {part['mb_per_hour']:.2f} ± {part['standard_error']:.2f}"
+        for part in parts(result["readings"], result["minutes"])
+    )
+    count = f"{result['minutes']:.0f} minutes, {result['rounds']} rounds; {result['warmup_minutes']:.0f} minutes are warm-up"
+    held = f"open files {result['files']}, threads {result['threads']}, slopes with their standard errors"
+    return "\n".join(lines) + f"\n\n{count}; {held}. What is held, by parts of the time: {told}."
 
 
 def main() -> int:

@@ -160,3 +160,15 @@ def test_error_mends_that_are_told_exist(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert "mps" not in capsys.readouterr().out  # refused by the configuration, so not offered
+
+
+def test_property_a_process_of_torchruns_that_fails_ends_at_once(monkeypatch, capsys):
+    """torchrun ends the others when it has ended; the interpreter's own end would take seconds."""
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(sys, "argv", ["bayesprune", "doctor", "nowhere"])
+    assert main() == 1 and not left
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    assert main(["doctor", "nowhere"]) == 1 and not left  # called by somebody's own process
+    assert main() == 1 and left == [1]
+    assert capsys.readouterr().err.count("nowhere is no folder") == 3

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import linecache
 import os
 import subprocess
 import sys
@@ -12,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bayesprune.compaction import compact
 from bayesprune.deploy import load, save
 from bayesprune.deploy.folder import read_architecture
+from bayesprune.deploy.folding import fold
 from bayesprune.deploy.profile import profile
+from bayesprune.graph.source import deep_copy
 
 BLOCKED = ("sklearn", "lightning_fabric", "tqdm", "tensorboard", "PIL", "matplotlib", "onnx", "onnxruntime", "onnxscript",
            "scipy", "pandas", "conftest", "bayesprune.train", "bayesprune.vision")  # fmt: skip
@@ -243,3 +248,25 @@ def test_property_the_model_is_left_as_it_was(network, images, tmp_path):
     save(network, tmp_path / "model", example_input=images)
     assert modes == [module.training for module in network.modules()] and names == set(vars(network))
     assert all(same(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_property_generated_sources_go_with_their_modules(tmp_path):
+    """torch.fx keeps the source of every graph module for ever, of copies too: an hour of saving grew by them."""
+
+    def kept() -> int:
+        gc.collect()
+        store = getattr(torch.fx.graph_module, "_loader", None)
+        return len(getattr(store, "eval_cache", {})) + sum(
+            name.startswith("<eval_with_key") for name in linecache.cache
+        )
+
+    inputs = torch.randn(2, 1, 8, 8)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    before = kept()
+    save(model, tmp_path / "model", example_input=inputs)
+    loaded = load(tmp_path / "model")
+    fold(loaded)(inputs)
+    compact(deep_copy(loaded), example_input=inputs)
+    assert kept() > before  # of the one that is still there
+    del loaded
+    assert kept() == before

@@ -7,13 +7,14 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from bayesprune import ArtefactError, cli
 from bayesprune.common.lock import FolderInUseError, locked
 from bayesprune.report import load_run
-from bayesprune.train import evaluate, recipe, train
+from bayesprune.train import evaluate, memory, recipe, train
 from bayesprune.train import folder as names
 
 TINY = ["epochs=2", "cycles=1", "samples_per_cycle=2", "train_size=128", "threads=1", "evaluate_every=2"]
@@ -124,3 +125,16 @@ def test_error_a_damaged_checkpoint_is_named(tmp_path, capsys) -> None:
         train(recipe("digits-cvadam", TINY), tmp_path / "run", resume=True, quiet=True)
     path.write_bytes(whole)
     train(recipe("digits-cvadam", TINY), tmp_path / "run", resume=True, quiet=True)
+
+
+def test_property_the_allocator_of_a_host_process_is_left_alone(tmp_path, monkeypatch) -> None:
+    """Only the command, whose process is its own, has freed memory kept; nothing else in the library can."""
+    told: list[str] = []
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: told.append("kept"))
+    short = [*TINY, "epochs=1"]
+    train(recipe("digits-cvadam", short), tmp_path / "one", quiet=True)
+    assert not told
+    assert cli.main(["train", "digits-cvadam", "--out", str(tmp_path / "two"), "--quiet", "--set", *short]) == 0
+    assert told == ["kept"]
+    sources = Path(memory.__file__).parents[1].rglob("*.py")
+    assert [path.name for path in sources if "mallopt" in path.read_text()] == ["memory.py"]

@@ -53,7 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             extra = "tabular" if arguments.command in ("select", "predict") else None
             error = missing(error, f"bayesprune {arguments.command}", extra)
         print(f"bayesprune: {_said(error)}", file=sys.stderr)
-        return 130 if type(error).__name__ == "Interrupted" else 1
+        status = 130 if type(error).__name__ == "Interrupted" else 1
+        if argv is None and "TORCHELASTIC_RUN_ID" in os.environ:
+            _leave(status)
+        return status
+
+
+def _leave(status: int) -> None:
+    """End a process of torchrun's at once: the interpreter takes seconds over torch, and the whole job waits for its end."""
+    import multiprocessing
+
+    for child in multiprocessing.active_children():
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _said(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import Changing, silent_copy
 from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.slim_attention import SlimAttention
+from bayesprune.graph.source import deep_copy
 
 MOST = 8  # examples compared
 EXACT = 1e-9  # of float64 outputs, relative to the largest
@@ -124,7 +124,7 @@ def verify(
                 ) from error
             report.evaluated.append((shape, _difference(wanted, got, tolerance, shape)))
     try:
-        exact = copy.deepcopy(left).double()
+        exact = deep_copy(left).double()
         doubles = [case.map(lambda t: t.double() if t.is_floating_point() else t) for case in inputs]
         with torch.no_grad():
             truth = [flat(case.run(exact)) for case in doubles]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.graph.source import deep_copy, releasing_source
+
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -17,7 +19,7 @@ _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn
 @torch.no_grad()
 def fold(model: fx.GraphModule) -> fx.GraphModule:
     """A copy of a model for evaluation alone, with fewer operations."""
-    model = copy.deepcopy(model).eval()
+    model = deep_copy(model).eval()
     modules = dict(model.named_modules())
     calls: dict[str, int] = {}
     for node in model.graph.nodes:
@@ -46,7 +48,7 @@ def fold(model: fx.GraphModule) -> fx.GraphModule:
     model.graph.eliminate_dead_code()
     model.delete_all_unused_submodules()
     model.recompile()
-    return model
+    return releasing_source(model)
 
 
 def add_into(a: Tensor, b: Tensor) -> Tensor:

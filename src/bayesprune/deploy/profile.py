@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 import tempfile
@@ -20,6 +19,7 @@ from bayesprune.deploy.folder import WEIGHTS, load, random_model, read_architect
 from bayesprune.deploy.timing import Comparison, compare_times
 from bayesprune.deploy.verify import as_inputs
 from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.source import deep_copy
 from bayesprune.sparsity.report import sparsity_report
 
 
@@ -188,7 +188,7 @@ def _size(model: nn.Module, inputs: Inputs, disk: int | None) -> Size:
     report = sparsity_report(single)
     if disk is None:
         with tempfile.TemporaryDirectory() as folder:
-            path = save(copy.deepcopy(model).cpu(), Path(folder) / "model", example_input=inputs)
+            path = save(deep_copy(model).cpu(), Path(folder) / "model", example_input=inputs)
             disk = (path / WEIGHTS).stat().st_size
     madds = members * multiply_adds(single, inputs.map(lambda value: value.to(device)))
     return Size(disk, report.all_total, report.all_zeros, madds, members)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from bayesprune.common.modes import evaluating
 from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.source import deep_copy
 
 ALIGNMENT = 64
 """Bytes; torch places tensors at its multiples."""
@@ -44,7 +44,7 @@ def check_same(model: nn.Module, again: nn.Module, inputs: Inputs, *, evaluation
         tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT
         for tensor in (*model.parameters(), *model.buffers())
     ):
-        model = copy.deepcopy(model).cpu()
+        model = deep_copy(model).cpu()
     with evaluating(model), evaluating(again):
         for size in (inputs.batch, inputs.batch + 1):
             batch = inputs.repeated(size)
@@ -61,7 +61,7 @@ def check_same(model: nn.Module, again: nn.Module, inputs: Inputs, *, evaluation
         or not any(True for _ in (*model.buffers(), *_random_modules(model)))
     ):
         return
-    one, other = copy.deepcopy(model).train(), copy.deepcopy(again).train()
+    one, other = deep_copy(model).train(), deep_copy(again).train()
     batch = inputs.repeated(max(2, inputs.batch))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

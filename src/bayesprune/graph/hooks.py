@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.source import releasing_source
 
 FORWARD = ("_forward_pre_hooks", "_forward_hooks")
 HOOKS = (
@@ -69,7 +70,7 @@ def whole_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Modul
     if isinstance(model, fx.GraphModule):
         for kind in HOOKS:
             result.__dict__[kind] = copy.copy(model.__dict__[kind])
-    return result
+    return releasing_source(result)
 
 
 def computed_tensors(model: nn.Module) -> dict[int, Any]:

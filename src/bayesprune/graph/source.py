@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import linecache
 import weakref
+from typing import TypeVar
 
-from torch import fx
+from torch import fx, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
-def releasing_source(module: fx.GraphModule) -> fx.GraphModule:
-    """Return the module, whose generated source is forgotten when it is collected."""
-    weakref.finalize(module, _forget, type(module).forward.__code__.co_filename)
+def releasing_source(module: M) -> M:
+    """Return the module; the source generated for it, and for graph modules in it, is forgotten when they are collected."""
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule):
+            weakref.finalize(part, _forget, type(part).forward.__code__.co_filename)
     return module
+
+
+def deep_copy(module: M) -> M:
+    """``copy.deepcopy``, which generates the sources of graph modules anew, and which releases them."""
+    return releasing_source(copy.deepcopy(module))
 
 
 def _forget(key: str) -> None:

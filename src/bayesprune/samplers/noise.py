@@ -37,7 +37,7 @@ def _splitmix64(state: int) -> int:
     return z ^ (z >> 31)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)
 def _stream_state(seed: int, stream: int) -> int:
     """Return what a stream's keys have in common at all steps."""
     return _splitmix64(_splitmix64(seed & _MASK64) ^ (stream & _MASK64))

@@ -195,7 +195,7 @@ class RuntimeConfig:
     """CPU threads; None: torch's choice."""
     workers: int = 4
     """Processes that decode images, for each process that trains; 0 is none beside it. The images are the same."""
-    collective_timeout: float = 20.0
+    collective_timeout: float = 12.0
     """Seconds that the processes of a run wait for each other between two steps; then the job ends, to be resumed."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; 0 is every step."""

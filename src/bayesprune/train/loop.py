@@ -227,13 +227,17 @@ class Trainer:
         except NonFiniteGradientError as error:
             raise self._spoilt(str(error).partition(" (or")[0]) from None
         self.procedure.end_(self.step)
-        if self.ranks.main and self.collection.due(self.step):
-            info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.procedure.info(self.step)}
-            with held_sparse(self.model, self.pruner):  # a midpoint moves no weight that is exactly 0
-                self.samples.collect(self.model, self.optimizer, **info)
+        if self.collection.due(self.step):
+            self.ranks.in_main(lambda: self._collect(lr))
         self.traces.record(self.step, lr)
         self.ranks.hurry_()
         self.step += 1
+
+    def _collect(self, lr: float) -> None:
+        """Take a sample."""
+        info = {"step": self.step, "cycle": self.clock.cycle(self.step), "lr": lr, **self.procedure.info(self.step)}
+        with held_sparse(self.model, self.pruner):  # a midpoint moves no weight that is exactly 0
+            self.samples.collect(self.model, self.optimizer, **info)
 
     def _check_finite(self, weights: bool = False) -> None:
         """Stop on a loss that is not finite; with `weights`, on such weights too."""
@@ -287,11 +291,7 @@ class Trainer:
         self.progress.epoch(row)
 
     def _finish(self, record: dict[str, Any]) -> dict[str, Any]:
-        result = None
-        if self.ranks.main:
-            with self.ranks.alone():
-                result = self._conclude(record)
-        return self.ranks.from_main(result)
+        return self.ranks.from_main(self.ranks.in_main(lambda: self._conclude(record)))
 
     def _conclude(self, record: dict[str, Any]) -> dict[str, Any]:
         """Evaluate and write the result; a conclusion that was cut off begins again."""
@@ -324,8 +324,7 @@ class Trainer:
             "method": self.procedure.state_dict(), "task": self.task.name, "exact": self.exact,
             "place": self._place(), "loader": self.loader.state_dict(), "traces": self.traces.state_dict(), **self.ranks.random_state(),
         }  # fmt: skip
-        if self.ranks.main:
-            save_tree(self.out / names.CHECKPOINT, state)
+        self.ranks.in_main(lambda: save_tree(self.out / names.CHECKPOINT, state))
         self.last_good = self.step
 
     def _place(self) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event, Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 START = 600.0
 """Seconds that the processes wait for each other before the first step: they import, read data and compile at their own pace."""
+T = TypeVar("T")
 _BEAT, _DONE = "bayesprune/beat", "bayesprune/done"
 _AGREE_EVERY = 20  # steps; on a GPU, agreeing waits for the device
 
@@ -31,10 +32,10 @@ def launched() -> tuple[int, int, int]:
 class Ranks:
     """What the processes of a run must agree on."""
 
-    def __init__(self, device: torch.device, batch_size: int, timeout: float = 20.0) -> None:
+    def __init__(self, device: torch.device, batch_size: int, timeout: float = 12.0) -> None:
         self.rank, self.processes, _ = launched()
         self.device, self.timeout = device, timeout
-        self._hurried = False
+        self._hurried, self._turn = False, 0
         if batch_size % self.processes:
             raise ValueError(
                 f"batch_size={batch_size} must be a multiple of the {self.processes} processes that share it."
@@ -120,12 +121,20 @@ class Ranks:
             distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=self.timeout), None)
             self._hurried = True
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """In the main process, work that the others wait for in `from_main`: a thread says that the process lives."""
+    def in_main(self, work: Callable[[], T]) -> T | None:
+        """Return what work of the main process alone returns, None in the others: they wait for as long as it lives."""
         if self.processes == 1:
-            yield
-            return
+            return work()
+        self._turn += 1
+        if self.main:
+            with self._beating():
+                return work()
+        self._await_main()
+        return None
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """In the main process, a thread that says that the process lives."""
         store, done = distributed.distributed_c10d._get_default_store(), Event()
 
         def beat() -> None:
@@ -140,27 +149,27 @@ class Ranks:
         finally:
             done.set()
             heart.join()
-            store.set(_DONE, "1")
+            store.set(f"{_DONE}/{self._turn}", "1")
 
     def _await_main(self) -> None:
-        """Wait until the main process has left `alone`; RuntimeError once it shows no life for `timeout` seconds."""
+        """Wait until the main process has done its work; RuntimeError once it shows no life for `timeout` seconds."""
         store, seen, since = distributed.distributed_c10d._get_default_store(), -1, time.monotonic()
-        while not store.check([_DONE]):
+        pause = 0.001  # most such work is short
+        while not store.check([f"{_DONE}/{self._turn}"]):
             count = store.add(_BEAT, 0)
             if count != seen:
                 seen, since = count, time.monotonic()
             elif time.monotonic() - since > self.timeout:
                 raise RuntimeError(
-                    f"process 0 has shown no life for {self.timeout:g} s while it evaluated; go on with --resume."
+                    f"process 0 has shown no life for {self.timeout:g} s while it wrote or evaluated; go on with --resume."
                 )
-            time.sleep(0.2)
+            time.sleep(pause)
+            pause = min(0.2, 2 * pause)
 
     def from_main(self, value: Any) -> Any:
-        """Return what the main process passes; the others wait for it."""
+        """Return what the main process passes."""
         if self.processes == 1:
             return value
-        if not self.main:
-            self._await_main()
         held = [value]
         distributed.broadcast_object_list(held, 0, device=self.device)
         return held[0]

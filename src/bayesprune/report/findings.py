@@ -168,7 +168,7 @@ def size_accuracy(runs: Sequence[Run]) -> Figure:
     ]
     if len({size for _, _, size, *_ in drawn}) < 2:
         raise NothingToDraw("all runs have one size")
-    figure = new_figure(4.6, 2.6)
+    figure = new_figure(4.6, 2.2)
     axes = figure.add_subplot()
     axes.set_xscale("log")
     for index, name, size, share, count in drawn:
@@ -182,7 +182,10 @@ def size_accuracy(runs: Sequence[Run]) -> Figure:
             markerfacecolor="white" if kind == "single" else color,
         )  # fmt: skip
     axes.margins(x=0.12)
+    axes.xaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+    axes.tick_params(which="minor", length=0)
     style_axes(axes, x="MB", y="accuracy (%)", title="Size and accuracy", grid="both")
     said = ", ".join(f"{name} {size:.3f} MB, {100 * share:.2f}%" for _, name, size, share, _ in drawn)
     figure.set_label(f"Accuracy over size in megabytes: {said}.")

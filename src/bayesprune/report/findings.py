@@ -168,6 +168,8 @@ def size_accuracy(runs: Sequence[Run]) -> Figure:
     ]
     if len({size for _, _, size, *_ in drawn}) < 2:
         raise NothingToDraw("all runs have one size")
+    from matplotlib.ticker import LogLocator
+
     figure = new_figure(4.6, 2.2)
     axes = figure.add_subplot()
     axes.set_xscale("log")
@@ -182,7 +184,7 @@ def size_accuracy(runs: Sequence[Run]) -> Figure:
             markerfacecolor="white" if kind == "single" else color,
         )  # fmt: skip
     axes.margins(x=0.12)
-    axes.xaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.tick_params(which="minor", length=0)

@@ -74,6 +74,8 @@ def inclusion_scatter(result: dict[str, Any]) -> Figure:
     names, probability, selected, _ = _inputs(result)
     weighed = weighed_inputs(result)
     figure = new_figure(4.4, 2.9)
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_subplot()
     at = np.arange(1, len(names) + 1)
     handles, labels = [], []
@@ -94,7 +96,7 @@ def inclusion_scatter(result: dict[str, Any]) -> Figure:
             labels.append(label)
     axes.set_ylim(-0.02, 1.06)
     axes.set_xlim(0, len(names) + 1)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style_axes(axes, x="column", y="inclusion probability", title="All inputs")
     if not weighed.all():
         axes.set_title(f"{int((~weighed).sum()):,} without evidence", loc="right", color=MUTED, fontsize=8.5)

@@ -78,10 +78,10 @@ def noise_level(means: Tensor, variances: Tensor, y: Tensor, weight: Tensor, mem
             1 / unseen - 1 / members
         )
         error, spread = error * max(0.25, 1 - saved), spread + between * (1 - 1 / members)
-    square, spread = error.numpy(), spread.numpy()
+    square, own_spread = error.numpy(), spread.numpy()
 
     def density(log_factor: float, dof: int | None) -> float:
-        scale = named * math.exp(log_factor) + spread
+        scale = named * math.exp(log_factor) + own_spread
         return float((log_density(square / scale, dof) - 0.5 * np.log(scale)) @ share)
 
     found = []

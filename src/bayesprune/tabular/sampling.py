@@ -236,7 +236,8 @@ def _attempt(
     )
     found = []
     for temperature in settings.temperatures or (settings.chain.temperature,):
-        trainer.temperature, states = temperature, []
+        trainer.temperature = temperature
+        states: list[list[Tensor]] = []
 
         def collect(step: int, states: list[list[Tensor]] = states) -> None:
             hide(step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import io
-import json
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -25,8 +24,7 @@ from bayesprune.train import folder as names
 from bayesprune.train import load_tree, save_tree
 from bayesprune.train.config import RunConfig
 from bayesprune.train.settings import as_dict, read_config
-from bayesprune.vision import load_cifar, open_images, write_shards
-from bayesprune.vision.image_index import image_index
+from bayesprune.vision import load_cifar
 from paper.ledger import Ledger
 
 
@@ -165,42 +163,6 @@ def _table_model(folder: Path) -> Any:
     return load_estimator(folder / "model")
 
 
-def _images(indexed: bool, named: bool = True) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
-        for split in ("train", "val"):
-            source = folder / "source"
-            source.mkdir()
-            for i in range(6):
-                (source / f"{i}.png").write_bytes(bytes([i]) * (40 + i))
-            index = image_index(source, [f"{i}.png" for i in range(6)], [i % 2 for i in range(6)])
-            write_shards(index, folder / split, 4)
-            for path in source.iterdir():
-                path.unlink()
-            source.rmdir()
-            if not indexed:
-                (folder / split / "index.safetensors").unlink()
-        if named:
-            names.write_text(folder / "classes.json", json.dumps(["cat", "dog"]))
-
-    return make
-
-
-def _read_images(folder: Path) -> Any:
-    data = open_images(folder, size=8)
-    splits = [data.train, data.test]
-    return data.classes, [
-        [(each.name(i), each.read(i), int(each.labels[i])) for i in range(len(each))] for each in splits
-    ]
-
-
-def _read_index(folder: Path) -> Any:
-    data = open_images(folder, size=8)
-    return data.classes, [
-        [(each.where(i), each.places[i], int(each.labels[i])) for i in range(len(each))]
-        for each in (data.train, data.test)
-    ]
-
-
 def cifar_files() -> dict[str, bytes]:
     """CIFAR-10's official files in small."""
     rng = np.random.default_rng(0)
@@ -262,9 +224,6 @@ READERS = (
     Reader("sparse samples", _samples("sparse"), lambda folder: SampleStore(folder / "samples")),
     Reader("run", _run, _read_run),
     Reader("tabular model", _estimator, _table_model),
-    Reader("shard index", _images(True, named=False), _read_index),
-    Reader("image shards", _images(True), _read_images, sealed=False),
-    Reader("shards, no index", _images(False), _read_images, sealed=False),
     Reader("ledger", _rows, lambda folder: Ledger(folder / "table.jsonl").rows(), sealed=False),
     Reader("cifar folder", _cifar, lambda folder: load_cifar("cifar10", folder), sealed=False),
     Reader("cifar archive", _cifar_archive, lambda folder: load_cifar("cifar10", folder)),

@@ -77,6 +77,31 @@ def knockpy(X: np.ndarray, y: np.ndarray, names: list[str], fdr: float, seed: in
     return [[names[j]] for j in np.flatnonzero(rejected)]
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the latest findings of each drug and method."""
+    latest = {(row["drug"], row["method"]): row for row in rows}
+    head = ["Drug", "Method", "viruses", "mutations", "true positions", "false positions", "CPU s"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for method in dict.fromkeys(method for _, method in latest):
+        own = [row for row in latest.values() if row["method"] == method]
+        for row in own:
+            cells = [row["drug"], method, row["rows"], row["columns"], len(row["true"])]
+            cells += [
+                f"{len(row['false'])} ({', '.join(map(str, row['false']))})" if row["false"] else 0,
+                row["cpu_seconds"],
+            ]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        true, false = (sum(len(row[key]) for row in own) for key in ("true", "false"))
+        share = f"{false}: a share of {false / max(1, true + false):.3f}"
+        lines.append(
+            f"| all {len(own)} | {method} | | | **{true}** | **{share}** | {sum(row['cpu_seconds'] for row in own):.0f} |"
+        )
+    return (
+        "\n".join(lines)
+        + f"\n\nAt a false-discovery rate of {rows[-1]['fdr']}, counted by position; {rows[-1]['versions']}, commit {rows[-1]['commit']}."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)

@@ -11,6 +11,11 @@ import argparse
 import os
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests import browser
@@ -52,20 +57,37 @@ def selection(work: Path) -> Path:
     return work / "found" / "report.html"
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and says nothing of it."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder on this machine: a site's search works there only, not on files."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/index.html"
+        server.shutdown()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "bayesprune-screenshots")
     parser.add_argument("--only", nargs="+", default=["report", "selection", "docs"])
     arguments = parser.parse_args(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    makers = {"report": report, "selection": selection, "docs": lambda _: ROOT / "site" / "index.html"}
+    makers = {"report": report, "selection": selection}
     messages = 0
-    for name in arguments.only:
-        page = makers[name](arguments.work)
-        for width, height in WIDTHS.items():
-            said = browser.open_page(page, FIGURES / f"{name}_{width}.png", width, height)
-            messages += len(said)
-            print(f"{name} at {width}: {len(said)} messages in the console", *said, sep="\n  ")
+    with served(ROOT / "site") as front:
+        for name in arguments.only:
+            page = front if name == "docs" else makers[name](arguments.work)
+            for width, height in WIDTHS.items():
+                said = browser.open_page(page, FIGURES / f"{name}_{width}.png", width, height)
+                messages += len(said)
+                print(f"{name} at {width}: {len(said)} messages in the console", *said, sep="\n  ")
     return min(messages, 1)
 
 

@@ -16,9 +16,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bayesprune.train.folder import environment
 from benchmarks.tables import RESULTS
+from benchmarks.tables import table as markdown
 
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
@@ -43,6 +45,13 @@ def seconds(words: list[str], repeats: int) -> tuple[list[float], list[float]]:
         now = resource.getrusage(resource.RUSAGE_CHILDREN)
         processor.append(now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime)
     return wall[1:], processor[1:]
+
+
+def table(result: dict[str, Any]) -> str:
+    """A row a command, in seconds."""
+    rows = [[f"`{row['command']}`", f"{row['wall']:.2f}", f"{row['processor']:.2f}"] for row in result["rows"]]
+    note = f"Medians of {result['repeats']} fresh processes each; load of the machine at the end {result['load']:.1f}."
+    return f"{markdown(['command', 'by the clock, s', 'processor, s'], rows)}\n\n{note}"
 
 
 def main(argv: list[str] | None = None) -> int:

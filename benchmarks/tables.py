@@ -214,6 +214,15 @@ def zoo() -> str:
     return f"{importlib.import_module('benchmarks.zoo').table(result['rows'])}\n\n{where(result['environment'])}."
 
 
+def lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def own(name: str, result: Any) -> str:
+    """Return the table that a benchmark's own `table` writes."""
+    return importlib.import_module(f"benchmarks.{name}").table(result)
+
+
 def written(name: str) -> str:
     """Return the table that a benchmark's own `table` writes of its results."""
     result = load(name)
@@ -237,16 +246,28 @@ TABLES: dict[str, Callable[[], str]] = {
     "selection_fdr": selection_fdr,
     "selection_real": selection_real,
     "interval_coverage": interval_coverage,
+    "tabular_prediction": lambda: own("tabular_prediction", load("tabular_prediction")),
+    "selection_cost": lambda: own("selection_cost", load("selection_cost")),
+    "hiv": lambda: own("hiv", lines("hiv")),
     "compact_resnet18": compact_resnet18,
     "sparse_ensemble": sparse_ensemble,
     "compare_torch_pruning": compare_torch_pruning,
     "zoo": zoo,
-    "tracers": lambda: written("tracers"),
     **{
         name: functools.partial(written, name)
-        for name in ("fuzz_readers", "kills", "ranks", "soak", "save_load", "guard_cost")
+        for name in (
+            "tracers",
+            "fuzz_readers",
+            "kills",
+            "ranks",
+            "soak",
+            "save_load",
+            "guard_cost",
+            "startup",
+            "bare_install",
+        )
     },
-    "latency": lambda: importlib.import_module("benchmarks.latency").table(load("latency")),
+    "latency": lambda: own("latency", load("latency")),
 }
 
 

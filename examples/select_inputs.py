@@ -30,7 +30,7 @@ def beside_shuffled_copies(seed: int) -> tuple[Any, np.ndarray]:
 def main() -> Any:
     """Split, fit, print what was found, and read the model back from its folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fdr", type=float, default=0.1, help="Bayesian false-discovery rate (default: 0.1)")
+    parser.add_argument("--fdr", type=float, default=0.1, help="false-discovery rate (default: 0.1)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     from sklearn.model_selection import train_test_split

@@ -87,7 +87,9 @@ def trained():
 
 @pytest.mark.parametrize("page", ["uncertainty.md", "extending.md"])
 def test_property_snippets_run_as_printed(page, trained):
-    from bayesprune.train import recipes, registry
+    from bayesprune.compaction import forget_layer
+    from bayesprune.graph.kinds import REGISTERED
+    from bayesprune.train import recipes, registry, task
 
     try:
         for block in python_blocks(page):
@@ -96,9 +98,11 @@ def test_property_snippets_run_as_printed(page, trained):
             assert trained["curve"].area >= trained["curve"].least_area
         else:
             assert recipes.recipe("digits-short").schedule.epochs == 3 and registry.method("adamw").text == "AdamW"
-            assert trained["pruner"].groups.kind
+            assert trained["pruner"].groups.kind and trained["Cubed"] in REGISTERED
+            assert task.build_task("absolute").shown == ("mse", "nll")
     finally:
         registry.forget_method("adamw")
+        forget_layer(trained.get("Cubed"))
         recipes.forget_recipe("digits-short")
 
 
@@ -111,7 +115,7 @@ SINGLE = [
     ("compaction.md", 2),
 ]
 ELSEWHERE = {  # the others, and the test that runs them
-    "uncertainty.md": "here", "extending.md": "here", "integrations.md": "tests/integrations/test_skorch.py, test_arviz.py",
+    "uncertainty.md": "here", "extending.md": "here", "integrations.md": "tests/integrations/",
     "compaction.md": "tests/test_examples.py", "variable_selection.md": "tests/test_examples.py",
     "training.md": "tests/test_examples.py",
 }  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 
 import bayesprune as bp
 from bayesprune.compaction import REASONS
+from bayesprune.tabular.parameters import Parameters
 from bayesprune.train import recipes
 from bayesprune.train.registry import forget_method
 from bayesprune.vision import digits_resnet
@@ -67,10 +68,12 @@ def test_property_compact_and_deploy_is_smaller_and_predicts_alike(monkeypatch, 
     assert "dense / compact" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("page", "place"), [("README.md", 1), ("variable_selection.md", 0)])
 def test_property_selection_snippets_run(page, place, tmp_path, monkeypatch):
+    """As printed; only the steps that are "auto" are few."""
     monkeypatch.chdir(tmp_path)
+    few = {"search_steps": 200, "evidence_steps": 60, "fit_steps": 200}
+    monkeypatch.setattr(Parameters.__init__, "__kwdefaults__", {**Parameters.__init__.__kwdefaults__, **few})
     X = np.random.default_rng(0).standard_normal((200, 8))
     scope = {"X": X, "y": 2 * X[:, 3] + 0.3 * np.random.default_rng(1).standard_normal(200), "X_new": X[:5]}
     exec(blocks(page)[place], scope)

@@ -29,6 +29,7 @@ LAYERS = {
     "tabular": {"samplers", "sparsity", "posterior"},
     "train": {"samplers", "sparsity", "compaction", "posterior", "baselines", "vision", "tabular"},
     "report": set(),
+    "integrations": {"samplers", "graph", "sparsity", "compaction", "posterior"},
 }
 for below in LAYERS.values():
     below.add("common")
@@ -48,6 +49,8 @@ EXTRAS = {
     "markupsafe",
     "shtab",
     "arviz",
+    "lightning",
+    "transformers",
 }
 
 
@@ -148,6 +151,7 @@ def public_objects():
         "tabular",
         "train",
         "report",
+        "integrations",
     ):
         package = importlib.import_module("bayesprune" + (f".{module}" if module else ""))
         assert package.__all__ and len(set(package.__all__)) == len(package.__all__)

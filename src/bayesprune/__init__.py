@@ -37,6 +37,7 @@ _ROOMS = (
     "baselines",
     "compaction",
     "deploy",
+    "integrations",
     "posterior",
     "report",
     "samplers",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +54,12 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "adamw": lambda params: torch.optim.AdamW(params, lr=1e-2),
     "cv_adam": lambda params: CVAdam(params, lr=0.05, num_data=100, temperature=1.0, seed=3),
 }
+
+
+def page_snippet(word: str) -> str:
+    """The first snippet of the page on other tools that holds a word."""
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    return next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if word in block)
 
 
 def same(one: nn.Module, two: nn.Module, first: Any, second: Any) -> None:

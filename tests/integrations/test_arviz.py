@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bayesprune.posterior import MemorySamples, bulk_ess, from_bayesprune, rank_rhat
+from integrations.resume import page_snippet
 
 
 def chains(count=4, draws=60):
@@ -58,8 +56,7 @@ def test_error_nothing_to_export():
 
 def test_property_the_page_s_snippet_runs_as_printed():
     arviz = pytest.importorskip("arviz", reason="arviz: pip install bayesprune[integrations]")
-    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
-    snippet = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "from_bayesprune" in block)
+    snippet = page_snippet("from_bayesprune")
     made = chains(2, 8)
     exec(
         snippet.replace("head.weight", "weight"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 
 import bayesprune as bp
-from integrations.resume import loader, network
+from integrations.resume import loader, network, page_snippet
 
 skorch = pytest.importorskip("skorch", reason="skorch: pip install bayesprune[integrations]")
 
@@ -56,9 +53,7 @@ def test_roundtrip_skorch_saves_and_goes_on_bit_for_bit(tmp_path):
 
 
 def test_property_the_page_s_snippet_runs_as_printed():
-    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
-    snippet = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "skorch" in block)
     x, y = data()
     scope = {"bp": bp, "torch": torch, "model": network(), "X": x, "y": y}
-    exec(snippet, scope)
+    exec(page_snippet("skorch"), scope)
     assert isinstance(scope["net"].optimizer_, bp.CVAdam)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from bayesprune.report import (
     save_png,
     sparsity_curves,
 )
-from bayesprune.report.findings import comparison, wilson
+from bayesprune.report.findings import comparison, size_accuracy, wilson
 from bayesprune.report.style import INK, SERIES, THEME, figure_to_svg, literal, new_figure
 
 
@@ -232,3 +233,21 @@ def test_property_the_comparison_spans_its_intervals(make_run):
     low, high = axes.get_xlim()
     assert 90 < low < 95 and 97 < high < 100
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a single", "a averaged", "b single", "b averaged"]
+
+
+def test_property_size_stands_over_megabytes_and_the_compact_average_is_a_point_of_its_own(make_run):
+    folder = make_run("a", traced=False, level=0.97)
+    (folder / "profile.json").write_text(json.dumps({"compact": {"bytes": 70_000}, "latency": {}}))
+    runs = [load_run(folder), load_run(make_run("b", traced=False, level=0.95))]
+    axes = size_accuracy(runs).axes[0]
+    points = {line.get_label(): (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
+    assert set(points) == {"a single", "a averaged", "a compact", "b single", "b averaged"}
+    assert points["a compact"] == pytest.approx((0.07, 97.0)) and axes.get_xscale() == "log"
+    assert points["a averaged"][0] == pytest.approx(runs[0].result["num_samples"] * points["a single"][0])
+
+
+def test_limit_runs_of_one_size_have_no_figure_of_sizes(make_run):
+    run = load_run(make_run("a", traced=False))
+    run.result["num_samples"] = 0
+    with pytest.raises(NothingToDraw, match="all runs have one size"):
+        size_accuracy([run])

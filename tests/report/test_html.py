@@ -48,8 +48,8 @@ def test_property_the_page_is_well_formed_and_complete(text):
     assert "an optimizer with snapshots" in page.text and "it has curves but no results" in page.text
     assert "Where the configurations differ" in page.text and "pruning.target_sparsity" in page.text
     assert "Not prunable: head (330 weights): the model's output." in page.text
-    # comparison, risk; 3 curves; paths, reliability, members, layers of the first; reliability and members of the second
-    assert len(page.all("figure")) == 2 + 3 + 4 + 2
+    # comparison, size, risk; 3 curves; paths, reliability, members, layers of the first; reliability and members of the second
+    assert len(page.all("figure")) == 3 + 3 + 4 + 2
     assert (
         "<table" not in page.text and len(page.all("table")) > 6
     )  # markup of one template in another, not escaped twice

@@ -13,7 +13,7 @@ pytest.importorskip("sklearn")
 from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, fit_many, load
 from bayesprune.tabular.prediction_sets import PredictionSets, _smallest_as_good, member_masks
 from bayesprune.tabular.rows import Rows, Standardiser
-from bayesprune.tabular.sampling import SamplingSettings, _noise_variance, sample_posterior
+from bayesprune.tabular.sampling import SamplingSettings, sample_posterior
 from bayesprune.tabular.trainer import ChainSettings
 
 QUICK = {"search_steps": 300, "evidence_steps": 60, "fit_steps": 150, "n_chains": 4, "random_state": 0}
@@ -100,27 +100,13 @@ QUICK_SAMPLING = SamplingSettings(hidden=(16,), activation="tanh", burn_in=300, 
 
 
 def test_property_the_precision_with_the_least_held_out_loss_is_taken():
+    tried, chosen = {}, replace(QUICK_SAMPLING, precisions=(0.1, 30.0))
+    for precision in chosen.precisions:
+        rows, _ = line(60, 1.0)
+        tried[precision] = sample_posterior(rows, 1, chosen.trial(precision, 5), seed=0)[0].held_out
     rows, _ = line(60, 1.0)
-    alone = {p: sample_posterior(rows, 1, replace(QUICK_SAMPLING, precisions=(p,)), seed=0)[0] for p in (0.1, 30.0)}
-    rows, _ = line(60, 1.0)
-    both = sample_posterior(rows, 1, replace(QUICK_SAMPLING, precisions=(0.1, 30.0)), seed=0)[0]
-    assert alone[30.0].held_out < alone[0.1].held_out
-    assert both.precision == 30.0
-
-
-def test_equation_noise_is_what_the_predictive_variance_lacks():
-    # Two samples of two starts on one row: 1 and 3, then 2 and 4; y = 2. The starts' means are 1.5 and 3.5: V = 2. The
-    # members' variance is 1.25; the mean 2.5 errs by 0.25.
-    members = torch.tensor([[1.0], [3.0], [2.0], [4.0]])
-    y = torch.tensor([2.0])
-    one = torch.ones(1)
-    assert _noise_variance(members, y, one, 2, 10.0) == pytest.approx(10 - 2 / 2 - 1.25)
-    assert _noise_variance(members, y, one, 2, 10.0, 2) == pytest.approx(
-        10 - 1.25
-    )  # two starts saw no left-out row either
-    assert _noise_variance(members, y, one, 2, 10.0, level=7.0) == pytest.approx(7 - 2 / 2)
-    assert _noise_variance(members, y, one, 2, 1.5) == pytest.approx(0.25)
-    assert _noise_variance(members, y, one, 2, float("nan")) == pytest.approx(0.25)
+    both = sample_posterior(rows, 1, chosen, seed=0)[0]
+    assert both.precision == min(tried, key=tried.__getitem__)
 
 
 def test_property_held_out_loss_of_labels_is_their_cross_entropy():

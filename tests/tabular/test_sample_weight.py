@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bayesprune.tabular.chains import ChainMLP
+from bayesprune.tabular.out_of_bag import noise_level
 from bayesprune.tabular.progress import progress, step_done
 from bayesprune.tabular.rows import Rows, Standardiser
-from bayesprune.tabular.sampling import _noise_variance
 from bayesprune.tabular.trainer import ChainSettings, ChainTrainer
 
 RNG = np.random.default_rng(0)
@@ -45,13 +45,12 @@ def test_limit_training_on_all_rows_equals_training_on_repeated_rows(labels):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
 
 
-def test_limit_noise_variance_is_that_of_repeated_rows():
-    members = torch.from_numpy(Y + RNG.normal(size=(6, 40)))
-    y, weight = torch.from_numpy(Y), torch.from_numpy(W)
-    for held_out in (float("nan"), 2.0):
-        one = _noise_variance(members, y, weight, 2, held_out)
-        two = _noise_variance(members[:, MANY], y[MANY], torch.ones(len(MANY), dtype=torch.float64), 2, held_out)
-        assert one == pytest.approx(two, rel=1e-9)
+def test_limit_noise_level_is_that_of_repeated_rows():
+    means = torch.from_numpy(Y + RNG.normal(size=(3, 2, 40)))
+    y, weight, ones = torch.from_numpy(Y), torch.from_numpy(W), torch.ones(3, 2, 40)
+    one = noise_level(means, ones, y, weight, 10)
+    two = noise_level(means[..., MANY], ones[..., MANY], y[MANY], torch.ones(len(MANY)), 10)
+    assert one.dof == two.dof and one.factor == pytest.approx(two.factor, rel=1e-6)
 
 
 def test_limit_rows_of_weight_zero_are_not_there():

@@ -10,7 +10,8 @@ pytest.importorskip("sklearn")
 
 from bayesprune.tabular import SparseBNNRegressor, fit_many, load
 from bayesprune.tabular.features import RankFeatures
-from bayesprune.tabular.sampling import best_level
+from bayesprune.tabular.out_of_bag import at_new_rows, learning_weights, noise_level
+from bayesprune.tabular.student import distribution, log_density, variance_over_scale
 from bayesprune.tabular.trainer import log_likelihood
 
 
@@ -24,7 +25,7 @@ def fanned(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def found():
-    estimator = SparseBNNRegressor(random_state=0, fit_steps=800, n_starts=2)
+    estimator = SparseBNNRegressor(random_state=0, fit_steps=600, n_starts=8)
     return fit_many(estimator, [fanned(1500, 0)], [[0, 1, 2]])[0]
 
 
@@ -62,11 +63,20 @@ def test_roundtrip_variance_and_features(found, tmp_path):
     np.testing.assert_array_equal(back.log_density(X, y), found.log_density(X, y))
 
 
-def test_parity_density_is_the_mixture_s(found):
+@pytest.mark.parametrize("dof", [None, 6])
+def test_parity_density_and_interval_are_the_mixture_s(found, dof, monkeypatch):
+    from scipy import stats
+
+    monkeypatch.setattr(found.posterior_, "dof", dof)
     X, y = fanned(5, 4)
     mean, variance = found._members(X)
-    each = torch.distributions.Normal(torch.tensor(mean), torch.tensor(variance).sqrt()).log_prob(torch.tensor(y))
-    np.testing.assert_allclose(found.log_density(X, y), torch.logsumexp(each, 0).numpy() - np.log(len(mean)), rtol=1e-8)
+    scale = np.sqrt(variance / variance_over_scale(dof))
+    law = stats.norm if dof is None else stats.t(dof)
+    density = (law.pdf((y - mean) / scale) / scale).mean(0)
+    np.testing.assert_allclose(found.log_density(X, y), np.log(density), rtol=1e-8)
+    low, high = found.predict_interval(X, 0.8).T
+    for end, level in ((low, 0.1), (high, 0.9)):
+        np.testing.assert_allclose(law.cdf((end - mean) / scale).mean(0), level, atol=1e-9)
 
 
 def test_equation_likelihood_of_a_second_output():
@@ -77,10 +87,49 @@ def test_equation_likelihood_of_a_second_output():
 
 def test_target_level_of_the_noise():
     rng = torch.Generator().manual_seed(0)
-    variances = torch.rand(3, 20_000, generator=rng).mul(4).exp()[:1].expand(3, -1)
-    errors = 0.25 * variances * torch.randn(1, 20_000, generator=rng).square().expand(3, -1)
-    factor, _ = best_level(errors, variances, torch.ones(20_000))
-    assert factor == pytest.approx(0.25, rel=4 * np.sqrt(2 / 20_000) + 0.01)
+    variances = torch.rand(20_000, generator=rng).mul(4).exp()
+    y = (0.25 * variances).sqrt() * torch.randn(20_000, generator=rng)
+    noise = noise_level(torch.zeros(3, 1, 20_000), variances.expand(3, 1, -1), y, torch.ones(20_000), 5)
+    assert noise.dof in (None, 20) and noise.factor == pytest.approx(0.25, rel=4 * np.sqrt(2 / 20_000) + 0.01)
+
+
+def test_property_every_row_is_new_to_as_many_members():
+    learnt = learning_weights(5, 13, 2)
+    assert ((1 - learnt).sum(0) == 2).all()
+    outputs = torch.arange(5.0)[:, None, None].expand(5, 13, 1)  # a member's number is its output
+    new = at_new_rows(outputs, 5, 2)[0, ..., 0].long()
+    assert (learnt[new, torch.arange(13)] == 0).all()
+
+
+def test_target_tails_of_the_noise():
+    y = torch.from_numpy(3 * np.random.default_rng(0).standard_t(4, 20_000))
+    noise = noise_level(torch.zeros(1, 1, 20_000), torch.ones(1, 1, 20_000), y, torch.ones(20_000), 5)
+    assert noise.dof == 4 and noise.factor == pytest.approx(9.0, rel=0.05)
+
+
+@pytest.mark.parametrize("dof", [None, 4, 6, 20])
+def test_parity_student_s_t_is_scipy_s(dof):
+    from scipy import stats
+
+    law, z = stats.norm if dof is None else stats.t(dof), np.linspace(-30, 30, 41)
+    np.testing.assert_allclose(distribution(z, dof), law.cdf(z), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(log_density(z**2, dof), law.logpdf(z), rtol=1e-12)
+    if dof:
+        assert variance_over_scale(dof) == pytest.approx(law.var())
+
+
+def test_target_level_by_two_members_gives_all_of_them_their_coverage():
+    """16 members err by N(0, 1/4) each, more than their mean does; two that are new to a row tell the level for all."""
+    rng = np.random.default_rng(0)
+    y, off = rng.standard_normal(40_000), 0.5 * rng.standard_normal((16, 40_000))
+    new, ones = torch.tensor(off[None, :2]), torch.ones(1, 2, 40_000)
+    level = noise_level(new, ones, torch.tensor(y), torch.ones(40_000), 16).factor
+    std = np.sqrt(level + off.var(0))
+    assert np.mean(np.abs(y - off.mean(0)) < 1.6449 * std) == pytest.approx(0.9, abs=0.02)
+    alone = noise_level(
+        new, ones, torch.tensor(y), torch.ones(40_000), 2
+    ).factor  # if there were no more than those two
+    assert level < 0.95 * alone
 
 
 def test_equation_features_of_a_column():

@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesprune import cli
 from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, load_tree, recipe, train
 from bayesprune.train.idle import refuse_idle
@@ -38,13 +37,6 @@ def root(tmp_path_factory):
     return write_pictures(tmp_path_factory.mktemp("pictures"), train=20, val=5)
 
 
-@pytest.fixture(scope="module")
-def shards(root, tmp_path_factory):
-    out = tmp_path_factory.mktemp("shards") / "out"
-    assert cli.main(["shards", str(root), "--out", str(out), "--size", "16"]) == 0
-    return out
-
-
 def content(out):
     """Return what a run leaves behind, but times."""
     result, history = (json.loads((out / name).read_text()) for name in ("result.json", "history.json"))
@@ -57,8 +49,8 @@ def content(out):
 @pytest.mark.parametrize(
     ("name", "settings"), [("digits-emmcmc", DFP), ("digits-sgd", [*IMAGES, *TINY, "precision=bf16-mixed"])]
 )
-def test_roundtrip_resumed_in_an_epoch_from_shards_with_workers(name, settings, root, shards, tmp_path, monkeypatch):
-    """Stopped in the middle of an epoch and resumed from shards with other workers: bit for bit the whole run."""
+def test_roundtrip_resumed_in_an_epoch_with_workers(name, settings, root, tmp_path, monkeypatch):
+    """Stopped in the middle of an epoch and resumed with other workers: bit for bit the whole run."""
     config = recipe(name, settings)
     train(config, tmp_path / "whole", data_dir=root, quiet=True)
     step = Trainer._train_step
@@ -73,7 +65,7 @@ def test_roundtrip_resumed_in_an_epoch_from_shards_with_workers(name, settings, 
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "half", data_dir=root, quiet=True)
     other = recipe(name, [*settings, "workers=2"])
-    train(other, tmp_path / "half", data_dir=shards, quiet=True, resume=True)
+    train(other, tmp_path / "half", data_dir=root, quiet=True, resume=True)
     assert content(tmp_path / "half") == content(tmp_path / "whole")
     assert len(content(tmp_path / "whole")[2]) == 3
     scores = evaluate(tmp_path / "whole", data_dir=root)
@@ -88,12 +80,12 @@ def test_property_settings_reach_the_loaders(root, tmp_path):
         return Trainer(config, tmp_path / "x", data_dir=root, quiet=True)
 
     plain = trainer("augment=no", "image_size=24", "train_size=20", "validation_size=8", "workers=1")
-    assert plain.loader._decoder.augmentation is None and plain.loader.workers == 1
+    assert plain.loader.augmentation is None and plain.loader.workers == 1
     assert plain.loader.num_images == 20 and plain.watch_loader.batches.num_images == 8 and plain.split == "validation"
     assert plain.example.shape == (1, 3, 24, 24)
-    crop = trainer("crop_scale=0.5", "flip=no").loader._decoder.augmentation
+    crop = trainer("crop_scale=0.5", "flip=no").loader.augmentation
     assert crop.scale == (0.5, 1.0) and not crop.flip
-    assert trainer().loader._decoder.augmentation.scale == (0.08, 1.0)
+    assert trainer().loader.augmentation.scale == (0.08, 1.0)
 
 
 def test_error_settings_of_another_data_set():

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from bayesprune.train import Splits, Tokens, evaluate, load_trained, train
 from bayesprune.train.config import DataConfig, RunConfig, RuntimeConfig, SamplerConfig, ScheduleConfig
-from bayesprune.train.dataset_loader import DatasetLoader, StreamLoader, seeded
 from bayesprune.train.loop import Trainer
 from bayesprune.train.settings import override
+from bayesprune.vision.dataset_loader import DatasetLoader, StreamLoader, seeded
 
 CONFIG = RunConfig(
     data=DataConfig(batch_size=8),

@@ -80,7 +80,8 @@ def test_error_messages(root, tmp_path):
     with pytest.raises(ValueError, match="size=0"):
         load_image_folder(root, size=0)
     with pytest.raises(
-        FileNotFoundError, match=r"expected a folder 'train' with one folder a class; found \.hidden, cat, dog"
+        FileNotFoundError,
+        match=r"expected a folder 'train' with one folder a class \(CLASS/\*\.jpg\); found \.hidden, cat, dog",
     ):
         load_image_folder(root / "train", size=6)
     write(root, "val", "cow", "a.png", picture(1))
@@ -90,7 +91,7 @@ def test_error_messages(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a folder 'test' or 'val' .*found other, train"):
         load_image_folder(root, size=6)
     (root / "test" / "dog").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"test: expected images \(\.png"):
+    with pytest.raises(FileNotFoundError, match=r"test: expected images \(\.jpg"):
         load_image_folder(root, size=6)
     (root / "test" / "dog" / "broken.png").write_bytes(b"not a png")
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):

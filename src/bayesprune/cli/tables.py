@@ -17,17 +17,26 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     select.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file")
     select.add_argument("--target", required=True, metavar="COLUMN", help="the column to predict (of .npz: y)")
-    select.add_argument("--task", default="auto", choices=("auto", "regression", "classification"))
-    select.add_argument("--fdr", type=float, default=0.05, help="false-discovery rate of the selection (default: 0.05)")
+    select.add_argument(
+        "--task", default="auto", choices=("auto", "regression", "classification"),
+        help="what the target is (default: auto, told from its values)",
+    )  # fmt: skip
+    select.add_argument(
+        "--fdr", type=float, default=0.05, metavar="RATE", help="false-discovery rate of the selection (default: 0.05)"
+    )
     select.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     select.add_argument("--force", action="store_true", help="replace the selection that the folder holds")
-    select.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help="rows to judge by (default: 0.2)")
-    select.add_argument("--seed", type=int, default=0, help="of the split and of the chains (default: 0)")
+    select.add_argument(
+        "--held-out", type=float, default=0.2, metavar="SHARE", help="share of the rows to judge by (default: 0.2)"
+    )
+    select.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the split and of the chains (default: 0)"
+    )
     columns: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "COLUMN"}
     select.add_argument("--drop", **columns, help="columns to leave out")
     select.add_argument("--text", **columns, help="columns of codes: numbers that are names")
     select.add_argument("--keep", **columns, help="columns that are numbers although they look like identifiers")
-    add_settings(select, "keywords of the estimator")
+    add_settings(select, "keywords of the estimator (SparseBNNRegressor, SparseBNNClassifier)")
     select.add_argument("--quiet", action="store_true", help="print nothing")
 
     predict = add(

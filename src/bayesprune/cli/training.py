@@ -1,4 +1,4 @@
-"""demo, recipes, keys, train, evaluate, report and shards: from data to a run folder, and what is read from it."""
+"""demo, recipes, keys, train, evaluate and report: from data to a run folder, and what is read from it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def add_commands(commands: Any) -> None:
         commands, "demo", "train, prune and compact on real handwritten digits, and print one table", _demo,
         "bayesprune demo --out demo",
     )  # fmt: skip
-    demo.add_argument("--out", default="demo", help="folder to write (default: demo)")
-    add_settings(demo, "override keys of both trainings")
+    demo.add_argument("--out", default="demo", metavar="DIR", help="folder to write (default: demo)")
+    add_settings(demo, "settings of both trainings that replace the demo's")
     demo.add_argument(
         "--processes", type=int, help="trainings at once, one thread each (default: one for each core, at most 5)"
     )
@@ -31,15 +31,20 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     recipes.add_argument(
         "recipe", nargs="?", metavar="RECIPE",
-        help="print all settings of this recipe; or list those that match, by * and ? or by a part of the name",
+        help="a name prints all its settings; a part of a name, or a pattern with * and ?, lists what matches",
     )  # fmt: skip
 
     keys = add(
         commands, "keys", "list what --set and a file of settings can set, and what it means", _keys,
         "bayesprune keys 'prune_*'", "bayesprune keys --recipe digits-emmcmc",
     )  # fmt: skip
-    keys.add_argument("pattern", nargs="?", default="*", help="only keys that match, or a word of key or meaning")
-    keys.add_argument("--recipe", help="its values, and only the keys that change something under it")
+    keys.add_argument(
+        "pattern",
+        nargs="?",
+        default="*",
+        help="list only what matches: a pattern, or a word of the key or of its meaning",
+    )
+    keys.add_argument("--recipe", help="show this recipe's values, and only the keys that change something under it")
 
     train = add(
         commands, "train", "train a recipe into a run folder", _train,
@@ -51,18 +56,18 @@ def add_commands(commands: Any) -> None:
     train.add_argument(
         "recipe", help="a name that `bayesprune recipes` lists, a TOML file of settings, or a Python file with a recipe"
     )
-    train.add_argument("--out", required=True, help="run folder")
+    train.add_argument("--out", required=True, metavar="RUN", help="run folder to write")
     train.add_argument("--data-dir", help=_DATA_DIR)
-    train.add_argument("--config", metavar="FILE", help="TOML file of settings upon the recipe")
-    add_settings(train, "override keys of recipe and file (`bayesprune keys` lists them)")
+    train.add_argument("--config", metavar="FILE", help="TOML file whose settings replace the recipe's")
+    add_settings(train, "settings that replace those of recipe and file (`bayesprune keys` lists them)")
     train.add_argument("--device", help="auto, cpu or cuda")
     train.add_argument(
-        "--chains", type=int, metavar="N", help="that many chains with seeds of their own, into one store"
+        "--chains", type=int, metavar="N", help="run N chains with seeds of their own into one sample store"
     )
     train.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     train.add_argument(
         "--fast-dev-run", action="store_true",
-        help="a few steps of everything, files and report among them: to see that it runs, not what comes out",
+        help="a few steps of everything, files and report included, to see that it runs",
     )  # fmt: skip
     train.add_argument("--quiet", action="store_true", help="print only the result")
 
@@ -71,9 +76,11 @@ def add_commands(commands: Any) -> None:
         "bayesprune evaluate runs/a --data-dir DATA --split validation",
         "bayesprune evaluate runs/digits --keep && bayesprune report runs/digits",
     )  # fmt: skip
-    evaluate.add_argument("run", help="run folder")
+    evaluate.add_argument("run", metavar="RUN", help="run folder")
     evaluate.add_argument("--data-dir", help=_DATA_DIR)
-    evaluate.add_argument("--split", default="test", choices=("test", "validation", "train"))
+    evaluate.add_argument(
+        "--split", default="test", choices=("test", "validation", "train"), help="which examples (default: test)"
+    )
     evaluate.add_argument("--device", default="cpu", help="auto, cpu or cuda (default: cpu)")
     evaluate.add_argument(
         "--keep",
@@ -86,15 +93,7 @@ def add_commands(commands: Any) -> None:
         "bayesprune report runs/a runs/b --out report.html",
     )  # fmt: skip
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    report.add_argument("--out", default="report.html", help="file to write (default: report.html)")
-
-    shards = add(
-        commands, "shards", "pack folders of images into tar shards", _shards,
-        "bayesprune shards imagenet --out imagenet-shards",
-    )  # fmt: skip
-    shards.add_argument("folder", metavar="DIR", help="folder that holds train/CLASS/*.jpg and val/CLASS/*.jpg")
-    shards.add_argument("--out", required=True, help="folder to write: train/shard-000000.tar, …, val/…, classes.json")
-    shards.add_argument("--size", type=int, default=5000, help="images in a shard (default: 5000)")
+    report.add_argument("--out", default="report.html", metavar="FILE", help="file to write (default: report.html)")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -197,17 +196,4 @@ def _report(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, write_report
 
     print(write_report([load_run(run) for run in arguments.runs], arguments.out))
-    return 0
-
-
-def _shards(arguments: argparse.Namespace) -> int:
-    from bayesprune.common.files import write_text
-    from bayesprune.vision import open_images, write_shards
-    from bayesprune.vision.shards import CLASSES
-
-    data, out = open_images(arguments.folder), Path(arguments.out)
-    for index in filter(None, (data.train, data.validation, data.test)):
-        paths = write_shards(index, out / index.root.name, arguments.size)
-        print(f"{out / index.root.name}: {len(index)} images in {len(paths)} shards")
-    write_text(out / CLASSES, json.dumps(list(data.classes), ensure_ascii=False) + "\n")
     return 0

@@ -21,6 +21,8 @@ EXTRAS = {  # top-level module: its package, and the extra that brings it
     "onnxruntime": ("onnxruntime", "export"),
     "onnxscript": ("onnxscript", "export"),
     "arviz": ("ArviZ", "integrations"),
+    "lightning": ("Lightning", "integrations"),
+    "transformers": ("transformers", "integrations"),
     "shtab": ("shtab", "completion"),
 }
 

@@ -16,6 +16,7 @@ from bayesprune.graph import rules_mixing as mixing
 from bayesprune.graph import rules_recurrent as recurrent
 from bayesprune.graph import rules_shapes as shapes
 from bayesprune.graph.analysis import Analysis, Rule, label
+from bayesprune.graph.kinds import REGISTERED
 from bayesprune.graph.layers import TRANSPOSED
 from bayesprune.graph.slim_attention import SlimAttention
 from bayesprune.graph.zeros import Zeros
@@ -149,6 +150,12 @@ def analyse(model: nn.Module, graph: fx.Graph, zeros: Zeros, fold: bool, **setti
 
 
 def _rule(node: fx.Node, module: nn.Module | None) -> Rule:
+    if module is not None and type(module) in REGISTERED:
+        rule = REGISTERED[type(module)]
+        if not isinstance(rule, type):
+            return rule
+        # As a layer without weights; those of its own would not be looked at.
+        return _unknown if any(True for _ in module.parameters()) else _MODULES.get(rule, _unknown)
     if module is not None:
         kind = next((each for each in type(module).__mro__ if each in _MODULES), None)
         # A subclass that computes something else under the same name is not known.

@@ -15,6 +15,7 @@ from bayesprune.common.modes import evaluating
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import called_with_hooks, detached_copy, hooked
 from bayesprune.graph.inputs import Inputs, holds_tensors
+from bayesprune.graph.kinds import REGISTERED
 from bayesprune.graph.slim_attention import SlimAttention
 
 _UNFOLDED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
@@ -50,10 +51,10 @@ class _KnownAttribute(fx.proxy.Attribute, _Known):
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module is one node of the analysed graph: it is torch's own code that runs."""
+    """Whether a module is one node of the analysed graph: it is torch's own code that runs, or its kind was registered."""
     if type(module) in _UNFOLDED or isinstance(module, nn.Sequential) or "forward" in module.__dict__:
         return False
-    if isinstance(module, SlimAttention):
+    if isinstance(module, SlimAttention) or type(module) in REGISTERED:
         return True
     owner = next(kind for kind in type(module).__mro__ if "forward" in kind.__dict__)
     return owner.__module__.startswith("torch.nn.") and owner is not nn.Module

@@ -245,7 +245,7 @@ def learning_rate(runs: Sequence[Run]) -> Figure:
 
 
 def _curve(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object):  # type: ignore[no-untyped-def]
-    """Draw the finite points of a curve; a single one as a dot. None if there are none."""
+    """Draw the finite points of a curve, a single one as a dot; return None where there are none."""
     keep = np.isfinite(y)
     if not keep.any():
         return None

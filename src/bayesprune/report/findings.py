@@ -157,3 +157,50 @@ def comparison(runs: Sequence[Run]) -> Figure:
     said = ", ".join(f"{name} {100 * share:.2f}%" for _, name, share, _ in drawn)
     figure.set_label(f"Accuracy with 95 % intervals: {said}.")
     return figure
+
+
+def size_accuracy(runs: Sequence[Run]) -> Figure:
+    """Accuracy over megabytes: single models, averages of all members, and what they are once compact, with 95 % intervals."""
+    drawn = [
+        (index, f"{label} {name}", size, share, tested(run))
+        for index, (run, label) in enumerate(zip(runs, run_labels(runs)))
+        for name, size, share in _sizes(run)
+    ]
+    if len({size for _, _, size, *_ in drawn}) < 2:
+        raise NothingToDraw("all runs have one size")
+    from matplotlib.ticker import LogLocator
+
+    figure = new_figure(4.6, 2.2)
+    axes = figure.add_subplot()
+    axes.set_xscale("log")
+    for index, name, size, share, count in drawn:
+        color = look(index)["color"]
+        if count:
+            low, high = wilson(share, count)
+            axes.vlines(size, 100 * low, 100 * high, color=color, linewidth=1.2, alpha=0.6)
+        kind = name.rpartition(" ")[2]
+        axes.plot(
+            [size], [100 * share], {"compact": "D"}.get(kind, "o"), color=color, markersize=5, label=name,
+            markerfacecolor="white" if kind == "single" else color,
+        )  # fmt: skip
+    axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+    axes.tick_params(which="minor", length=0)
+    style_axes(axes, x="MB", y="accuracy (%)", title="Size and accuracy", grid="both")
+    said = ", ".join(f"{name} {size:.3f} MB, {100 * share:.2f}%" for _, name, size, share, _ in drawn)
+    figure.set_label(f"Accuracy over size in megabytes: {said}.")
+    return figure
+
+
+def _sizes(run: Run) -> list[tuple[str, float, float]]:
+    """Name, megabytes and accuracy of a run's single model, of its average, and of the compact average."""
+    result, compact = run.result or {}, (run.profile or {}).get("compact") or {}
+    parameters, samples, mean = result.get("parameters"), result.get("num_samples") or 0, result.get("accuracy_mean")
+    found: list[tuple[str, float | None, float | None]] = [
+        ("single", parameters and 4 * parameters / 1e6, result.get("accuracy_single")),
+        ("averaged", parameters and samples and 4 * parameters * samples / 1e6, mean),
+        ("compact", compact.get("bytes") and compact["bytes"] / 1e6, mean),
+    ]
+    return [(name, size, share) for name, size, share in found if size and share is not None]

@@ -14,7 +14,7 @@ def found_faults(run: Run) -> list[str]:
     """List what a reader must know before trusting a run: that it is unfinished, and its health warnings."""
     state = f"unfinished, after {run.epochs_done} of {run.epochs_planned or '?'} epochs: it has curves but no results"
     health = (run.result or {}).get("health") or {}
-    return ([] if run.finished else [state]) + [str(text) for text in health.get("warnings") or []]
+    return ([] if run.finished else [state]) + [f"{str(text).rstrip('.')}." for text in health.get("warnings") or []]
 
 
 def table_legend(runs: Sequence[Run]) -> str:
@@ -35,7 +35,8 @@ def setting_differences(runs: Sequence[Run], labels: Sequence[str]) -> dict[str,
     flat = [dict(flatten(run.config)) for run in runs]
     keys = [key for key in dict.fromkeys(key for one in flat for key in one)]
     differing = [key for key in keys if len({one.get(key, MISSING) for one in flat}) > 1]
-    rows = [[key, *(one.get(key, MISSING) for one in flat)] for key in differing]
+    twice = {key.rpartition(".")[2] for key in differing if "." in key}  # such as method, which a section holds too
+    rows = [[key, *(_told(one.get(key, MISSING)) for one in flat)] for key in differing if key not in twice]
     return {"heads": ["Setting", *labels], "rows": rows}
 
 
@@ -100,6 +101,10 @@ def health_said(health: dict[str, Any] | None) -> str:
     """How many warnings a health report gave, in words."""
     warned = len((health or {}).get("warnings") or [])
     return f"{warned} warning{'s' if warned != 1 else ''}, see the top of the page" if warned else "no warnings"
+
+
+def _told(value: str) -> str:
+    return {"null": "not set", "true": "yes", "false": "no"}.get(value, value)
 
 
 def _figure(value: Any) -> str:

@@ -11,7 +11,7 @@ from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import layer_sparsity, member_accuracies, reliability_diagram, sample_paths
 from bayesprune.report.doubt import doubtful_images, other_data, risk_curves
 from bayesprune.report.figures import accuracy_curves, learning_rate, sparsity_curves
-from bayesprune.report.findings import comparison, found_table, key_figures
+from bayesprune.report.findings import comparison, found_table, key_figures, size_accuracy
 from bayesprune.report.fragments import (
     flatten,
     found_faults,
@@ -99,7 +99,13 @@ def _page(runs: Sequence[Run], title: str | None) -> str:
     beside = [
         figure(
             lambda: comparison(runs), "Comparison", "Accuracy with 95 % intervals, on the range where the runs differ."
-        )
+        ),
+        figure(
+            lambda: size_accuracy(runs),
+            "Size",
+            "Circles: single models, filled: the average of all members; diamonds: the same average, compact. Up and to the left is "
+            "better.",
+        ),
     ]
     return render(
         "runs.html",

@@ -137,10 +137,11 @@ def _tiles(result: dict[str, Any]) -> list[tuple[str, str, str]]:
 def _selected(result: dict[str, Any]) -> dict[str, Any]:
     unit = "in units of the response" if result["target"]["task"] == "regression" else "as a probability"
     legend = (
-        "Chains: the least and the greatest probability by a single chain's evidence; where they lie apart, chains disagree. "
-        "Evidence: what the input's absence costs on rows that a chain has not seen, in nats. Probability: that the input "
-        "belongs to the model. q-value: false-discovery rate of the smallest selection that holds the input. Effect: standard "
-        f"deviation of the prediction due to this input, {unit}; alone: the part that does not depend on other inputs."
+        "Chains: the least and the greatest probability on a single chain's rows; where they lie apart, chains disagree. "
+        "Evidence: how much likelier the input's test is if the target depends on it given all others than if it does not, as a "
+        "logarithm (nats). Probability: that it does. q-value: false-discovery rate of the smallest selection that holds the "
+        f"input. Effect: standard deviation of the prediction due to this input, {unit}; alone: the part that does not depend "
+        "on other inputs."
     )
     said = (result.get("fallback") or {}).get("sentence") or "No input is selected."
     return {"heads": list(ORDER), "rows": table_rows(result.get("selected") or []), "legend": legend, "said": said}
@@ -174,13 +175,13 @@ def _probability_figures(result: dict[str, Any], figure: Figures) -> list[Drawn]
         figure(
             lambda: inclusion_bars(result),
             "Inclusion probabilities",
-            "The likeliest inputs. Where the chains' dots lie apart, the chains disagree: do not trust the mean alone. No evidence: no "
-            "chain's model held the input; its probability is the prior's.",
+            "The likeliest inputs. Where the chains' dots lie apart, the chains disagree: do not trust the mean alone. No evidence: the "
+            "input was no candidate; its probability is the prior's.",
         ),
         figure(
             lambda: inclusion_scatter(result),
             "All inputs",
-            "Every input that a chain weighed, in the order of the columns.",
+            "Every input that was tested, in the order of the columns.",
         ),
         figure(
             lambda: inclusion_paths(result),

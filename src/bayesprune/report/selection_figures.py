@@ -49,8 +49,9 @@ def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> F
         for chain in chains:
             drawn = weighed[order]
             (dots,) = axes.plot(
-                chain[order][drawn], place[drawn], "o", color=INK, markersize=2.6, clip_on=False, zorder=4
-            )
+                chain[order][drawn], place[drawn], "o", color=INK, markersize=3.4, markeredgecolor="white",
+                markeredgewidth=0.6, clip_on=False, zorder=4,
+            )  # fmt: skip
         handles.append(dots)
         labels.append("single chains")
     axes.set_yticks(place, [literal(names[i], 26) for i in order])
@@ -73,6 +74,8 @@ def inclusion_scatter(result: dict[str, Any]) -> Figure:
     names, probability, selected, _ = _inputs(result)
     weighed = weighed_inputs(result)
     figure = new_figure(4.4, 2.9)
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_subplot()
     at = np.arange(1, len(names) + 1)
     handles, labels = [], []
@@ -93,6 +96,7 @@ def inclusion_scatter(result: dict[str, Any]) -> Figure:
             labels.append(label)
     axes.set_ylim(-0.02, 1.06)
     axes.set_xlim(0, len(names) + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style_axes(axes, x="column", y="inclusion probability", title="All inputs")
     if not weighed.all():
         axes.set_title(f"{int((~weighed).sum()):,} without evidence", loc="right", color=MUTED, fontsize=8.5)

@@ -90,7 +90,7 @@ class SparseBNN(SelectorMixin, Parameters):
             )  # fmt: skip
         for model, posterior in zip(models, posteriors):
             model._take_posterior(posterior)
-            model.prior_["network_precision"] = posterior.precision
+            model.prior_ |= {"network_precision": posterior.precision, "network_temperature": posterior.temperature}
 
     def _read(self, X: Any, y: Any, sample_weight: Any = None) -> TrainingData:
         """Check the parameters and the data, and keep what predictions need of them."""
@@ -253,6 +253,7 @@ class SparseBNN(SelectorMixin, Parameters):
                 "sizes": [int(size) for size in net.sizes],
                 "activation": net.activation,
                 "noise_variance": self.posterior_.noise_variance,
+                "dof": self.posterior_.dof,
             }
             arrays |= {f"network.{key}": value.numpy() for key, value in net.state_dict().items()}
             arrays["network_weight"] = self.posterior_.weight.numpy()
@@ -304,6 +305,7 @@ class SparseBNN(SelectorMixin, Parameters):
                     weight,
                     shape["noise_variance"],
                     variance_factor=shape.get("variance_factor"),
+                    dof=shape.get("dof"),
                     features=features,
                 )
             )

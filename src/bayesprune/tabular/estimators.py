@@ -15,6 +15,7 @@ from bayesprune.common.artefact import reading
 from bayesprune.common.tensors import LIMIT
 from bayesprune.tabular.estimator_base import SparseBNN
 from bayesprune.tabular.store import read_estimator
+from bayesprune.tabular.student import distribution, log_density, variance_over_scale
 
 
 class SparseBNNRegressor(RegressorMixin, SparseBNN):
@@ -25,15 +26,15 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
     2. **Evidence**: S = Σ (y − m)·h/√(Σ (y − m)²·Var f(x̃)) on rows that a chain's network f has not seen, x̃ a draw of
        the input given all others, m = E f(x̃), h = f(x) − m: about standard normal where y does not depend on the
        input given all others. Inputs that the rows cannot tell apart are one cluster, found as one. 3. **Fit**:
-       posterior samples of a network on what was found at temperature 1, with the noise variance estimated on
-       left-out rows; predictions average over them.
+       posterior samples of networks on what was found, each of which leaves out some rows, with the noise's level
+       measured there; predictions average over them.
 
     Everything is standardised inside. Chains, and with `fit_many` data sets, are one batched computation. A pandas data
     frame may hold numbers, dates, text, categories and missing values; predictions need its selected columns only.
 
     Args:
-        hidden_layer_sizes: hidden widths of the predictive network, or "auto" (64, 64); the paper's (5, 3) or
-            (6, 4, 3) on request, from many starts.
+        hidden_layer_sizes: hidden widths of the predictive network, or "auto" (64, 64; from 1,000 rows on four layers of
+            32); the paper's (5, 3) or (6, 4, 3) on request, from many starts.
         activation: "relu", "tanh", "silu" or "auto": ReLU for a given network; else tanh, from 1,000 rows on silu.
         feedback: "none" (DFP: what the search prunes never returns) or "masked" (DPF: it may).
         n_chains: chains, and folds of the rows, or "auto" (5; 4 from 5,000 rows, 3 below 50).
@@ -54,7 +55,7 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         search_steps: steps of the search, or "auto".
         evidence_steps: steps of every compared network, or "auto".
         fit_steps: steps before sampling, or "auto".
-        n_starts: starts of the predictive network, or "auto".
+        n_starts: members of the predictive network (at least 5, where each leaves out some rows), or "auto".
         batch_size: rows a step, or "auto".
         n_jobs: threads of a fit; None is one, which is fastest below some ten thousand rows, −1 is all cores.
         random_state: seed, generator of either kind of numpy's, or None; torch's and numpy's global generators are not touched.
@@ -124,7 +125,7 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         return mean, np.sqrt(members.var(0) + variances.mean(0))
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> np.ndarray:
-        """Return the central interval of the predictive mixture of normals.
+        """Return the central interval of the predictive mixture over the samples.
 
         Args:
             X: (n, p).
@@ -139,20 +140,21 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         if not 0 < coverage < 1:
             raise ValueError(f"coverage={coverage!r} must lie strictly between 0 and 1")
         members, variances = self._members(X)
-        scale = np.sqrt(np.maximum(variances, 1e-300))
+        dof = self.posterior_.dof
+        scale = np.sqrt(np.maximum(variances / variance_over_scale(dof), 1e-300))
         ends = []
         for level in ((1 - coverage) / 2, (1 + coverage) / 2):
-            low, high = (members - 10 * scale).min(0), (members + 10 * scale).max(0)
+            reach = 10 if dof is None else 10 / min(level, 1 - level)
+            low, high = (members - reach * scale).min(0), (members + reach * scale).max(0)
             for _ in range(60):  # bisection on the mixture's distribution function
                 middle = 0.5 * (low + high)
-                z = torch.from_numpy((middle - members) / (scale * math.sqrt(2)))
-                below = 0.5 * (1 + torch.erf(z).numpy()).mean(0) < level
+                below = distribution((middle - members) / scale, dof).mean(0) < level
                 low, high = np.where(below, middle, low), np.where(below, high, middle)
             ends.append(0.5 * (low + high))
         return np.stack(ends, axis=1)
 
     def log_density(self, X: Any, y: Any) -> np.ndarray:
-        """Return log p(y | X, data) of the predictive mixture of normals.
+        """Return log p(y | X, data) of the predictive mixture over the samples.
 
         Args:
             X: (n, p).
@@ -161,9 +163,10 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         Returns:
             (n,) nats; minus their mean is the negative log-likelihood.
         """
-        members, variance = self._members(X)
-        variance = np.maximum(variance, 1e-300)
-        each = -0.5 * ((np.asarray(y, dtype=np.float64) - members) ** 2 / variance + np.log(2 * np.pi * variance))
+        members, variances = self._members(X)
+        dof = self.posterior_.dof
+        square = np.maximum(variances / variance_over_scale(dof), 1e-300)
+        each = log_density((np.asarray(y, dtype=np.float64) - members) ** 2 / square, dof) - 0.5 * np.log(square)
         return np.logaddexp.reduce(each, axis=0) - math.log(len(each))
 
 

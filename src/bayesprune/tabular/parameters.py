@@ -26,6 +26,7 @@ _CHOICES = {
     "activation": ("auto", "relu", "tanh", "silu"),
 }
 MANY_ROWS = 1000  # from which the automatic network reads features of the inputs and may have a variance of its own
+_DEEP = (32, 32, 32, 32)  # of the automatic network from there on
 _COUNTS = ("n_chains", "candidates", "search_steps", "evidence_steps", "fit_steps", "n_starts", "batch_size")
 
 
@@ -144,11 +145,13 @@ class Parameters(BaseEstimator):
     def _sampling(self, n: int) -> SamplingSettings:
         """Return how the predictive network of n rows is sampled."""
         auto = self.hidden_layer_sizes == "auto"
-        hidden = (64, 64) if auto else tuple(int(size) for size in np.atleast_1d(self.hidden_layer_sizes))
-        small = max(hidden, default=0) < 16
         many = auto and n >= MANY_ROWS
+        wanted = _DEEP if many else (64, 64) if auto else np.atleast_1d(self.hidden_layer_sizes)
+        hidden = tuple(int(size) for size in wanted)
+        small = max(hidden, default=0) < 16
         activation = ("silu" if many else "tanh" if auto else "relu") if self.activation == "auto" else self.activation
-        starts = (32 if small else 4) if self.n_starts == "auto" else int(self.n_starts)
+        starts = (32 if small else 12 if many else 10) if self.n_starts == "auto" else int(self.n_starts)
+        starts = starts if small else max(5, starts)
         steps = 2500 if small else 3000 if many else 1500
         burn_in = steps if self.fit_steps == "auto" else int(self.fit_steps)
         variance = self.variance if self.variance != "auto" or many else "constant"
@@ -158,13 +161,15 @@ class Parameters(BaseEstimator):
             hidden=hidden,
             activation=activation,
             starts=starts,
-            kept=min(starts, 6 if small else 4),
-            folds=0 if small else 5,
-            fold_starts=3 if many else 1,
+            kept=min(starts, 6) if small else starts,
+            unseen=0 if small else 1 if starts < 8 else 2,
             burn_in=burn_in,
+            cycles=1 if many else 2,
             cycle_steps=max(20, burn_in // 2 if warm else burn_in * 4 // 15),
+            samples=8 if many else 5,
             chain=replace(chain, lr=0.001, preconditioner="rms") if warm else chain,
             precisions=(1.0, 10.0, 100.0) if not many and not small else (),
+            temperatures=(0.2, 1.0) if many else (),
             variance=variance,
             burn_in_temperature=0.0 if warm else None,
             features=many,

@@ -74,7 +74,7 @@ class Plan:
             batch_size=batch_size,
             search=SearchSettings(steps=steps, candidates=candidates, feedback=feedback),
             comparison=replace(ComparisonSettings(), refit_steps=evidence_steps or ComparisonSettings.refit_steps),
-            weighing=WeighingSettings(final_steps=evidence_steps or WeighingSettings.final_steps),
+            weighing=WeighingSettings.of(evidence_steps or WeighingSettings.final_steps),
             union=max(union, candidates) if candidates > 64 else union,
             for_prediction=for_prediction,
         )

@@ -127,14 +127,6 @@ class Rows:
         """Return (n + B,) the rows' weights in a data set, ones where they weigh alike."""
         return torch.ones(len(self.y[0])) if self.weight is None else self.weight[which]
 
-    def fold_weights(self, folds: int) -> Tensor:
-        """Return (F, n + B) weights: row i is held out of fold i mod F; folds interleave, so every window holds all."""
-        rows = torch.arange(self.count)
-        weights = torch.ones(folds, self.count)
-        if folds > 1:
-            weights[rows % folds, rows] = 0.0
-        return torch.cat([weights, weights[:, : self.batch_size]], dim=1)
-
     def only(self, which: int) -> Rows:
         """Return the rows of one of the data sets."""
         small = object.__new__(Rows)

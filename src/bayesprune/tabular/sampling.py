@@ -1,4 +1,4 @@
-"""Posterior samples of a network on the selected inputs: several starts, the best kept, cycles with samples."""
+"""Posterior samples of networks on the selected inputs: each leaves out some rows, by which the noise is measured."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from torch import Tensor
 from bayesprune.samplers import CycleClock
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.features import RankFeatures
+from bayesprune.tabular.out_of_bag import at_new_rows, learning_weights, noise_level
 from bayesprune.tabular.rows import Rows
+from bayesprune.tabular.student import variance_over_scale
 from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likelihood, log_variances
 
 _WORSE = 2.0  # a training loss of so many times that of a constant prediction is divergence
+_MEASURED = 4096  # rows by which the noise is measured
+_TRIED = 5  # members of a precision that is tried
 
 
 @dataclass(frozen=True)
@@ -27,28 +31,29 @@ class SamplingSettings:
     Args:
         hidden: hidden widths.
         activation: "relu", "tanh" or "silu".
-        starts: networks started on all rows of a data set.
+        starts: networks of a data set.
         kept: of them go on to be sampled: those of the highest likelihood after the burn-in.
-        folds: networks that leave out one of so many folds each, for an honest noise variance; 0 is none.
-        fold_starts: networks of each fold.
+        unseen: the rows are dealt into as many blocks as there are networks, and each leaves out so many of them, so that
+            each row is new to so many networks; 0 is none. Then all starts are kept.
         burn_in: steps of one cosine before sampling.
-        cycles: cycles after it.
+        cycles: cycles after it, at each temperature.
         cycle_steps: steps of each.
         samples: samples a cycle and network.
         chain: how the chains move.
-        precisions: prior precisions to choose from by the folds' held-out loss; none is `chain.precision` as it is.
-        variance: of a regression's noise: "constant", "network" (its logarithm is a second output), or "auto": whichever has
-            the higher density at the folds' left-out rows.
+        precisions: prior precisions to choose from by the loss at unseen rows; none is that of `chain`.
+        temperatures: the samples' temperatures, one after the other, of which the loss at unseen rows chooses one; none is
+            that of `chain`.
+        variance: of a regression's noise: "constant", "network" (its logarithm is a second output), or "auto": the second
+            output counts where that gives unseen rows the higher density.
         burn_in_temperature: of the burn-in; None is the chain's.
         features: whether the networks read `RankFeatures` of the inputs.
     """
 
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "silu"
-    starts: int = 4
-    kept: int = 4
-    folds: int = 5
-    fold_starts: int = 1
+    starts: int = 10
+    kept: int = 10
+    unseen: int = 2
     burn_in: int = 1500
     cycles: int = 2
     cycle_steps: int = 400
@@ -57,6 +62,7 @@ class SamplingSettings:
         default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=1.0, temperature=1.0, damping=0)
     )
     precisions: tuple[float, ...] = ()
+    temperatures: tuple[float, ...] = ()
     variance: str = "constant"
     burn_in_temperature: float | None = None
     features: bool = False
@@ -64,8 +70,17 @@ class SamplingSettings:
     @property
     def steps(self) -> int:
         """Training steps in all."""
-        choices = max(1, len(self.precisions)) * (2 if self.variance == "auto" else 1)
-        return choices * (self.burn_in + self.cycles * self.cycle_steps)
+        short = self.trial(1.0, 1)
+        tried = len(self.precisions) * (short.burn_in + short.cycle_steps)
+        return self.burn_in + self.cycles * self.cycle_steps * max(1, len(self.temperatures)) + tried
+
+    def trial(self, precision: float, members: int) -> SamplingSettings:
+        """Return how a precision is tried: few networks, each row new to one of them, half the steps."""
+        half = max(2 * self.samples, self.cycle_steps // 2)
+        return replace(
+            self, starts=members, kept=members, unseen=1, burn_in=max(1, self.burn_in // 2), cycles=1, cycle_steps=half,
+            precisions=(), chain=replace(self.chain, precision=precision),
+        )  # fmt: skip
 
 
 @dataclass
@@ -77,9 +92,10 @@ class PosteriorNetworks:
         weight: (M,) weight of each sample in averages, summing to 1.
         noise_variance: of the standardised response, its mean over the training rows; nan for labels.
         precision: prior precision of every weight.
-        held_out: loss on left-out rows, squared error or cross-entropy; nan without folds.
-        score: mean log density of the fold networks at left-out rows, at the best level of the noise; nan for labels.
+        temperature: T of the samples.
+        held_out: minus the mean log density, or the cross-entropy, at rows that are new to members; nan where there are none.
         variance_factor: what the variances that the networks name are multiplied by; None where they name none.
+        dof: degrees of freedom of the noise, Student's t about each sample; None is normal.
         features: what the networks read of the inputs; None is the inputs themselves.
     """
 
@@ -87,9 +103,10 @@ class PosteriorNetworks:
     weight: Tensor
     noise_variance: float
     precision: float = float("nan")
+    temperature: float = 1.0
     held_out: float = float("nan")
-    score: float = float("nan")
     variance_factor: float | None = None
+    dof: int | None = None
     features: RankFeatures | None = None
 
     def variances(self, outputs: Tensor) -> Tensor:
@@ -118,16 +135,16 @@ def sample_posterior(
 ) -> list[PosteriorNetworks]:
     """Sample the posterior of a network on the columns of `rows`, for every data set at once.
 
-    Starts are many because small networks fall into poor optima, dead ones among them: after the burn-in, the
-    `settings.kept` of highest likelihood go on. With Bayes weights a start of lower likelihood by more than a few nats
-    would count nothing anyway.
+    Small networks fall into poor optima, dead ones among them: without unseen rows their starts are many, and after the
+    burn-in the `settings.kept` of highest likelihood go on. With Bayes weights a start of lower likelihood by more than a few
+    nats would count nothing anyway. With unseen rows all of them are members, and each row is new to some of them.
 
     Args:
         rows: of S data sets, on the inputs to use.
         outputs: outputs of the network.
         settings: how.
-        masks: (S, M, p) which columns each of M starts of a data set has, all of which are kept (a model average over
-            sets of inputs); None gives every start all of them.
+        masks: (S, C, p) which columns members of a data set have, which take turns (a model average over sets of inputs);
+            None gives every member all of them.
         seed: of starts and noise.
 
     Returns:
@@ -137,46 +154,27 @@ def sample_posterior(
         RuntimeError: the networks diverge at 1/27 of the step size too.
     """
     if masks is not None:
-        settings = replace(settings, starts=masks.shape[1], kept=masks.shape[1])
-    wanted = _best_choices(rows, outputs, settings, masks, seed)
-    found = {choice: _converged(rows, outputs, choice, masks, seed) for choice in dict.fromkeys(wanted)}
-    return [found[choice][which] for which, choice in enumerate(wanted)]
+        settings = _in_turns(settings, masks)
+    if not settings.precisions:
+        return _converged(rows, outputs, settings, masks, seed)
+    trials = [settings.trial(precision, _TRIED) for precision in settings.precisions]
+    trials = trials if masks is None else [_in_turns(trial, masks) for trial in trials]
+    tried = [_converged(rows, outputs, trial, masks, seed) for trial in trials]
+    wanted = [min(own, key=lambda one: one.held_out).precision for own in zip(*tried)]
+    found = {
+        precision: _converged(
+            rows, outputs, replace(settings, chain=replace(settings.chain, precision=precision)), masks, seed
+        )
+        for precision in dict.fromkeys(wanted)
+    }
+    return [found[precision][which] for which, precision in enumerate(wanted)]
 
 
-def _best_choices(
-    rows: Rows, outputs: int, settings: SamplingSettings, masks: Tensor | None, seed: int
-) -> list[SamplingSettings]:
-    """Return every data set's prior precision of the least held-out loss, with the kind of variance of the highest score.
-
-    They are chosen by fold networks of half the steps.
-    """
-    regression = rows.y.is_floating_point()
-    kinds = (
-        {"auto": ("constant", "network")}.get(settings.variance, (settings.variance,)) if regression else ("constant",)
-    )
-    choices = [
-        replace(settings, variance=kind, chain=replace(settings.chain, precision=precision))
-        for kind in kinds
-        for precision in settings.precisions or (settings.chain.precision,)
-    ]
-    if len(choices) == 1:
-        return choices * rows.sets
-    few = settings.starts if masks is not None else 1
-    short = replace(
-        settings, starts=few, kept=few, burn_in=max(1, settings.burn_in // 2), cycles=1,
-        cycle_steps=max(2 * settings.samples, settings.cycle_steps // 2),
-    )  # fmt: skip
-    tried = [
-        _converged(rows, outputs, replace(short, variance=choice.variance, chain=choice.chain), masks, seed)
-        for choice in choices
-    ]
-    best = []
-    for which in range(rows.sets):
-        own = [found[which] for found in tried]
-        places = range(len(own))
-        of_kind = [min((i for i in places if choices[i].variance == k), key=lambda i: own[i].held_out) for k in kinds]
-        best.append(choices[max(of_kind, key=lambda i: own[i].score) if len(kinds) > 1 else of_kind[0]])
-    return best
+def _in_turns(settings: SamplingSettings, masks: Tensor) -> SamplingSettings:
+    """Return settings with as many members of every set of inputs."""
+    sets = masks.shape[1]
+    starts = sets * -(-settings.starts // sets) if settings.unseen else sets
+    return replace(settings, starts=starts, kept=starts)
 
 
 def _converged(
@@ -200,36 +198,34 @@ def _attempt(
     rows: Rows, outputs: int, settings: SamplingSettings, masks: Tensor | None, seed: int
 ) -> list[PosteriorNetworks] | None:
     """Sample once; None where a network that is needed predicts worse than chance, or nothing finite."""
-    sets, starts, folds = rows.sets, settings.starts, settings.folds
-    held_out = folds * settings.fold_starts
-    per_set = starts + held_out
+    sets, starts, unseen = rows.sets, settings.starts, settings.unseen
     generator = torch.Generator().manual_seed(seed)
-    sizes = (rows.p, *settings.hidden, outputs + (settings.variance == "network"))
-    net = ChainMLP(sets * per_set, sizes, activation=settings.activation, generator=generator)
-    shown = torch.ones(sets, per_set, rows.p) if masks is None else masks[:, torch.arange(per_set) % starts].float()
+    own_variance = rows.y.is_floating_point() and settings.variance != "constant"
+    sizes = (rows.p, *settings.hidden, outputs + own_variance)
+    net = ChainMLP(sets * starts, sizes, activation=settings.activation, generator=generator)
+    turns = 1 if masks is None else starts // masks.shape[1]
+    shown = torch.ones(sets, starts, rows.p) if masks is None else masks.repeat(1, turns, 1).float()
     shown = shown.view(-1, rows.p)
-    weights = torch.ones(per_set, rows.count)
-    for member in range(held_out):
-        weights[starts + member, member % folds :: folds] = 0.0
-    weights = torch.cat([weights, weights[:, : rows.batch_size]], 1).repeat(sets, 1)
-    trainer = ChainTrainer(net, rows, weights if folds else None, settings.chain, seed=seed)
+    weights = None
+    if unseen:
+        learnt = learning_weights(starts, rows.count, unseen)
+        weights = torch.cat([learnt, learnt[:, : rows.batch_size]], 1).repeat(sets, 1)
+    trainer = ChainTrainer(net, rows, weights, settings.chain, seed=seed)
     if settings.burn_in_temperature is not None:
         trainer.temperature = settings.burn_in_temperature
     burn = CycleClock(settings.burn_in, floor=0.05, warmup_steps=settings.burn_in // 20)
     hide = _hider(net, shown, masks)
     losses = torch.stack(trainer.run(settings.burn_in, burn, hide)[-max(50, rows.count // rows.batch_size) :]).mean(0)
-    losses = losses.view(sets, per_set)
-    losses = losses.nan_to_num(nan=torch.inf)
-    best = losses[:, :starts].argsort(1)[:, : settings.kept]
-    chosen = torch.cat([best, torch.arange(starts, per_set).expand(sets, -1)], 1)
-    index = (chosen + per_set * torch.arange(sets)[:, None]).reshape(-1)
+    losses = losses.view(sets, starts).nan_to_num(nan=torch.inf)
+    best = torch.arange(starts).expand(sets, -1) if unseen else losses.argsort(1)[:, : settings.kept]
+    index = (best + starts * torch.arange(sets)[:, None]).reshape(-1)
     chance = 0.5 if rows.y.is_floating_point() else math.log(max(2, outputs))
     if not bool((losses.view(-1)[index] < _WORSE * chance).all()):
         return None
     variance = trainer.variance[index]
     net = net.choose(index)
     hide = _hider(net, shown[index], masks)
-    trainer = ChainTrainer(net, rows, weights[index] if folds else None, settings.chain, seed=seed + 1)
+    trainer = ChainTrainer(net, rows, weights, settings.chain, seed=seed + 1)
     trainer.variance, trainer.steps_done = variance, 10**6
     clock = CycleClock(
         settings.cycles * settings.cycle_steps,
@@ -238,17 +234,25 @@ def _attempt(
         sample_every=max(1, settings.cycle_steps // (2 * settings.samples)),
         floor=0.1,
     )
-    states: list[list[Tensor]] = []
+    found = []
+    for temperature in settings.temperatures or (settings.chain.temperature,):
+        trainer.temperature = temperature
+        states: list[list[Tensor]] = []
 
-    def collect(step: int) -> None:
-        hide(step)
-        if clock.collect(step):
-            states.append([parameter.detach().clone() for parameter in net.parameters()])
+        def collect(step: int, states: list[list[Tensor]] = states) -> None:
+            hide(step)
+            if clock.collect(step):
+                states.append([parameter.detach().clone() for parameter in net.parameters()])
 
-    losses = torch.stack(trainer.run(clock.total_steps, lambda step: 0.5 * clock.lr(step), collect)).mean(0)
-    if not bool((losses < _WORSE * chance).all()):
-        return None
-    return [_of_one_set(rows, which, net, states, settings) for which in range(sets)]
+        losses = torch.stack(trainer.run(clock.total_steps, lambda step: 0.5 * clock.lr(step), collect)).mean(0)
+        if not bool((losses < _WORSE * chance).all()):
+            return None
+        settings = replace(settings, chain=replace(settings.chain, temperature=temperature))
+        last = [parameter.data for parameter in net.parameters()]
+        found.append([_of_one_set(rows, which, net, states, settings) for which in range(sets)])
+        for parameter, value in zip(net.parameters(), last):
+            parameter.data = value
+    return [own[0] if len(own) == 1 else min(own, key=lambda one: one.held_out) for own in zip(*found)]
 
 
 def _hider(net: ChainMLP, shown: Tensor, masks: Tensor | None) -> Callable[[int], None]:
@@ -266,114 +270,42 @@ def _hider(net: ChainMLP, shown: Tensor, masks: Tensor | None) -> Callable[[int]
 def _of_one_set(
     rows: Rows, which: int, net: ChainMLP, states: list[list[Tensor]], settings: SamplingSettings
 ) -> PosteriorNetworks:
-    kept, folds = settings.kept, settings.folds
-    per_set = kept + folds * settings.fold_starts
-    members = _stacked(net, states, range(which * per_set, which * per_set + kept))
-    count = members.chains
-    weight = torch.full((count,), 1.0 / count)
-    result = PosteriorNetworks(members, weight, float("nan"), settings.chain.precision)
-    x, y = rows.x[which, : rows.count].numpy(), rows.y[which, : rows.count]
-    row_weight = torch.ones(len(y)) if rows.weight is None else rows.weight[which, : rows.count]
-    regression, own = y.is_floating_point(), settings.variance == "network"
-    factor = 1.0
-    if folds:
-        total, errors, variances = 0.0, [], []
-        for fold in range(folds):
-            left_out = _stacked(net, states, list(range(which * per_set + kept + fold, (which + 1) * per_set, folds)))
-            outputs, here = PosteriorNetworks(left_out, torch.ones(1), 0.0).outputs(x[fold::folds]), y[fold::folds]
-            total += float((_losses(outputs, here) * row_weight[fold::folds]).sum())
-            if regression:
-                errors.append((outputs[..., 0] - here).square())
-                variances.append(log_variances(outputs).exp() if own else torch.ones_like(errors[-1]))
-        result.held_out = total / float(row_weight.sum())
-        if regression:
-            each = torch.cat([row_weight[fold::folds] for fold in range(folds)])
-            factor, result.score = best_level(torch.cat(errors, 1), torch.cat(variances, 1), each)
-    if regression:
-        outputs = result.outputs(x)
-        level = math.nan
-        if own:
-            share = (row_weight / row_weight.sum()).double()
-            named = float(log_variances(outputs).exp().mean(0) @ share)
-            level = factor * named
-        error = result.held_out if folds else math.nan
-        result.noise_variance = _noise_variance(
-            outputs[..., 0], y, row_weight, kept, error, settings.fold_starts, level=level
-        )
-        if own:
-            result.variance_factor = result.noise_variance / named
+    """Return the members of one data set, with the level of their noise."""
+    kept, unseen = settings.kept, settings.unseen
+    members = _stacked(net, states, range(which * kept, (which + 1) * kept))
+    weight = torch.full((members.chains,), 1.0 / members.chains)
+    result = PosteriorNetworks(
+        members, weight, float("nan"), precision=settings.chain.precision, temperature=settings.chain.temperature
+    )
+    few = min(rows.count, _MEASURED)
+    x, y = rows.x[which, :few].numpy(), rows.y[which, :few]
+    row_weight = torch.ones(few) if rows.weight is None else rows.weight[which, :few]
+    share = (row_weight / row_weight.sum()).double()
+    outputs = result.outputs(x)[:, None]
+    if unseen:
+        outputs = at_new_rows(outputs[:, 0], kept, unseen)
+    if not y.is_floating_point():
+        if unseen:
+            new = outputs.flatten(0, 1)
+            each = log_likelihood(new, y.expand(len(new), -1), None).logsumexp(0) - math.log(len(new))
+            result.held_out = -float(each @ share)
+        return result
+    own = outputs.shape[-1] == 2
+    means, even = outputs[..., 0], torch.ones_like(outputs[..., 0])
+    named = log_variances(outputs).exp() if own else even
+    if unseen:
+        noise = noise_level(means, named, y, row_weight, kept)
+        if own and settings.variance == "auto":
+            alike = noise_level(means, even, y, row_weight, kept)
+            if alike.density > noise.density:
+                own, named, noise = False, even, alike
+        result.held_out, result.dof = -noise.density, noise.dof
+        factor = noise.factor * variance_over_scale(noise.dof)
+    else:  # the mean's error at the rows it was trained on, all that there is
+        factor = float((y - means.mean((0, 1))).square() @ share) / float(named.mean((0, 1)) @ share)
+    result.noise_variance = factor * float(named.mean((0, 1)) @ share)
+    result.variance_factor = factor if own else None
     return result
-
-
-def best_level(errors: Tensor, variances: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Return the factor on the variances at which mixtures of normals give rows the highest mean log density, and that.
-
-    Args:
-        errors: (M, n) squared errors of the members.
-        variances: (M, n).
-        weight: (n,) of the rows.
-
-    Example:
-        >>> factor, _ = best_level(torch.tensor([[4.0, 0.0]]), torch.ones(1, 2), torch.ones(2))
-        >>> abs(factor - 2.0) < 0.05
-        True
-    """
-    errors, variances, share = errors.double(), variances.double(), (weight / weight.sum()).double()
-
-    def density(log_factor: float) -> float:
-        log_v = variances.log() + log_factor
-        each = -0.5 * (errors * (-log_v).exp() + log_v + math.log(2 * math.pi))
-        return float((each.logsumexp(0) - math.log(len(each))) @ share)
-
-    low, high = math.log(1e-8), math.log(1e4)
-    for _ in range(4):  # ever finer grids: a mixture's density may have more than one top
-        grid = np.linspace(low, high, 25)
-        at, gap = float(grid[int(np.argmax([density(place) for place in grid]))]), grid[1] - grid[0]
-        low, high = at - gap, at + gap
-    return math.exp(at), density(at)
-
-
-def _noise_variance(
-    members: Tensor,
-    y: Tensor,
-    weight: Tensor,
-    starts: int,
-    held_out: float,
-    fold_starts: int = 1,
-    *,
-    level: float = math.nan,
-) -> float:
-    """Return the variance that makes the predictive variance, noise and spread of the members, the error of their mean.
-
-    A left-out row was predicted by J starts. The mean of K starts, whose own means have the variance V about each
-    other, errs less by V·(1/J − 1/K); the members' spread is then taken off. The mean's error on its training rows, which
-    is all there is without folds, is a lower bound.
-
-    Args:
-        members: (S·K, n) outputs, sample after sample of K starts.
-        y: (n,).
-        weight: (n,) of the rows.
-        starts: K.
-        held_out: mean squared error of J starts on left-out rows; nan without folds.
-        fold_starts: J.
-        level: the variance that suits the folds' left-out rows, their spread taken off, if it is known.
-    """
-    share = weight / weight.sum()
-    trained = float((y - members.mean(0)).square() @ share.to(members.dtype))
-    if math.isnan(held_out):
-        return trained
-    between = float(members.unflatten(0, (-1, starts)).mean(0).var(0) @ share.to(members.dtype)) if starts > 1 else 0.0
-    if math.isnan(level):
-        level = held_out - float(members.var(0, unbiased=False) @ share.to(members.dtype))
-    return max(trained, level - between * (1 / fold_starts - 1 / starts))
-
-
-def _losses(outputs: Tensor, y: Tensor) -> Tensor:
-    """Return (n,) squared errors of the mean of (M, n, k) outputs, or cross-entropies of the mean probabilities."""
-    if y.is_floating_point():
-        return (y - outputs[..., 0].mean(0)).square()
-    each = log_likelihood(outputs, y.expand(len(outputs), -1), None)
-    return math.log(len(outputs)) - each.logsumexp(0)
 
 
 def _stacked(net: ChainMLP, states: list[list[Tensor]], chains: range | list[int]) -> ChainMLP:

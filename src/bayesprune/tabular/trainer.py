@@ -192,11 +192,9 @@ class ChainTrainer:
         return 0.5 * (outputs[..., 0] - y).square() if self.regression else -log_likelihood(outputs, y, None)
 
     def _scale(self) -> tuple[Tensor | None, float]:
-        """Return a factor on each chain's loss and the temperature that go with its residual variance σ².
-
-        ½r²/σ² at temperature T is s·½r²/σ² at temperature s·T, for any s > 0 (the prior is scaled alike): with s the
-        smallest σ² no factor exceeds 1, and step sizes need not know the noise.
-        """
+        """Return a factor on each chain's loss and the temperature that go with its residual variance σ²."""
+        # ½r²/σ² at temperature T is s·½r²/σ² at temperature s·T, for any s > 0 (the prior is scaled alike): with s the
+        # smallest σ² no factor exceeds 1, and step sizes need not know the noise.
         if not self.regression or self.own_variance or self.settings.cold:
             return None, self.temperature
         smallest = self.variance.min()

@@ -23,7 +23,7 @@ _MOST_ROWS = 4000  # rows of a fold that an input is weighed on
 
 @dataclass(frozen=True)
 class WeighingSettings:
-    """How candidates are weighed."""
+    """How candidates are weighed: `final_steps` and what settles before them, for 400 of those 250 and 150."""
 
     settle_steps: int = 250
     rounds: int = 2
@@ -36,6 +36,14 @@ class WeighingSettings:
     chain: ChainSettings = field(
         default_factory=lambda: ChainSettings(lr=0.05, beta1=0.9, precision=30.0, largest_decay=0.05, temperature=0.1)
     )
+
+    @classmethod
+    def of(cls, final_steps: int) -> WeighingSettings:
+        """Choose all numbers of steps in proportion."""
+        settle, round_ = (
+            max(1, final_steps * steps // cls.final_steps) for steps in (cls.settle_steps, cls.round_steps)
+        )
+        return cls(settle_steps=settle, round_steps=round_, final_steps=final_steps)
 
 
 @dataclass

@@ -16,22 +16,28 @@ from bayesprune.train.config import (
 )
 from bayesprune.train.recipes import register_recipe
 
-_EPOCHS = {"94": 14, "95": 18, "96": 40}
+PLACES = {
+    "cifar10-94": ("cifar10", NetworkConfig("whitened94"), 14, "Whitened network for 94 % of CIFAR-10"),
+    "cifar10-95": ("cifar10", NetworkConfig("whitened95"), 18, "Whitened network for 95 % of CIFAR-10"),
+    "cifar10-96": ("cifar10", NetworkConfig("whitened96"), 40, "Whitened network for 96 % of CIFAR-10"),
+    "cifar100-72": ("cifar100", NetworkConfig("whitened94", width=96), 16, "Whitened network for 72 % of CIFAR-100"),
+}
+"""Data set, network, epochs and words of each place; the places of CIFAR-10 are named by the accuracy their networks were made for."""
 _TARGET = 0.9
 
 
-def cifar10_sgd(size: str) -> RunConfig:
+def whitened_sgd(place: str) -> RunConfig:
     """Return Nesterov SGD on a whitened network, with eight late snapshots.
 
     Args:
-        size: "94", "95" or "96", the accuracy that the network is made for.
+        place: Name in `PLACES`.
     """
-    epochs = _EPOCHS[size]
+    dataset, network, epochs, _ = PLACES[place]
     return RunConfig(
         data=DataConfig(
-            "cifar10", batch_size=1024, padding=2, padding_mode="reflect", alternate=True, test_views="mirror"
+            dataset, batch_size=1024, padding=2, padding_mode="reflect", alternate=True, test_views="mirror"
         ),
-        network=NetworkConfig(f"whitened{size}", label_smoothing=0.05),
+        network=replace(network, label_smoothing=0.05),
         sampler=SamplerConfig("sgd", lr=1.5, beta1=0.85, weight_decay=0.00133),
         schedule=ScheduleConfig(
             epochs, warmup_epochs=epochs / 5, samples_per_cycle=8, sample_every=0.25, lr_floor=0.05
@@ -41,12 +47,12 @@ def cifar10_sgd(size: str) -> RunConfig:
     )
 
 
-def cifar10_cvadam(size: str) -> RunConfig:
+def whitened_cvadam(place: str) -> RunConfig:
     """Return CV-Adam whose weights move like SGD's; a first setting, behind SGD's by half a point on held-out images."""
     sampler = SamplerConfig(
         "cvadam", lr=3.0, beta1=0.85, temperature=2e-5, preconditioner="paper", weight_decay=0.00133
     )
-    return replace(cifar10_sgd(size), sampler=sampler)
+    return replace(whitened_sgd(place), sampler=sampler)
 
 
 def _pruned(base: RunConfig, method: str, groups: str, feedback: str = "none") -> RunConfig:
@@ -58,28 +64,27 @@ def _pruned(base: RunConfig, method: str, groups: str, feedback: str = "none") -
     return replace(base, sampler=replace(base.sampler, method=method), pruning=pruning)
 
 
-def _register(size: str) -> None:
-    place, words = f"cifar10-{size}", f"Whitened network for {size} % of CIFAR-10"
-    to = f"to {_TARGET:.0%} of the prunable weights"
-    register_recipe(f"{place}-sgd", lambda: cifar10_sgd(size), f"{words}, Nesterov SGD with 8 late snapshots.")
+def _register(place: str) -> None:
+    words, to = PLACES[place][3], f"to {_TARGET:.0%} of the prunable weights"
+    register_recipe(f"{place}-sgd", lambda: whitened_sgd(place), f"{words}, Nesterov SGD with 8 late snapshots.")
     register_recipe(
-        f"{place}-cvadam", lambda: cifar10_cvadam(size), f"{words}, CV-Adam with 8 samples (a first setting)."
+        f"{place}-cvadam", lambda: whitened_cvadam(place), f"{words}, CV-Adam with 8 samples (a first setting)."
     )
     for groups, suffix in (("weight", ""), ("channel", "-channel")):
         for name, feedback in (("dfp", "none"), ("dpf", "masked" if groups == "channel" else "dense_copy")):
             register_recipe(
                 f"{place}-{name}{suffix}",
-                lambda groups=groups, feedback=feedback: _pruned(cifar10_cvadam(size), "emmcmc", groups, feedback),  # type: ignore[misc]
+                lambda groups=groups, feedback=feedback: _pruned(whitened_cvadam(place), "emmcmc", groups, feedback),  # type: ignore[misc]
                 f"{words}, EM-MCMC {name.upper()} by {groups}s {to} (a first setting).",
             )
     register_recipe(
         f"{place}-channel-gmp",
-        lambda: _pruned(cifar10_sgd(size), "channel_gmp", "channel"),
+        lambda: _pruned(whitened_sgd(place), "channel_gmp", "channel"),
         f"{words}, gradual L2 channel pruning {to}.",
     )
-    add_baselines(place, words, lambda: cifar10_sgd(size), _TARGET)
-    add_ensembles(place, words, lambda: cifar10_sgd(size))
+    add_baselines(place, words, lambda: whitened_sgd(place), _TARGET)
+    add_ensembles(place, words, lambda: whitened_sgd(place))
 
 
-for _size in _EPOCHS:
-    _register(_size)
+for _place in PLACES:
+    _register(_place)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
-from bayesprune.train.dataset_loader import DatasetLoader, StreamLoader
+from bayesprune.vision.dataset_loader import DatasetLoader, StreamLoader
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,6 @@ from bayesprune.vision.image_loader import ImageLoader
 from bayesprune.vision.loader import BatchLoader
 from bayesprune.vision.networks import build, names
 from bayesprune.vision.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet20, resnet34, resnet50
-from bayesprune.vision.shards import write_shards
 from bayesprune.vision.small import SmallCNN, digits_resnet, mlp, small_cnn
 from bayesprune.vision.views import mirror, shift, views
 from bayesprune.vision.whitened import WhitenedCNN, whitened94, whitened95, whitened96
@@ -67,7 +66,6 @@ __all__ = [
     "load_image_folder",
     "ImageDataset",
     "open_images",
-    "write_shards",
     "split_validation",
     "subset",
     "stratified_indices",

@@ -1,9 +1,8 @@
-"""Images in folders, one folder a class."""
+"""Images in folders, one folder a class, read into memory."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.vision.data import ArrayDataset, channel_statistics
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+from bayesprune.vision.image_files import ImageFiles, find_images
 
 
 def load_image_folder(root: str | os.PathLike[str], size: int, *, grayscale: bool = False) -> ArrayDataset:
@@ -39,7 +37,7 @@ def load_image_folder(root: str | os.PathLike[str], size: int, *, grayscale: boo
         >>> load_image_folder("/nowhere", size=32)
         Traceback (most recent call last):
             ...
-        FileNotFoundError: root='/nowhere': expected a folder 'train' with one folder a class; found nothing there
+        FileNotFoundError: root='/nowhere': expected a folder 'train' with one folder a class (CLASS/*.jpg); found nothing there
     """
     try:
         from PIL import Image
@@ -47,20 +45,13 @@ def load_image_folder(root: str | os.PathLike[str], size: int, *, grayscale: boo
         raise ImportError('load_image_folder needs Pillow: pip install "bayesprune[train]"') from error
     if size < 1:
         raise ValueError(f"size={size}: give a height and width of at least 1")
-    root = Path(root)
-    held = [name for name in ("test", "val") if (root / name).is_dir()]
-    for expected, there in (("'train'", (root / "train").is_dir()), ("'test' or 'val'", bool(held))):
-        if not there:
-            raise FileNotFoundError(
-                f"root={str(root)!r}: expected a folder {expected} with one folder a class; found {_contents(root)}"
-            )
-    classes = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir() and not p.name.startswith(".")))
-    splits = {name: _read(root / name, classes, size, grayscale, Image) for name in ("train", *held)}
+    classes, found, test = find_images(root, every_class=False)
+    splits = {name: _read(files, size, grayscale, Image) for name, files in found.items()}
     mean, std = channel_statistics(splits["train"][0], scale=255.0)
-    both = len(held) == 2
+    both = len(splits) == 3
     return ArrayDataset(
         *splits["train"],
-        *splits[held[0]],
+        *splits[test],
         classes=classes,
         mean=mean,
         std=std,
@@ -69,35 +60,15 @@ def load_image_folder(root: str | os.PathLike[str], size: int, *, grayscale: boo
     )
 
 
-def _contents(folder: Path) -> str:
-    if not folder.is_dir():
-        return "nothing there"
-    names = sorted(p.name for p in folder.iterdir())
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "an empty folder"
-
-
-def _read(folder: Path, classes: tuple[str, ...], size: int, grayscale: bool, pil: Any) -> tuple[Tensor, Tensor]:
-    present = {p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
-    if unknown := sorted(present - set(classes)):
-        raise ValueError(f"{folder} has classes that train has not: {', '.join(unknown)}; rename or remove them")
-    files = [
-        (path, label)
-        for label, name in enumerate(classes)
-        if name in present
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in SUFFIXES
-    ]
-    if not files:
-        raise FileNotFoundError(f"{folder}: expected images ({', '.join(SUFFIXES)}) in one folder a class; found none")
+def _read(files: ImageFiles, size: int, grayscale: bool, pil: Any) -> tuple[Tensor, Tensor]:
     images = np.empty((len(files), size, size, 1 if grayscale else 3), dtype=np.uint8)
-    for i, (path, _) in enumerate(files):
+    for i in range(len(files)):
         try:
-            with pil.open(path) as image:
+            with pil.open(files.path(i)) as image:
                 images[i] = _square(image.convert("L" if grayscale else "RGB"), size, pil)
         except OSError as error:
-            raise ValueError(f"{path} cannot be read as an image ({error}): remove or replace it") from error
-    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return pixels, torch.tensor([label for _, label in files], dtype=torch.int64)
+            raise ValueError(f"{files.path(i)} cannot be read as an image ({error}): remove or replace it") from error
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(files.labels)
 
 
 def _square(image: Any, size: int, pil: Any) -> np.ndarray:

@@ -1,21 +1,17 @@
-"""Data sets of image files that are read while training: folders or tar shards."""
+"""Data sets of image files that are read while training, one folder a class."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bayesprune.common.artefact import ArtefactError, MissingArtefactError
-from bayesprune.common.bounded import read_json
 from bayesprune.vision.data import stratified_indices
-from bayesprune.vision.image_index import ImageIndex, class_folders, contents, folder_index
+from bayesprune.vision.image_files import ImageFiles, find_images
 from bayesprune.vision.image_loader import ImageLoader
-from bayesprune.vision.shards import CLASSES, shard_files, shard_index
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -36,6 +32,7 @@ class ImageDataset:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> from bayesprune.vision import open_images
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -47,11 +44,11 @@ class ImageDataset:
         (('a', 'b'), 2)
     """
 
-    train: ImageIndex
-    test: ImageIndex
+    train: ImageFiles
+    test: ImageFiles
     classes: tuple[str, ...]
     size: int = 224
-    validation: ImageIndex | None = None
+    validation: ImageFiles | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     scale: float = 255.0
@@ -82,7 +79,7 @@ class ImageDataset:
         index = {"train": self.train, "test": self.test, "validation": self.validation}[split]
         return 0 if index is None else len(index)
 
-    def split(self, name: str) -> ImageIndex:
+    def split(self, name: str) -> ImageFiles:
         """Return where the images of a split lie.
 
         Raises:
@@ -90,7 +87,7 @@ class ImageDataset:
         """
         if name not in ("train", "validation", "test"):
             raise ValueError(f"split={name!r}: use 'train', 'validation' or 'test'")
-        index: ImageIndex | None = getattr(self, name)
+        index: ImageFiles | None = getattr(self, name)
         if index is None:
             raise ValueError("this data set has no validation split: hold one out with hold_out(n)")
         return index
@@ -137,10 +134,10 @@ class ImageDataset:
 
 
 def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int = 0) -> ImageDataset:
-    """Find the images of root/train and of root/val or root/test: folders CLASS/*.jpg, or shards *.tar.
+    """Find the images of root/train/CLASS/*.jpg and of root/val or root/test alike.
 
     With both `test` and `val`, `val` is the validation split; with one of them, it is the test split. Classes are the
-    training folders in alphabetical order; those of shards are numbers, named by root/classes.json where it is there.
+    training folders in alphabetical order.
 
     Args:
         root: The folder that holds `train`.
@@ -148,60 +145,17 @@ def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int =
         workers: Processes that decode for a loader.
 
     Raises:
-        FileNotFoundError: A folder, a shard or all images of a class are missing; the message says what was expected where.
-        ValueError: A class that training has not, or a damaged shard.
+        FileNotFoundError: A folder or all images of a class are missing; the message says what was expected where.
+        ValueError: A class that training has not, or a size below 1.
 
     Example:
         >>> open_images("/nowhere")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: root='/nowhere': expected a folder 'train' with CLASS/*.jpg or *.tar; found nothing there
+        FileNotFoundError: root='/nowhere': expected a folder 'train' with one folder a class (CLASS/*.jpg); found nothing there
     """
-    root = Path(root)
     if size < 1:
         raise ValueError(f"size={size}: give a height and width of at least 1")
-    held = [name for name in ("test", "val") if (root / name).is_dir()]
-    for expected, there in (("'train'", (root / "train").is_dir()), ("'val' or 'test'", bool(held))):
-        if not there:
-            raise FileNotFoundError(
-                f"root={str(root)!r}: expected a folder {expected} with CLASS/*.jpg or *.tar; found {contents(root)}"
-            )
-    if shard_files(root / "train"):
-        return _from_shards(root, held, size, workers)
-    classes = tuple(class_folders(root / "train"))
-    splits = {name: folder_index(root / name, classes, training=name == "train") for name in ("train", *held)}
-    return _dataset(splits, held, classes, size, workers)
-
-
-def _from_shards(root: Path, held: list[str], size: int, workers: int) -> ImageDataset:
-    for name in held:
-        if not shard_files(root / name):
-            raise FileNotFoundError(
-                f"{root / name}: expected shards *.tar, as there are in train; found {contents(root / name)}"
-            )
-    splits = {name: shard_index(root / name) for name in ("train", *held)}
-    most = int(splits["train"].labels.max()) + 1
-    if most > len(splits["train"]):
-        fault = f"has class {most - 1}, but only {len(splits['train'])} images"
-        raise ArtefactError(root / "train", fault, "an image of every class, counted from 0")
-    classes = tuple(str(label) for label in range(most))
-    if (root / CLASSES).exists():
-        classes = tuple(read_json(root / CLASSES, list))
-        if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(classes):
-            raise ArtefactError(root / CLASSES, "holds something else than different names", "the names of the classes")
-    for name, index in splits.items():
-        if int(index.labels.max()) >= len(classes):
-            which = "train" if name != "train" else CLASSES
-            fault = f"has class {int(index.labels.max())}, but there are {len(classes)} classes, counted from 0"
-            raise ArtefactError(root / name, fault, mend=f"is {which} complete?")
-    if empty := [name for label, name in enumerate(classes) if label not in set(splits["train"].labels.tolist())]:
-        fault = f"has no image of {len(empty)} classes, such as {empty[0]}"
-        raise MissingArtefactError(root / "train", fault, mend="is it complete?")
-    return _dataset(splits, held, classes, size, workers)
-
-
-def _dataset(
-    splits: dict[str, ImageIndex], held: list[str], classes: tuple[str, ...], size: int, workers: int
-) -> ImageDataset:
-    validation = splits["val"] if len(held) == 2 else None
-    return ImageDataset(splits["train"], splits[held[0]], classes, size, validation, workers=workers)
+    classes, splits, test = find_images(root, every_class=True)
+    validation = splits["val"] if len(splits) == 3 else None
+    return ImageDataset(splits["train"], splits[test], classes, size, validation, workers=workers)

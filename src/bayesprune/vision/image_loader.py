@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bayesprune.vision.crops import RandomResizedCrop, crop_image, middle, uniforms
-from bayesprune.vision.image_index import ImageIndex
+from bayesprune.vision.dataset_loader import DatasetLoader, Placement
+from bayesprune.vision.image_files import ImageFiles
 from bayesprune.vision.loader import pixel_constants
-from bayesprune.vision.position import PositionedLoader, part_of
-
-_ORDER, _CROP = 1, 2  # two streams of random numbers
 
 
-class ImageLoader(PositionedLoader):
+class ImageLoader(DatasetLoader):
     r"""Iterate over normalised, augmented batches of images that are read and decoded as they are needed.
 
     The order of an epoch is a function of (seed, epoch), the crop of an image one of (seed, epoch, index). So the batches
@@ -29,7 +24,7 @@ class ImageLoader(PositionedLoader):
     stands, goes on and ends like `BatchLoader`.
 
     Args:
-        index: The images.
+        files: The images.
         batch_size: Images in a batch, over all processes that share it.
         size: Height and width of the images.
         resize: Shorter side to which an image is scaled before its middle is cut out, where it is not cropped at random.
@@ -66,7 +61,7 @@ class ImageLoader(PositionedLoader):
 
     def __init__(
         self,
-        index: ImageIndex,
+        files: ImageFiles,
         *,
         batch_size: int,
         size: int,
@@ -86,107 +81,69 @@ class ImageLoader(PositionedLoader):
             import PIL  # noqa: F401
         except ImportError as error:
             raise ImportError('reading images needs Pillow: pip install "bayesprune[train]"') from error
-        if len(index) == 0:
-            raise ValueError("index: it holds no image")
-        super().__init__(len(index), batch_size, shuffle=shuffle, drop_last=drop_last, share=share)
-        self.seed, self.workers = seed, workers
-        self.device = torch.device(device) if device is not None else torch.device("cpu")
-        self.channels_last = channels_last
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._factor, self._shift = pixel_constants(mean, std, 255.0, 3, (size, size), self.device, layout=layout)
-        self._decoder = _Decoder(index, size, resize, augmentation, seed)
-        self._batches: Iterator[Any] | None = None
-
-    def first(self, count: int) -> Tensor:
-        """Return the first images, decoded in this process and not augmented; the loader stays where it stands."""
-        plain = _Decoder(self._decoder.index, self._decoder.size, self._decoder.resize, None, self.seed)
-        return self._finished(plain[0, np.arange(min(count, self.num_images))])[0]
-
-    def close(self) -> None:
-        """Stop the workers; the next loop starts new ones where the loader stands."""
-        self._batches = None
-
-    def _next(self) -> tuple[Tensor, Tensor]:
-        if self._batches is None:
-            self._batches = self._start()
-        batch = next(self._batches)
-        if self._advance_() and not self.shuffle:
-            self.close()
-        return self._finished(batch)
-
-    def _start(self) -> Iterator[Any]:
-        return iter(
-            DataLoader(
-                self._decoder,  # type: ignore[arg-type]
-                batch_size=None,
-                sampler=self._positions(),  # type: ignore[arg-type]
-                num_workers=self.workers,
-                worker_init_fn=_become_worker if self.workers else None,
-                pin_memory=self.device.type == "cuda",
-                generator=torch.Generator(),  # its default would draw from torch's global one
-            )
+        super().__init__(
+            files, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, seed=seed, workers=workers, share=share
         )
+        self.size, self.resize, self.augmentation = size, resize, augmentation
+        self.place = _Normalised(mean, std, size, device, channels_last)
 
-    def _positions(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield epoch and image numbers of this batch and the following, on through the epochs where it shuffles."""
-        epoch, batch = self._epoch, self._batch
-        while True:
-            order = self._order(epoch)
-            for number in range(batch, len(self)):
-                chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
-                yield epoch, chosen[part_of(len(chosen), *self.share)]
-            if not self.shuffle:
-                return
-            epoch, batch = epoch + 1, 0
+    def first(self, count: int) -> list[Tensor]:
+        """Return the first images and their labels, decoded in this process and not augmented; the loader stays where it
+        stands.
+        """
+        return self.place(self._pixels(None, np.arange(min(count, self.num_images))))
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.num_images)
-        # Sorted random numbers, because NumPy does not promise that its permutations stay the same.
-        return np.argsort(uniforms(self.num_images, self.seed, 0, epoch, _ORDER), kind="stable")
+    def __getitem__(self, position: tuple[int, int, np.ndarray]) -> tuple[Tensor, Tensor] | str:
+        """Return the pixels and labels of some images at an epoch, or what is wrong with one of them."""
+        return self._pixels(position[0], position[2])
 
-    def _finished(self, batch: tuple[Tensor, Tensor] | str) -> tuple[Tensor, Tensor]:
-        if isinstance(batch, str):
+    def _next(self) -> Any:
+        batch = super()._next()
+        if isinstance(batch, str):  # an error of a worker would bring its traceback along in its message
             self.close()
             raise ValueError(batch)
-        pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        images = torch.mul(pixels, self._factor).sub_(self._shift)
-        return images if self.channels_last else images.contiguous(), labels
+        return batch
 
-
-@dataclass(frozen=True)
-class _Decoder:
-    """What a worker does: image numbers in, uint8 pixels and labels out (or the message of a failure)."""
-
-    index: ImageIndex
-    size: int
-    resize: int
-    augmentation: RandomResizedCrop | None
-    seed: int
-
-    def __getitem__(self, position: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor] | str:
-        epoch, numbers = position
+    def _pixels(self, epoch: int | None, numbers: np.ndarray) -> tuple[Tensor, Tensor] | str:
         pixels = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
         for row, number in zip(pixels, numbers.tolist()):
+            path = self.dataset.path(number)
             try:
-                row[:] = self._decode(epoch, number)
+                row[:] = self._decoded(path, epoch, number)
             except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more on damaged files
-                return f"{self.index.where(number)} cannot be read as an image ({error}): remove or replace it"
-        labels = torch.from_numpy(self.index.labels_at(numbers))
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
+                return f"{path} cannot be read as an image ({error}): remove or replace it"
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(self.dataset.labels[numbers])
 
-    def _decode(self, epoch: int, number: int) -> np.ndarray:
+    def _decoded(self, path: Path, epoch: int | None, number: int) -> np.ndarray:
         from PIL import Image
 
-        with Image.open(io.BytesIO(self.index.read(number))) as file:
+        with Image.open(path) as file:
             image = file.convert("RGB")
-        if self.augmentation is None:
+        if self.augmentation is None or epoch is None:
             return middle(image, self.size, self.resize)
-        draws = uniforms(self.augmentation.draws, self.seed, number, epoch, _CROP)
+        draws = uniforms(self.augmentation.draws, self.seed, number, epoch)
         return crop_image(image, self.augmentation.box(image.width, image.height, draws.tolist()), self.size)
 
 
-def _become_worker(_: int) -> None:
-    # The loop's process decides when to stop; its handlers came along with the fork.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+class _Normalised(Placement):
+    """Moves uint8 pixels to where the run computes, and normalises them there."""
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        size: int,
+        device: torch.device | str | None,
+        channels_last: bool,
+    ) -> None:
+        super().__init__(device, channels_last)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.factor, self.shift = pixel_constants(mean, std, 255.0, 3, (size, size), self.device, layout=layout)
+
+    def __call__(self, batch: Any) -> Any:
+        """Return images and labels, placed; a message as it is."""
+        if isinstance(batch, str):
+            return batch
+        pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+        images = torch.mul(pixels, self.factor).sub_(self.shift)
+        return [images if self.channels_last else images.contiguous(), labels]

@@ -1,9 +1,10 @@
-"""The paper's methods on a whitened 64-256-256 network: CIFAR-10 at real accuracy, one core a run, all 10,000 test images.
+"""The paper's methods on whitened networks: CIFAR at real accuracy, one core a run, all 10,000 test images.
 
-    python -m benchmarks.cifar10_94 --data-dir DATA [--ood-dir DATA100] [--budget-minutes M] [--only PATTERN …] [--seeds 0 1 2]
+    python -m benchmarks.cifar_methods --data-dir DATA [--ood-dir DATA100] [--budget-minutes M] [--only PATTERN …] [--seeds 0 1 2]
+    python -m benchmarks.cifar_methods --place cifar100-72 --data-dir DATA100 [--ood-dir DATA] --seeds 0 1
 
 Runs what is missing, seed 0 of every method first, goes on with what was stopped, and never runs a finished cell again. Of
-every finished run, what it says of CIFAR-100's test images, of noisy and of blurred ones is added from its folder, which is
+every finished run, what it says of the other CIFAR's test images, of noisy and of blurred ones is added from its folder, which is
 then removed. Equal epochs; settings were chosen on 5,000 held-out training images.
 """
 
@@ -27,17 +28,18 @@ from bayesprune.train.folder import write_json
 from paper.cells import Cell, run_cells
 from paper.published import chosen
 
-RESULTS = Path(__file__).parent / "results" / "cifar10_94.jsonl"
-SHIFT = RESULTS.with_name("cifar10_94_shift.json")
+RESULTS = Path(__file__).parent / "results"
 DENSE = ("sgd", "cvadam", "swag", "csghmc")
 SPARSE = ("dfp", "dpf", "rigl", "gmp", "dpf-sgd", "sparse-momentum", "dsr")
 CHANNELS = ("dfp-channel", "dpf-channel", "channel-gmp")
 NOISE, BLUR = 0.1, 1.0  # standard deviations: of the noise as a share of white, of the blur in pixels
 
 
-def names() -> list[str]:
-    """Return the recipes, first things first."""
-    place = "cifar10-94"
+def names(place: str) -> list[str]:
+    """Return the recipes of a place, first things first."""
+    if place == "cifar100-72":
+        pruned = [f"{place}-{name}-channel-{s}" for s in (50, 70, 90) for name in ("dfp", "dpf")]
+        return [f"{place}-sgd", f"{place}-cvadam", *pruned]
     at_90 = [f"{place}-{name}-90" for name in (*SPARSE[:4], *CHANNELS)]
     rest = [f"{place}-{name}-{s}" for s in (95, 70, 50) for name in (SPARSE if s == 95 else CHANNELS)]
     later = [f"{place}-{name}-90" for name in SPARSE[4:]]
@@ -82,40 +84,44 @@ def shifts(run: Path, data_dir: str, ood_dir: str | None) -> dict[str, Any]:
             scores = classification_metrics(prediction.probabilities, labels)
             found |= {f"{name}_{key}": scores[key] for key in ("accuracy", "nll", "ece")}
         if ood_dir is not None:
-            other = said(*vision.load_cifar("cifar100", Path(ood_dir)).split("test"))
+            other_set = "cifar100" if config.data.dataset == "cifar10" else "cifar10"
+            other = said(*vision.load_cifar(other_set, Path(ood_dir)).split("test"))
             found |= {f"ood_{key}": value for key, value in ood_metrics(plain.total, other.total).items()}
     return found
 
 
-def left(only: list[str], seeds: list[int], settings: tuple[str, ...]) -> Iterator[Cell]:
+def left(place: str, only: list[str], seeds: list[int], settings: tuple[str, ...]) -> Iterator[Cell]:
     """Return the cells in their order."""
     for seed in seeds:
-        for name in chosen(names(), only):
+        for name in chosen(names(place), only):
             yield Cell(name, seed, settings)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--place", choices=("cifar10-94", "cifar100-72"), default="cifar10-94")
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--ood-dir", help="folder of CIFAR-100; without it no strange images are shown")
+    parser.add_argument("--ood-dir", help="folder of the other CIFAR; without it no strange images are shown")
     parser.add_argument("--budget-minutes", type=float)
     parser.add_argument("--only", nargs="+", default=[], help="recipes or patterns, as '*-90'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", default="runs/cifar10_94")
+    parser.add_argument("--runs", default="runs/cifar_methods")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="try it small; such cells stand apart"
     )
     arguments = parser.parse_args()
-    for cell in left(arguments.only, arguments.seeds, (*arguments.set, "threads=1", "device=cpu")):
+    results = RESULTS / f"{arguments.place.replace('-', '_')}.jsonl"
+    shift = results.with_name(f"{results.stem}_shift.json")
+    for cell in left(arguments.place, arguments.only, arguments.seeds, (*arguments.set, "threads=1", "device=cpu")):
         result = run_cells(
-            [cell], RESULTS, runs=arguments.runs, data_dir=arguments.data_dir, budget_minutes=arguments.budget_minutes
+            [cell], results, runs=arguments.runs, data_dir=arguments.data_dir, budget_minutes=arguments.budget_minutes
         )
         row = next((each for each in result["rows"] if each["name"] == cell.name), None)
         run = Path(arguments.runs) / cell.name
-        known = json.loads(SHIFT.read_text(encoding="utf-8")) if SHIFT.exists() else {}
+        known = json.loads(shift.read_text(encoding="utf-8")) if shift.exists() else {}
         if row is not None and row["status"] == "done" and cell.name not in known and run.exists():
             known[cell.name] = shifts(run, arguments.data_dir, arguments.ood_dir)
-            write_json(SHIFT, known)
+            write_json(shift, known)
             shutil.rmtree(run)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -75,7 +76,7 @@ class DatasetLoader(PositionedLoader):
         return iter(
             DataLoader(
                 _Workers(self), batch_size=None, sampler=self._positions(), num_workers=self.workers,  # type: ignore[arg-type]
-                pin_memory=self.place.device.type == "cuda", generator=torch.Generator(),
+                worker_init_fn=_leave_signals, pin_memory=self.place.device.type == "cuda", generator=torch.Generator(),
             )
         )  # fmt: skip
 
@@ -102,6 +103,12 @@ class _Workers:
 
     def __getitem__(self, position: Any) -> Any:
         return self.make(position)
+
+
+def _leave_signals(_: int) -> None:
+    """Let the loop's process alone decide when to stop; its handlers came along with the fork."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class StreamLoader:

@@ -336,7 +336,7 @@ def table(result: dict[str, Any]) -> str:
     )
     for name, row in {**result["readers"], "all": result["summary"]}.items():
         lines.append(f"| {name} | " + " | ".join(f"{row[key]:,}" for key in keys) + f" | {row['peak_mb']} |")
-    commits = sorted({row["commit"] for row in result["readers"].values()})
+    commits = sorted({each for row in result["readers"].values() for each in row["commit"].split(", ")})
     return "\n".join(lines) + f"\n\nCommits {', '.join(commits)}; seed {result['seed']}."
 
 
@@ -347,6 +347,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="readers at once, each in a process of its own")
     parser.add_argument("--readers", help="names, with commas; default: all")
+    parser.add_argument(
+        "--add", action="store_true", help="add to the counts of the file, with another seed; else replace"
+    )
     parser.add_argument("--json", type=Path, help=f"file to write, for example {RESULTS}")
     arguments = parser.parse_args()
     chosen = [reader for reader in READERS if not arguments.readers or reader.name in arguments.readers.split(",")]
@@ -362,14 +365,28 @@ def main() -> int:
         _report(chosen, each, tallies, rows, total)
     about = {"seed": arguments.seed, "jobs": arguments.jobs, "environment": environment("cpu")}
     rows = {name: {**row, "commit": about["environment"]["commit"]} for name, row in rows.items()}
-    if arguments.json and arguments.json.exists() and arguments.readers:  # one reader again, the others stay
-        rows = {**json.loads(arguments.json.read_text())["readers"], **rows}
+    if arguments.json and arguments.json.exists() and (arguments.readers or arguments.add):
+        held = json.loads(arguments.json.read_text())
+        if arguments.add:
+            rows = {name: _sum(held["readers"].get(name), row) for name, row in rows.items()}
+            about["seed"] = f"{held['seed']}, {arguments.seed}"
+        current = {reader.name for reader in READERS}  # of readers that are gone nothing is said
+        rows = {name: row for name, row in {**held["readers"], **rows}.items() if name in current}
     summary = {key: sum(row[key] for row in rows.values()) for key in ("mutations", *total)}
     summary["peak_mb"] = max(row["peak_mb"] for row in rows.values())
     print(json.dumps(summary))
     if arguments.json:
         write_json(arguments.json, {"summary": summary, "readers": rows, **about})
     return 1 if total["silent"] + total["outside_family"] + total["outside_folder"] + total["too_long"] else 0
+
+
+def _sum(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
+    """The counts of two runs of one reader."""
+    if one is None:
+        return other
+    added = {key: one[key] + value for key, value in other.items() if key not in ("peak_mb", "commit")}
+    commits = sorted({*one["commit"].split(", "), other["commit"]})
+    return {**added, "peak_mb": max(one["peak_mb"], other["peak_mb"]), "commit": ", ".join(commits)}
 
 
 def _one(work: tuple[str, int, int]) -> Tally:

@@ -315,10 +315,11 @@ def table(result: dict[str, Any]) -> str:
     for row in result["faults"]:
         lines.append(f"| {row['fault']} | {row['ended_after_seconds']} | {'yes' if row['resumed_equal'] else 'no'} |")
     found = result["chains"]
+    commits = ", ".join(f"{part} {record['commit']}" for part, record in result["environments"].items())
     return "\n".join(lines) + (
         f"\n\nA Gaussian of three dimensions, {found['ranks']} ranks of {found['draws']:,} draws, {found['replicas']} replicas: R-hat at "
         f"most {found['rhat']:.4f}, the merged covariance within {100 * found['covariance_error']:.1f} % of the smallest variance. "
-        f"Commits: {', '.join(f'{part} {where["commit"]}' for part, where in result['environments'].items())}."
+        f"Commits: {commits}."
     )
 
 

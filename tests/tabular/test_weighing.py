@@ -118,3 +118,9 @@ def test_target_candidates_of_the_path_and_the_trees():
     X[:, 20] *= 2
     assert 20 in tree_order(X, np.abs(X[:, 20]), 0)[:2]  # no linear effect
     assert common_union([[1, 2], [2, 1], [9]], 3) == [1, 2, 9]
+
+
+def test_equation_all_steps_of_the_evidence_are_in_proportion():
+    assert WeighingSettings.of(400) == WeighingSettings()
+    few = WeighingSettings.of(40)
+    assert (few.settle_steps, few.round_steps, few.final_steps) == (25, 15, 40)

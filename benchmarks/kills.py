@@ -302,7 +302,8 @@ def table(result: dict[str, Any]) -> str:
         equal = sum(not (row["error"] or row["differ"] or row["halfway"]) for row in rows)
         instants = [each for row in rows for each in row["seconds"]]
         middle = f"{statistics.median(instants):.1f}" if instants else ""
-        lines.append(f"| `{work}` | {sum(row['kills'] for row in rows)} | {len(rows)} | {equal} | {middle} |")
+        shown = work if work == "all" else f"`{work}`"
+        lines.append(f"| {shown} | {sum(row['kills'] for row in rows)} | {len(rows)} | {equal} | {middle} |")
     return "\n".join(lines) + f"\n\nCommits {', '.join(result['commits'])}."
 
 

@@ -315,10 +315,11 @@ def table(result: dict[str, Any]) -> str:
     for row in result["faults"]:
         lines.append(f"| {row['fault']} | {row['ended_after_seconds']} | {'yes' if row['resumed_equal'] else 'no'} |")
     found = result["chains"]
+    commits = ", ".join(f"{part} {record['commit']}" for part, record in result["environments"].items())
     return "\n".join(lines) + (
         f"\n\nA Gaussian of three dimensions, {found['ranks']} ranks of {found['draws']:,} draws, {found['replicas']} replicas: R-hat at "
         f"most {found['rhat']:.4f}, the merged covariance within {100 * found['covariance_error']:.1f} % of the smallest variance. "
-        f"Commits: {', '.join(f'{part} {commit}' for part, commit in result['commits'].items())}."
+        f"Commits: {commits}."
     )
 
 
@@ -341,10 +342,8 @@ def main() -> int:
         child(arguments.child, arguments.rank, arguments.world, arguments.folder, arguments.steps)
         return 0
     result: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    before = result.get("environment", {}).get("commit")
-    commits = result["commits"] = {part: before for part in PARTS if part in result} | result.get("commits", {})
-    result["environment"] = environment("cpu")
-    commits.update(dict.fromkeys(arguments.only, result["environment"]["commit"]))
+    result["environment"] = record = environment("cpu")
+    result["environments"] = result.get("environments", {}) | dict.fromkeys(arguments.only, record)
     good = []
     if "layouts" in arguments.only:
         rows = result["layouts"] = layouts(arguments.steps, tuple(arguments.processes))

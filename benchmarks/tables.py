@@ -226,7 +226,8 @@ def own(name: str, result: Any) -> str:
 def written(name: str) -> str:
     """Return the table that a benchmark's own `table` writes of its results."""
     result = load(name)
-    return f"{importlib.import_module(f'benchmarks.{name}').table(result)}\n\n{where(result['environment'])}."
+    environment = result.get("environment") or [*result["environments"].values()][-1]  # of parts measured one by one
+    return f"{importlib.import_module(f'benchmarks.{name}').table(result)}\n\n{where(environment)}."
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -197,3 +197,16 @@ def test_property_the_service_answers_like_the_model(tmp_path, trained):
     expected = members.predict(x)
     torch.testing.assert_close(torch.tensor(told["probabilities"], dtype=torch.float64), expected.probabilities)
     torch.testing.assert_close(torch.tensor(told["total"], dtype=torch.float64), expected.total)
+
+
+def test_property_the_fault_table_names_tests_that_exist():
+    rows = PAGES["reliability.md"].partition("| Fault |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(rows) > 25
+    for row in rows:
+        cell = row.split("|")[3]
+        named = re.findall(r"`(tests/[^`]+)`([^`]*)", cell)
+        assert named or "python -m benchmarks." in cell, row
+        for place, words in named:
+            tests = re.findall(r"^def (test_\w+)", (ROOT / place).read_text(encoding="utf-8"), re.MULTILINE)
+            for word in filter(None, (word.strip(" ;") for word in words.split(","))):
+                assert any(word in test for test in tests), f"{place} has no test of {word}"

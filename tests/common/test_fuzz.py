@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 from benchmarks.fuzz_artefacts import READERS
-from benchmarks.fuzz_readers import forge, fuzz, mutate, scratch
+from benchmarks.fuzz_mutations import forge, mutate
+from benchmarks.fuzz_readers import fuzz, scratch
 
 PEAK_MB = 256
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bayesprune.sparsity import FeedbackPruning
 from bayesprune.sparsity.pruner import Pruner
@@ -20,6 +21,23 @@ from paper import recipes  # noqa: F401 - they register
 
 RESULTS = Path(__file__).parent / "results" / "feedback_restart.json"
 SETTINGS = ("cycles=2", "validation_size=2000", "evaluate_every=1", "threads=1", "device=cpu")
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the rows as a Markdown table."""
+    epochs = len(result["rows"][0]["accuracy"])
+    lines = [
+        f"| gradient | before the restart, epoch {epochs // 2} | after it, epoch {epochs // 2 + 1} | at the end | norm of the weights |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        shown = (row["accuracy"][at] for at in (epochs // 2 - 1, epochs // 2, -1))
+        lines.append(
+            f"| {row['gradient']} | "
+            + " | ".join(f"{100 * value:.1f} %" for value in shown)
+            + f" | {row['norm']:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:

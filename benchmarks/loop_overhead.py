@@ -139,6 +139,23 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def table(result: dict[str, Any]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [
+        "| recipe | precision | batch | images/s | bare loop | overhead | GFLOP/s | share of a bf16 product's rate |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        lines.append(
+            f"| `{row['recipe']}` | {row['precision']} | {row['batch']:,} | {row['images_per_second']:.0f} | "
+            f"{row['bare_images_per_second']:.0f} | {100 * row['overhead']:+.1f} % | {row['gflops']:.0f} | "
+            f"{100 * row['share_of_product']:.0f} % of {row['product_gflops']:.0f} |"
+        )
+    return "\n".join(
+        [*lines, "", f"Medians over {result['rows'][0]['steps']} steps of each loop in turn; {result['what']}."]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=RECIPES)

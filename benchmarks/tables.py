@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (
     ROOT / "README.md",
+    ROOT / "docs" / "images.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "variable_selection.md",
     ROOT / "docs" / "compaction.md",
@@ -258,6 +259,8 @@ TABLES: dict[str, Callable[[], str]] = {
         name: functools.partial(written, name)
         for name in (
             "tracers",
+            "loop_overhead",
+            "feedback_restart",
             "fuzz_readers",
             "kills",
             "ranks",

@@ -59,6 +59,8 @@ class Attachment:
         ([4, 5], 4)
     """
 
+    _absent: ImportError | None = None  # of a callback whose trainer is not installed
+
     def __init__(
         self,
         pruner: MaskHolder | Attaching | None = None,
@@ -68,6 +70,8 @@ class Attachment:
         compact: bool = False,
         example_input: Any = None,
     ) -> None:
+        if self._absent is not None:
+            raise self._absent
         if (samples is None) != (clock is None):
             raise ValueError(
                 f"samples={samples!r} and clock={clock!r} belong together: the clock says when a sample is taken; give both or neither"

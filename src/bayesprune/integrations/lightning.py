@@ -49,6 +49,8 @@ class LightningCallback(Attachment, Callback):  # type: ignore[misc]
         >>> lightning.Trainer(max_steps=1000, callbacks=[callback]).fit(module, loader)  # doctest: +SKIP
     """
 
+    _absent = _ABSENT
+
     def __init__(
         self,
         pruner: Attaching | None = None,
@@ -59,8 +61,6 @@ class LightningCallback(Attachment, Callback):  # type: ignore[misc]
         example_input: Any = None,
         network: str | None = "model",
     ) -> None:
-        if _ABSENT is not None:
-            raise _ABSENT
         super().__init__(pruner, samples, clock, compact=compact, example_input=example_input)
         self.network = network
         self._seen = 0

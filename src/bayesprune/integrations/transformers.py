@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bayesprune.common.lazy import missing
-from bayesprune.integrations.attachment import Attaching, Attachment
-from bayesprune.posterior import Samples
-from bayesprune.samplers import CycleClock
-from bayesprune.sparsity.masks import MaskHolder
+from bayesprune.integrations.attachment import Attachment
 
 _ABSENT: ImportError | None = None
 try:
@@ -46,18 +43,7 @@ class TransformersCallback(Attachment, TrainerCallback):  # type: ignore[misc]
         >>> transformers.Trainer(model, optimizers=(optimizer, None), callbacks=[callback]).train()  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        pruner: MaskHolder | Attaching | None = None,
-        samples: Samples | None = None,
-        clock: CycleClock | None = None,
-        *,
-        compact: bool = False,
-        example_input: Any = None,
-    ) -> None:
-        if _ABSENT is not None:
-            raise _ABSENT
-        super().__init__(pruner, samples, clock, compact=compact, example_input=example_input)
+    _absent = _ABSENT
 
     def on_init_end(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any

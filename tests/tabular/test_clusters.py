@@ -19,12 +19,13 @@ def test_property_clusters_are_by_what_the_rows_can_tell_apart():
     assert twins(correlation[[2]], np.array([2]), 500).tolist() == [3]
 
 
-def test_equation_step_up_is_benjamini_and_hochberg_s():
-    p = np.array([0.9, 0.001, 0.012, 0.009, 0.04])
+def test_equation_step_up_is_benjamini_and_yekutieli_s():
+    p = np.array([0.9, 0.0003, 0.004, 0.003, 0.013])
     q = step_up(p, 10)
+    assert q[1] == pytest.approx(0.0003 * 10 * 2.9289682539682538)
     for level in (0.01, 0.05, 0.1, 0.4):
         order = np.sort(p)
-        fits = [rank for rank in range(1, 6) if order[rank - 1] <= level * rank / 10]
+        fits = [rank for rank in range(1, 6) if order[rank - 1] <= level * rank / 10 / 2.9289682539682538]
         assert sorted(p[q <= level]) == order[: max(fits, default=0)].tolist()
 
 
@@ -33,5 +34,5 @@ def test_property_a_finding_is_narrowed_to_the_member_that_stands_out():
     single = {0: 1e-6, 1: 0.4, 2: 0.9, 4: 0.03, 5: 0.03}
     found = findings(clusters, np.array([1e-9, 0.6, 1e-4]), single, shares, 20, 0.05)
     assert [(f.members, f.shares) for f in found] == [((0,), (1.0,)), ((4, 5), (0.5, 0.5))]
-    assert found[0].p_value == 1e-6 and found[1].q_value == pytest.approx(1e-3)
+    assert found[0].p_value == 1e-6 and found[1].q_value == pytest.approx(1e-3 * sum(1 / i for i in range(1, 21)))
     assert findings(clusters, np.array([0.5, 0.5, 0.5]), single, shares, 20, 0.05) == []

@@ -71,8 +71,9 @@ def test_equation_probability_and_q_value_of_the_evidence(line):
     assert all(cluster.q_value == model.q_value_[cluster.members[0]] <= 0.05 for cluster in model.clusters_)
     order = np.argsort(
         model.p_value_, kind="stable"
-    )  # Benjamini and Hochberg over 40 inputs, all clusters by themselves
-    wanted = np.minimum.accumulate((model.p_value_[order] * 40 / np.arange(1, 41))[::-1])[::-1]
+    )  # Benjamini and Yekutieli over 40 inputs, all clusters by themselves
+    harmonic = sum(1 / i for i in range(1, 41))
+    wanted = np.minimum.accumulate((model.p_value_[order] * 40 * harmonic / np.arange(1, 41))[::-1])[::-1]
     weighed = model.p_value_[order] < 1
     np.testing.assert_allclose(model.q_value_[order][weighed], np.minimum(wanted, 1)[weighed])
 

@@ -52,10 +52,15 @@ class Cluster:
     q_value: float
 
 
+def _harmonic(hypotheses: int) -> float:
+    """Return 1 + 1/2 + … + 1/m: what a step-up rule that holds under every dependence costs (Benjamini & Yekutieli 2001)."""
+    return float((1 / np.arange(1, hypotheses + 1)).sum())
+
+
 def step_up(p_values: np.ndarray, hypotheses: int) -> np.ndarray:
-    """Return the Benjamini–Hochberg q-values: min over larger p of p·m/rank."""
+    """Return the Benjamini–Yekutieli q-values: min over larger p of p·m·(1 + … + 1/m)/rank."""
     order = np.argsort(p_values, kind="stable")
-    ranked = p_values[order] * hypotheses / np.arange(1, len(order) + 1)
+    ranked = p_values[order] * hypotheses * _harmonic(hypotheses) / np.arange(1, len(order) + 1)
     q = np.empty(len(order))
     q[order] = np.minimum(1.0, np.minimum.accumulate(ranked[::-1])[::-1])
     return q
@@ -72,7 +77,7 @@ def findings(
     """Return the clusters that are found at a false-discovery rate, each narrowed to a member that stands out."""
     q = step_up(cluster_p, hypotheses)
     found = [i for i in range(len(clusters)) if q[i] <= fdr]
-    level = fdr * len(found) / hypotheses
+    level = fdr * len(found) / (hypotheses * _harmonic(hypotheses))
     result = []
     for i in found:
         members = list(clusters[i])

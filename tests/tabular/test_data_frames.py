@@ -179,3 +179,20 @@ def test_error_names_of_groups_need_a_data_frame(quick):
         ValueError, match="groups name column 'a', which X does not have; give numbers, or X as a data frame"
     ):
         SparseBNNRegressor(groups=[["a"]]).fit(np.eye(10), np.arange(10.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame, y: (frame[["city"]].to_numpy(), y), "Column 0 of X holds cells that are no numbers: give X as a pandas"),
+        (lambda frame, y: (np.where(np.eye(len(y), 3), np.nan, 1.0), y), "Column 0 of X holds 1 cells that are missing or inf"),
+        (lambda frame, y: (frame, np.where(np.arange(len(y)) == 7, np.nan, y)), "y is missing or infinite in 1 rows, first in row 7"),
+        (lambda frame, y: (frame, frame["city"]), r"y holds text \('.*'\): give numbers, or use SparseBNNClassifier"),
+        (lambda frame, y: (frame[["size", "size"]], y), "X has 2 columns named 'size': rename all but one"),
+    ],
+)  # fmt: skip
+def test_error_cells_are_named_with_column_row_and_mend(quick, change, message):
+    frame, y = mixed()
+    X, y = change(frame, y)
+    with pytest.raises(ValueError, match=message):
+        SparseBNNRegressor().fit(X, y)

@@ -170,6 +170,7 @@ def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
         ({"groups": [[99]]}, "groups name column 99"),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes"),
         ({"expected_inputs": -1}, "expected_inputs=-1"),
+        ({"random_state": "one"}, "random_state='one' must be a whole number"),
     ],
 )
 def test_error_parameters_name_the_mend(settings, message):

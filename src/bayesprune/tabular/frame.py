@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -101,14 +102,20 @@ def _tuples(one: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(entry) if isinstance(entry, list) else entry for key, entry in one.items()}
 
 
+def check_distinct(frame: Any) -> None:
+    """Refuse a frame of which two columns have one name."""
+    counts = Counter(map(str, frame.columns))
+    name, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        raise ValueError(f"X has {count} columns named {name!r}: rename all but one")
+
+
 def learn_encoder(frame: Any) -> FrameEncoder:
     """Learn from the training rows how to encode their columns, and leave out those that say nothing."""
     import pandas
 
+    check_distinct(frame)
     names = [str(name) for name in frame.columns]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise ValueError(f"X has {names.count(twice[0])} columns named {twice[0]!r}: rename all but one")
     inputs: list[Input] = []
     dropped: dict[str, str] = {}
     first_with: dict[tuple[Any, ...], str] = {}

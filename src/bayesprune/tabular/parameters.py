@@ -120,7 +120,12 @@ class Parameters(BaseEstimator):
         """Return a seed from `random_state`: a number, a generator of either kind of numpy's, or None."""
         if isinstance(self.random_state, np.random.Generator):
             return int(self.random_state.integers(2**31 - 1))
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+        try:
+            return int(check_random_state(self.random_state).randint(2**31 - 1))
+        except ValueError:
+            raise ValueError(
+                f"random_state={self.random_state!r} must be a whole number, a generator of numpy, or None"
+            ) from None
 
     def _threads(self) -> int:
         """Return how many threads a fit may use."""

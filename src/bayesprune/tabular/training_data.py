@@ -11,7 +11,7 @@ from sklearn.utils.validation import _check_sample_weight, check_X_y, validate_d
 
 from bayesprune.tabular.clusters import Cluster
 from bayesprune.tabular.columns import is_frame, with_text_names
-from bayesprune.tabular.frame import FrameEncoder, learn_encoder
+from bayesprune.tabular.frame import FrameEncoder, check_distinct, learn_encoder
 from bayesprune.tabular.rows import Standardiser
 
 
@@ -54,20 +54,21 @@ class TrainingData:
 def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numeric: bool) -> TrainingData:
     """Check a data set as scikit-learn does; the columns of a data frame are encoded."""
     encoder, names = None, []
-    if is_frame(X):
-        X = with_text_names(validate_data(estimator, X, skip_check_array=True))
-        names, encoder = list(X.columns), learn_encoder(X)
-        _warn_dropped(encoder.dropped)
-        table, y = check_X_y(encoder.encode(X), y, y_numeric=numeric, ensure_min_samples=2)
-        members = [encoder.members.get(name, []) for name in names]
-    else:
-        try:
+    try:
+        if is_frame(X):
+            check_distinct(X)
+            X = with_text_names(validate_data(estimator, X, skip_check_array=True))
+            names, encoder = list(X.columns), learn_encoder(X)
+            _warn_dropped(encoder.dropped)
+            table, y = check_X_y(encoder.encode(X), y, y_numeric=numeric, ensure_min_samples=2)
+            members = [encoder.members.get(name, []) for name in names]
+        else:
             table, y = validate_data(
                 estimator, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], y_numeric=numeric, ensure_min_samples=2
             )  # fmt: skip
-        except ValueError as error:
-            raise ValueError(f"{error}{_offending(X)}") from None
-        members = [[column] for column in range(table.shape[1])]
+            members = [[column] for column in range(table.shape[1])]
+    except ValueError as error:
+        raise ValueError(f"{error}{_offending(X)}{_offending_response(y, numeric)}") from None
     weight = None
     if sample_weight is not None:
         weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
@@ -83,13 +84,30 @@ def _offending(X: Any) -> str:
         try:
             values = column.astype(np.float64)
         except (ValueError, TypeError):
-            held = f"holds {column.dtype.type.__name__} cells that are no numbers"
+            held = "holds cells that are no numbers"
         else:
             if np.isfinite(values).all():
                 continue
             held = f"holds {int((~np.isfinite(values)).sum())} cells that are missing or infinite"
         return f"\nColumn {number} of X {held}: give X as a pandas data frame, which may hold text and missing values."
     return ""
+
+
+def _offending_response(y: Any, numeric: bool) -> str:
+    """Name the first response that is text or lacking, and the mend."""
+    values = np.asarray(y)
+    if values.ndim != 1 or not len(values) or np.iscomplexobj(values):
+        return ""
+    try:
+        lacking = np.flatnonzero(~np.isfinite(values.astype(np.float64)))
+    except (ValueError, TypeError):
+        text = next((value for value in values if isinstance(value, str)), None)
+        if not numeric or text is None:
+            return ""
+        return f"\ny holds text ({text!r}): give numbers, or use SparseBNNClassifier."
+    if not len(lacking):
+        return ""
+    return f"\ny is missing or infinite in {len(lacking)} rows, first in row {lacking[0]}: leave those rows out."
 
 
 def _warn_dropped(dropped: dict[str, str]) -> None:

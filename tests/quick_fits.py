@@ -43,6 +43,7 @@ def find_quickly(tables, responses, standardisers, outputs, plan, groups, *, fdr
                     Cluster(tuple(groups[j]), (1 / len(groups[j]),) * len(groups[j]), 0.001, float(q[j]))
                     for j in np.flatnonzero(q <= fdr)
                 ],
+                variance_p_value=np.ones(Z.shape[1]), on_variance=np.zeros(Z.shape[1], dtype=bool),
                 gain=np.tile(evidence, (CHAINS, 1))[:, of],
                 prior={"expected_inputs": 3.0, "inclusion_probability": 3 / len(groups), "soft_threshold": 0.02}
                 | dict.fromkeys(("spike_decay", "slab_decay", "hard_threshold"), 0.1),

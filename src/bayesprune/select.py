@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from bayesprune.select_output import is_selection, selection_summary, write_selection
-from bayesprune.tabular.describe import describe_clusters, describe_history, describe_inputs, describe_selected
+from bayesprune.tabular.describe import (
+    describe_clusters,
+    describe_history,
+    describe_inputs,
+    describe_selected,
+    describe_variance,
+)
 from bayesprune.tabular.heldout import row_copies, score_classification, score_regression, split_rows
 from bayesprune.tabular.notes import chain_notes, data_notes, nothing_selected
 from bayesprune.tabular.reader import read_frame
@@ -143,6 +149,7 @@ def _describe(
         "selected": selected,
         "clusters": describe_clusters(estimator),
         "interactions": interacting,
+        "on_variance": describe_variance(estimator),
         "expected_false": float(sum(1 - row["probability"] for row in selected)),
         "fallback": None if selected else nothing_selected(inputs, rule),
         "held_out": scores,

@@ -49,6 +49,8 @@ def selection_summary(result: dict[str, Any], out: Path) -> str:
         lines.append(selection_table(result["selected"], most=30))
         pairs = [f"{' × '.join(one['inputs'])} ({one['strength']:.3g})" for one in result["interactions"][:5]]
         lines += [f"interactions: {', '.join(pairs)}"] if pairs else []
+        wide = [f"{one['input']} (p {one['p_value']:.2g})" for one in result["on_variance"][:5]]
+        lines += [f"the noise's size depends on: {', '.join(wide)}"] if wide else []
     else:
         lines.append(result["fallback"]["sentence"])
     rows = f"held-out rows ({data['rows_held_out']:,}):"

@@ -324,6 +324,9 @@ def test_property_interactions_and_clusters_are_told_if_there_are_any(result, tm
     ]
     told = page({**result, "clusters": clusters})
     assert "x1 (75.0%), x2 (25.0%)" in told and "x3 (100" not in told
+    assert 'id="noise"' not in told
+    wide = page({**result, "on_variance": [{"input": "x<4>", "p_value": 1e-5}]})
+    assert 'id="noise"' in wide and "x&lt;4&gt;" in wide and "p-value 1e-05" in wide
 
 
 def test_property_table_formats(result):

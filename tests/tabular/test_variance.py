@@ -9,8 +9,10 @@ import torch
 pytest.importorskip("sklearn")
 
 from bayesprune.tabular import SparseBNNRegressor, fit_many, load
+from bayesprune.tabular.conditional import ConditionalModels
 from bayesprune.tabular.features import RankFeatures
 from bayesprune.tabular.out_of_bag import at_new_rows, learning_weights, noise_level
+from bayesprune.tabular.spread import variance_p_values
 from bayesprune.tabular.student import distribution, log_density, variance_over_scale
 from bayesprune.tabular.trainer import log_likelihood
 
@@ -142,3 +144,46 @@ def test_equation_features_of_a_column():
     np.testing.assert_allclose(features(x)[:, 2], [-1.1503, -0.3186, 0.3186, 1.1503], atol=1e-4)
     assert features.owner.tolist() == [0, 1] + [0] * 7
     assert RankFeatures.of(np.zeros((4, 0)))(np.zeros((2, 0))).shape == (2, 0)
+
+
+def test_target_inputs_of_the_noise_are_found_and_no_others():
+    """Of 40 inputs one scales the noise, or its distance from 0 does; without such an input the p-values are those of chance."""
+    least = {"scaled": [], "both ends": [], "even": []}
+    for name, width in {
+        "scaled": lambda x: np.exp(0.7 * x),
+        "both ends": lambda x: 0.2 + np.abs(x),
+        "even": lambda x: np.ones(len(x)),
+    }.items():
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            X = rng.standard_normal((600, 40))
+            X[:, 5] = 0.6 * X[:, 2] + 0.8 * X[:, 5]  # which says nothing beside what it is mixed with
+            left = width(X[:, 2]) * rng.standard_normal(600)
+            loose = np.isin(np.arange(40), [2, 5])
+            units = [np.array([j]) for j in range(40)]
+            X = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
+            p = variance_p_values(left, np.ones(600), ConditionalModels(X, loose), units)
+            least[name].append((p[2], np.delete(p, 2)))
+    for name in ("scaled", "both ends"):
+        assert max(own for own, _ in least[name]) < 1e-5
+    for own in least.values():  # 8 · 39 p-values: a share of 0.02 is 6.2 ± 2.5
+        assert np.mean(np.concatenate([rest for _, rest in own]) < 0.02) < 0.02 + 3 * np.sqrt(0.02 * 0.98 / 312)
+
+
+def test_property_an_input_of_the_noise_alone_is_an_input_of_the_network():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1200, 8))
+    y = X[:, 0] + np.exp(0.5 * X[:, 3]) * rng.standard_normal(1200)
+    quick = {
+        "search_steps": 200,
+        "evidence_steps": 60,
+        "fit_steps": 60,
+        "n_chains": 3,
+        "n_starts": 5,
+        "random_state": 0,
+    }
+    model = SparseBNNRegressor(**quick).fit(X, y)
+    assert model.get_support(indices=True).tolist() == [0] and np.flatnonzero(model.variance_support_).tolist() == [3]
+    assert model.inputs_.tolist() == [0, 3] and model.variance_p_value_[3] < 1e-6
+    even = SparseBNNRegressor(variance="constant", refit=False, **quick).fit(X, y)
+    assert even.inputs_.tolist() == [0] and even.variance_support_[3]

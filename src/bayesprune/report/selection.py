@@ -89,6 +89,7 @@ def _page(result: dict[str, Any], title: str | None) -> str:
         selected=_selected(result),
         clusters=_clusters(result),
         interactions=_interactions(result),
+        on_variance=[(one["input"], f"p-value {one['p_value']:.2g}") for one in result.get("on_variance") or []],
         probabilities=_probability_figures(result, figure),
         effects=[effects],
         scores=scores,

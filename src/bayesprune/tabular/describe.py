@@ -35,6 +35,7 @@ def describe_inputs(estimator: Any) -> dict[str, list[Any]]:
         "probability": _line(estimator.inclusion_probability_[at]),
         "evidence": _line(estimator.evidence_[at]),
         "q_value": _line(estimator.q_value_[at]),
+        "variance_p_value": _line(estimator.variance_p_value_[at]),
         "selected": estimator.support_[at].tolist(),
         "chains": [_line(chain[at]) for chain in estimator.chain_probability_],
     }
@@ -103,6 +104,15 @@ def describe_clusters(estimator: Any) -> list[dict[str, Any]]:
             "q_value": float(cluster.q_value),
         }
         for cluster in estimator.clusters_
+    ]
+    return sorted(told, key=lambda one: one["p_value"])
+
+
+def describe_variance(estimator: Any) -> list[dict[str, Any]]:
+    """Collect the inputs that are found to act on the noise's variance."""
+    told = [
+        {"input": estimator.column_names_[column], "p_value": float(estimator.variance_p_value_[column])}
+        for column in np.flatnonzero(estimator.variance_support_)
     ]
     return sorted(told, key=lambda one: one["p_value"])
 

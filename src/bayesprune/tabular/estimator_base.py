@@ -32,6 +32,7 @@ from bayesprune.tabular.training_data import TrainingData, read_training_data
 
 _ARRAYS = (
     "support_", "inclusion_probability_", "chain_probability_", "p_value_", "q_value_", "evidence_", "feature_importances_", "inputs_",
+    "variance_p_value_", "variance_support_",
 )  # fmt: skip
 
 
@@ -109,12 +110,15 @@ class SparseBNN(SelectorMixin, Parameters):
         support = selection.support(
             self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
         )
-        self.inputs_ = selection.inputs(self.select, support, groups)
+        own_variance = self._numeric and self._sampling(len(data.response)).variance != "constant"
+        self.inputs_ = selection.inputs(self.select, support, groups, own_variance)
         self.support_ = data.of_columns(support).astype(bool)
         self.inclusion_probability_ = data.of_columns(selection.probability)
         self.chain_probability_ = data.of_columns(selection.chain_probability)
         self.p_value_ = data.of_columns(selection.p_value, 1.0)
         self.q_value_ = data.of_columns(selection.q_value, 1.0)
+        self.variance_p_value_ = data.of_columns(selection.variance_p_value, 1.0)
+        self.variance_support_ = data.of_columns(selection.on_variance).astype(bool)
         self.evidence_ = data.of_columns(selection.evidence)
         self.clusters_ = [data.cluster(cluster) for cluster in selection.clusters]
         self.prior_ = selection.prior
@@ -145,6 +149,7 @@ class SparseBNN(SelectorMixin, Parameters):
         self.chain_probability_ = self.inclusion_probability_[None].copy()
         self.p_value_ = self.q_value_ = 1.0 - self.inclusion_probability_
         self.clusters_ = []
+        self.variance_p_value_, self.variance_support_ = np.ones(count), np.zeros(count, dtype=bool)
         self.evidence_ = np.zeros(count)
         self.feature_importances_ = self.inclusion_probability_ / max(1, len(given))
         self.prior_, self.history_, self.n_iter_ = {}, {}, 0
@@ -270,6 +275,8 @@ class SparseBNN(SelectorMixin, Parameters):
         if isinstance(parameters.get("hidden_layer_sizes"), list):
             parameters["hidden_layer_sizes"] = tuple(parameters["hidden_layer_sizes"])
         model = cls(**parameters)
+        count = len(arrays["support_"])  # older files say nothing of the variance
+        arrays = {"variance_p_value_": np.ones(count), "variance_support_": np.zeros(count, dtype=bool)} | arrays
         for name in _ARRAYS:
             setattr(model, name, arrays[name])
         model.history_ = {key.partition(".")[2]: v for key, v in arrays.items() if key.startswith("history.")}

@@ -66,6 +66,10 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         clusters_: the findings, `Cluster`s of column numbers with their shares, p-value and q-value.
         p_value_: (p,) of the hypothesis that y does not depend on the column given all others; 1 for no candidate.
         q_value_: (p,) the smallest false-discovery rate at which the column's cluster is found.
+        variance_p_value_: (p,) of the hypothesis that the size of y's noise does not depend on the column given all others; 1
+            for a classifier and for what was not tested.
+        variance_support_: (p,) which columns are found by those at `fdr`. With select="auto", and a network that names its
+            variance, they are inputs of it.
         inclusion_probability_: (p,) P_j of the two-groups model of the p-values.
         chain_probability_: (chains, p) P_j on each chain's rows alone: their disagreement.
         evidence_: (p,) log Bayes factor of that model, nats.

@@ -11,6 +11,7 @@ from scipy.special import log_ndtr, ndtri_exp
 
 from bayesprune.tabular.clusters import Cluster, findings, interchangeable, step_up
 from bayesprune.tabular.conditional import ConditionalModels
+from bayesprune.tabular.spread import variance_p_values
 from bayesprune.tabular.weighing import Weigher, Weight
 
 
@@ -25,6 +26,7 @@ class Evidence:
     cluster_p: np.ndarray
     shares: list[list[float]]
     hypotheses: int
+    variance_p: np.ndarray
 
     def found(self, fdr: float) -> list[Cluster]:
         """Return the findings at a false-discovery rate."""
@@ -37,6 +39,10 @@ class Evidence:
         for members, value in zip(self.clusters, step_up(self.cluster_p, self.hypotheses)):
             q[members] = value
         return q
+
+    def on_variance(self, fdr: float) -> np.ndarray:
+        """Return (m,) which inputs are found to act on the noise's variance."""
+        return step_up(self.variance_p, len(self.variance_p)) <= fdr
 
     def chain_factors(self, tau: float = 9.0) -> np.ndarray:
         """Return (C, m) log Bayes factors of each chain's own rows."""
@@ -70,7 +76,10 @@ def gather_evidence(
         cluster_p[number] = p_value_of(weight)
         shares.append(_by_input(weight.shares(), [len(units[j]) for j in members]))
     hypotheses = len(units) - sum(map(len, clusters)) + len(clusters)
-    return Evidence(p_value, score, gain, clusters, cluster_p, shares, hypotheses)
+    variance_p = np.ones(len(units))
+    if weigher.regression:
+        variance_p = variance_p_values(weigher.left, weigher.weight[:rows].numpy(), models, units)
+    return Evidence(p_value, score, gain, clusters, cluster_p, shares, hypotheses, variance_p)
 
 
 def _by_input(shares: list[float], sizes: list[int]) -> list[float]:

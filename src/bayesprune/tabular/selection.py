@@ -38,6 +38,8 @@ class Selection:
     chain_probability: np.ndarray
     p_value: np.ndarray
     q_value: np.ndarray
+    variance_p_value: np.ndarray
+    on_variance: np.ndarray
     evidence: np.ndarray
     gain: np.ndarray
     clusters: list[Cluster]
@@ -64,15 +66,17 @@ class Selection:
             chosen = np.lexsort((-self.evidence[first], -self.probability[first]))[:n_inputs]
         return _columns_of(chosen, groups, len(self.probability))
 
-    def inputs(self, select: str, support: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+    def inputs(self, select: str, support: np.ndarray, groups: Sequence[np.ndarray], own_variance: bool) -> np.ndarray:
         """Return the numbers of the columns that the predictive network has: what is selected; with "auto" every
-        member of a finding, and where there is none what each chain predicts best with.
+        member of a finding, and what acts on a variance that the network may name; where nothing is found, what each
+        chain predicts best with.
         """
         if select != "auto":
             return np.flatnonzero(support)
         if self.sets is not None:
             return np.flatnonzero(_columns_of(np.unique(np.concatenate(self.sets.members)), groups, len(support)))
-        return np.flatnonzero(np.isin(np.arange(len(support)), [c for own in self.clusters for c in own.members]))
+        members = np.isin(np.arange(len(support)), [c for own in self.clusters for c in own.members])
+        return np.flatnonzero(members | self.on_variance if own_variance else members)
 
 
 def _columns_of(inputs: np.ndarray, groups: Sequence[np.ndarray], p: int) -> np.ndarray:
@@ -262,6 +266,8 @@ def _selection(
         chain_probability=chain_probability[:, of],
         p_value=evidence.p_value[of],
         q_value=evidence.q_values()[of],
+        variance_p_value=evidence.variance_p[of],
+        on_variance=evidence.on_variance(fdr)[of],
         evidence=factor[of],
         gain=evidence.gain[:, of],
         clusters=[_in_columns(cluster, groups) for cluster in findings],

@@ -22,7 +22,7 @@ from bayesprune.tabular.features import RankFeatures
 from bayesprune.tabular.frame import FrameEncoder
 from bayesprune.tabular.parameters import Parameters
 from bayesprune.tabular.prediction_sets import masks_of
-from bayesprune.tabular.predictive import sample_networks
+from bayesprune.tabular.predictive import sample_networks, steps_of
 from bayesprune.tabular.progress import progress
 from bayesprune.tabular.rows import Standardiser
 from bayesprune.tabular.sampling import PosteriorNetworks
@@ -67,7 +67,7 @@ class SparseBNN(SelectorMixin, Parameters):
         weights = [np.ones(n) if each.weight is None else each.weight for each in data]
         weights = weights if any(each.weight is not None for each in data) else []
         masks = []
-        steps = (plan.steps if inputs is None else 0) + (lead._sampling(n).steps if lead.refit else 0)
+        steps = (plan.steps if inputs is None else 0) + (steps_of(lead._sampling(n)) if lead.refit else 0)
         with threads(lead._threads()), progress(steps, bool(lead.verbose)), torch.enable_grad():
             if inputs is None:
                 groups = lead._units(data[0].names, data[0].members)
@@ -110,7 +110,7 @@ class SparseBNN(SelectorMixin, Parameters):
         support = selection.support(
             self.select, fdr=self.fdr, probability=self.probability, n_inputs=self.n_inputs, groups=groups
         )
-        own_variance = self._numeric and self._sampling(len(data.response)).variance != "constant"
+        own_variance = self._numeric and any(way.variance != "constant" for way in self._sampling(len(data.response)))
         self.inputs_ = selection.inputs(self.select, support, groups, own_variance)
         self.support_ = data.of_columns(support).astype(bool)
         self.inclusion_probability_ = data.of_columns(selection.probability)

@@ -147,38 +147,63 @@ class Parameters(BaseEstimator):
             for_prediction=None if self.select == "auto" and self.refit else self.select == "prediction",
         )
 
-    def _sampling(self, n: int) -> SamplingSettings:
-        """Return how the predictive network of n rows is sampled."""
+    def _sampling(self, n: int) -> tuple[SamplingSettings, ...]:
+        """Return how the predictive network of n rows is sampled: the ways of which one is chosen by left-out rows."""
         auto = self.hidden_layer_sizes == "auto"
-        many = auto and n >= MANY_ROWS
-        wanted = _DEEP if many else (64, 64) if auto else np.atleast_1d(self.hidden_layer_sizes)
-        hidden = tuple(int(size) for size in wanted)
-        small = max(hidden, default=0) < 16
-        activation = ("silu" if many else "tanh" if auto else "relu") if self.activation == "auto" else self.activation
-        starts = (32 if small else 12 if many else 10) if self.n_starts == "auto" else int(self.n_starts)
+        hidden = (64, 64) if auto else tuple(int(size) for size in np.atleast_1d(self.hidden_layer_sizes))
+        small, many = max(hidden, default=0) < 16, auto and n >= MANY_ROWS
+        chain = ChainSettings(lr=0.3, beta1=0.9, precision=1.0, temperature=1.0, damping=0)
+        variance = "network" if self.variance == "network" else "constant"
+        starts, burn_in = (
+            self._number("n_starts", 32 if small else 10),
+            self._number("fit_steps", 2500 if small else 1500),
+        )
         starts = starts if small else max(5, starts)
-        steps = 2500 if small else 3000 if many else 1500
-        burn_in = steps if self.fit_steps == "auto" else int(self.fit_steps)
-        variance = self.variance if self.variance != "auto" or many else "constant"
-        warm = many or variance == "network"
-        chain = ChainSettings(lr=0.3, beta1=0.9, precision=0.3 if small else 1.0, temperature=1.0, damping=0)
-        return SamplingSettings(
+        plain = SamplingSettings(
             hidden=hidden,
-            activation=activation,
+            activation=self._activation("tanh" if auto else "relu"),
             starts=starts,
             kept=min(starts, 6) if small else starts,
             unseen=0 if small else 1 if starts < 8 else 2,
             burn_in=burn_in,
-            cycles=1 if many else 2,
-            cycle_steps=max(20, burn_in // 2 if warm else burn_in * 4 // 15),
-            samples=8 if many else 5,
-            chain=replace(chain, lr=0.001, preconditioner="rms") if warm else chain,
-            precisions=(1.0, 10.0, 100.0) if not many and not small else (),
-            temperatures=(0.2, 1.0) if many else (),
+            cycles=2,
+            cycle_steps=max(20, burn_in // 2 if variance == "network" else burn_in * 4 // 15),
+            samples=5,
+            chain=chain,
             variance=variance,
-            burn_in_temperature=0.0 if warm else None,
-            features=many,
         )
+        if variance == "network":
+            plain = replace(plain, chain=replace(chain, lr=0.001, preconditioner="rms"), burn_in_temperature=0.0)
+        if not many:
+            precisions = (0.3,) if small else (1.0, 10.0, 100.0)
+            return tuple(replace(plain, chain=replace(plain.chain, precision=one)) for one in precisions)
+        burn_in, starts = self._number("fit_steps", 3000), max(5, self._number("n_starts", 12))
+        deep = replace(
+            plain,
+            hidden=_DEEP,
+            activation=self._activation("silu"),
+            starts=starts,
+            kept=starts,
+            unseen=1 if starts < 8 else 2,
+            burn_in=burn_in,
+            cycles=1,
+            cycle_steps=max(20, burn_in // 2),
+            samples=8,
+            chain=replace(chain, lr=0.001, preconditioner="rms"),
+            temperatures=(0.2, 1.0),
+            variance=self.variance,
+            burn_in_temperature=0.0,
+            features=True,
+            whole=True,
+        )
+        return deep, plain
+
+    def _number(self, name: str, automatic: int) -> int:
+        value = getattr(self, name)
+        return automatic if value == "auto" else int(value)
+
+    def _activation(self, automatic: str) -> str:
+        return automatic if self.activation == "auto" else self.activation
 
     def _plain_parameters(self) -> dict[str, Any]:
         """Return the parameters as JSON can hold them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from bayesprune.tabular.features import RankFeatures
 from bayesprune.tabular.rows import Rows, Standardiser
 from bayesprune.tabular.sampling import PosteriorNetworks, SamplingSettings, sample_posterior
 
+_T = TypeVar("_T")
+_TRIED = 5  # members of settings that are tried
+
 
 def sample_networks(
     tables: Sequence[Any],
@@ -20,7 +23,7 @@ def sample_networks(
     standardisers: Sequence[Standardiser],
     inputs: Sequence[np.ndarray],
     outputs: int,
-    settings: SamplingSettings,
+    settings: Sequence[SamplingSettings],
     *,
     masks: Sequence[torch.Tensor] = (),
     weights: Sequence[np.ndarray] = (),
@@ -35,7 +38,7 @@ def sample_networks(
         standardisers: one each.
         inputs: the columns of each data set, by number.
         outputs: outputs of the networks.
-        settings: how they are sampled.
+        settings: how they are sampled; of several those with which few members predict best the rows that they leave out.
         masks: (C, inputs) of each data set which of its columns each member has; none gives all of them to all.
         weights: (n,) of the rows of each data set; none weighs all alike.
         batch_size: rows a step.
@@ -44,6 +47,49 @@ def sample_networks(
     Returns:
         One entry a data set, on its columns.
     """
+
+    def sampled(which: Sequence[int], own: SamplingSettings) -> list[PosteriorNetworks]:
+        return _sampled(
+            _some(tables, which), _some(responses, which), _some(standardisers, which), _some(inputs, which),
+            _some(masks, which), _some(weights, which), outputs, own, batch_size, seed,
+        )  # fmt: skip
+
+    every = range(len(tables))
+    if len(settings) == 1:
+        return sampled(every, settings[0])
+    tried = [sampled(every, one.trial(_TRIED)) for one in settings]
+    best = [min(range(len(settings)), key=lambda number: tried[number][which].held_out) for which in every]
+    found: dict[int, PosteriorNetworks] = {}
+    for number in sorted(set(best)):
+        own = [which for which in every if best[which] == number]
+        found |= zip(own, sampled(own, settings[number]))
+    return [found[which] for which in every]
+
+
+def _some(values: Sequence[_T], which: Sequence[int]) -> list[_T]:
+    """Return some of the values; none of none."""
+    return [values[one] for one in which] if len(values) else []
+
+
+def steps_of(settings: Sequence[SamplingSettings]) -> int:
+    """Return the training steps of `sample_networks` at most."""
+    tried = sum(one.trial(_TRIED).steps for one in settings) if len(settings) > 1 else 0
+    return tried + max(one.steps for one in settings)
+
+
+def _sampled(
+    tables: Sequence[Any],
+    responses: Sequence[np.ndarray],
+    standardisers: Sequence[Standardiser],
+    inputs: Sequence[np.ndarray],
+    masks: Sequence[torch.Tensor],
+    weights: Sequence[np.ndarray],
+    outputs: int,
+    settings: SamplingSettings,
+    batch_size: int,
+    seed: int,
+) -> list[PosteriorNetworks]:
+    """Sample the networks of some data sets in one way."""
     # A data set with fewer columns than another has zeros behind them meanwhile.
     parts = [standardiser.inputs(table, own) for table, standardiser, own in zip(tables, standardisers, inputs)]
     features = [RankFeatures.of(part) for part in parts] if settings.features else []

@@ -21,7 +21,6 @@ from bayesprune.tabular.trainer import ChainSettings, ChainTrainer, log_likeliho
 
 _WORSE = 2.0  # a training loss of so many times that of a constant prediction is divergence
 _MEASURED = 4096  # rows by which the noise is measured
-_TRIED = 5  # members of a precision that is tried
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,13 @@ class SamplingSettings:
         cycle_steps: steps of each.
         samples: samples a cycle and network.
         chain: how the chains move.
-        precisions: prior precisions to choose from by the loss at unseen rows; none is that of `chain`.
         temperatures: the samples' temperatures, one after the other, of which the loss at unseen rows chooses one; none is
             that of `chain`.
         variance: of a regression's noise: "constant", "network" (its logarithm is a second output), or "auto": the second
             output counts where that gives unseen rows the higher density.
         burn_in_temperature: of the burn-in; None is the chain's.
         features: whether the networks read `RankFeatures` of the inputs.
+        whole: whether the networks, once the noise is measured, go on for as many cycles on all rows, of which the samples are.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -61,25 +60,23 @@ class SamplingSettings:
     chain: ChainSettings = field(
         default_factory=lambda: ChainSettings(lr=0.1, beta1=0.9, precision=1.0, temperature=1.0, damping=0)
     )
-    precisions: tuple[float, ...] = ()
     temperatures: tuple[float, ...] = ()
     variance: str = "constant"
     burn_in_temperature: float | None = None
     features: bool = False
+    whole: bool = False
 
     @property
     def steps(self) -> int:
         """Training steps in all."""
-        short = self.trial(1.0, 1)
-        tried = len(self.precisions) * (short.burn_in + short.cycle_steps)
-        return self.burn_in + self.cycles * self.cycle_steps * max(1, len(self.temperatures)) + tried
+        return self.burn_in + self.cycles * self.cycle_steps * (max(1, len(self.temperatures)) + self.whole)
 
-    def trial(self, precision: float, members: int) -> SamplingSettings:
-        """Return how a precision is tried: few networks, each row new to one of them, half the steps."""
+    def trial(self, members: int) -> SamplingSettings:
+        """Return how these settings are tried: few networks, each row new to one of them, half the steps."""
         half = max(2 * self.samples, self.cycle_steps // 2)
         return replace(
             self, starts=members, kept=members, unseen=1, burn_in=max(1, self.burn_in // 2), cycles=1, cycle_steps=half,
-            precisions=(), chain=replace(self.chain, precision=precision),
+            whole=False,
         )  # fmt: skip
 
 
@@ -155,32 +152,6 @@ def sample_posterior(
     """
     if masks is not None:
         settings = _in_turns(settings, masks)
-    if not settings.precisions:
-        return _converged(rows, outputs, settings, masks, seed)
-    trials = [settings.trial(precision, _TRIED) for precision in settings.precisions]
-    trials = trials if masks is None else [_in_turns(trial, masks) for trial in trials]
-    tried = [_converged(rows, outputs, trial, masks, seed) for trial in trials]
-    wanted = [min(own, key=lambda one: one.held_out).precision for own in zip(*tried)]
-    found = {
-        precision: _converged(
-            rows, outputs, replace(settings, chain=replace(settings.chain, precision=precision)), masks, seed
-        )
-        for precision in dict.fromkeys(wanted)
-    }
-    return [found[precision][which] for which, precision in enumerate(wanted)]
-
-
-def _in_turns(settings: SamplingSettings, masks: Tensor) -> SamplingSettings:
-    """Return settings with as many members of every set of inputs."""
-    sets = masks.shape[1]
-    starts = sets * -(-settings.starts // sets) if settings.unseen else sets
-    return replace(settings, starts=starts, kept=starts)
-
-
-def _converged(
-    rows: Rows, outputs: int, settings: SamplingSettings, masks: Tensor | None, seed: int
-) -> list[PosteriorNetworks]:
-    """Sample at the largest of a few step sizes that does not diverge."""
     lr = settings.chain.lr
     for _ in range(4):
         tuned = replace(settings, chain=replace(settings.chain, lr=lr))
@@ -192,6 +163,13 @@ def _converged(
         f"the predictive network diverges at step sizes {settings.chain.lr:g} to {3 * lr:.2g}: look for outliers in the "
         "selected columns of X or in y"
     )
+
+
+def _in_turns(settings: SamplingSettings, masks: Tensor) -> SamplingSettings:
+    """Return settings with as many members of every set of inputs."""
+    sets = masks.shape[1]
+    starts = sets * -(-settings.starts // sets) if settings.unseen else sets
+    return replace(settings, starts=starts, kept=starts)
 
 
 def _attempt(
@@ -234,25 +212,51 @@ def _attempt(
         sample_every=max(1, settings.cycle_steps // (2 * settings.samples)),
         floor=0.1,
     )
-    found = []
-    for temperature in settings.temperatures or (settings.chain.temperature,):
+
+    def sampled(temperature: float) -> list[list[Tensor]] | None:
+        """Run the cycles from where the networks are; the states that are collected, None of networks that diverge."""
         trainer.temperature = temperature
         states: list[list[Tensor]] = []
 
-        def collect(step: int, states: list[list[Tensor]] = states) -> None:
+        def collect(step: int) -> None:
             hide(step)
             if clock.collect(step):
                 states.append([parameter.detach().clone() for parameter in net.parameters()])
 
         losses = torch.stack(trainer.run(clock.total_steps, lambda step: 0.5 * clock.lr(step), collect)).mean(0)
-        if not bool((losses < _WORSE * chance).all()):
+        return states if bool((losses < _WORSE * chance).all()) else None
+
+    tried, ends = [], []
+    for temperature in settings.temperatures or (settings.chain.temperature,):
+        states = sampled(temperature)
+        if states is None:
             return None
         settings = replace(settings, chain=replace(settings.chain, temperature=temperature))
-        last = [parameter.data for parameter in net.parameters()]
-        found.append([_of_one_set(rows, which, net, states, settings) for which in range(sets)])
-        for parameter, value in zip(net.parameters(), last):
-            parameter.data = value
-    return [own[0] if len(own) == 1 else min(own, key=lambda one: one.held_out) for own in zip(*found)]
+        ends.append([parameter.detach().clone() for parameter in net.parameters()])
+        tried.append([_of_one_set(rows, which, net, states, settings) for which in range(sets)])
+        _put(net, ends[-1])
+    found = [min(own, key=lambda one: one.held_out) if len(own) > 1 else own[0] for own in zip(*tried)]
+    if not settings.whole:
+        return found
+    # The noise's law is known: the members go on with the rows that they have left out.
+    trainer.learn_from_all()
+    for end, temperature in zip(ends, settings.temperatures or (settings.chain.temperature,)):
+        wanted = [which for which, one in enumerate(found) if one.temperature == temperature]
+        if not wanted:
+            continue
+        _put(net, end)
+        states = sampled(temperature)
+        if states is None:
+            return None
+        for which in wanted:
+            found[which].net = _stacked(net, states, range(which * settings.kept, (which + 1) * settings.kept))
+    return found
+
+
+def _put(net: ChainMLP, values: list[Tensor]) -> None:
+    """Give a network the values of its parameters."""
+    for parameter, value in zip(net.parameters(), values):
+        parameter.data = value.clone()
 
 
 def _hider(net: ChainMLP, shown: Tensor, masks: Tensor | None) -> Callable[[int], None]:

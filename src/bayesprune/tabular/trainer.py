@@ -111,14 +111,10 @@ class ChainTrainer:
     def __init__(
         self, net: ChainMLP, rows: Rows, weights: Tensor | None, settings: ChainSettings, *, seed: int
     ) -> None:
-        if rows.weight is not None:
-            own = rows.weight.repeat_interleave(net.chains // len(rows.y), dim=0)
-            weights = own if weights is None else weights * own
-        self.net, self.rows, self.weights, self.settings = net, rows, weights, settings
+        self.net, self.rows, self.settings = net, rows, settings
         self.regression = rows.y.is_floating_point()
         self.own_variance = self.regression and net.sizes[-1] == 2  # the second output is log σ²
-        held = 0.0 if weights is None else 1.0 - float(weights[:, : rows.count].mean())
-        self.num_data = max(1.0, rows.count * (1.0 - held))
+        self.weights, self.num_data = self._learning(weights)
         self.optimizer = CVAdam(
             net.parameters(),
             lr=settings.lr,
@@ -140,6 +136,20 @@ class ChainTrainer:
             directions, values = principal_directions(rows.inputs(0, min(1000, rows.count)), settings.damping)
             rest = values[:, -1:].clamp_min(1e-6)
             self._damp = (directions, 1 - rest / values[:, :-1].clamp_min(1e-6), rest.clamp_min(1.0))
+
+    def _learning(self, weights: Tensor | None) -> tuple[Tensor | None, float]:
+        """Return the weight of each row in each chain, and how many rows those are."""
+        if self.rows.weight is not None:
+            own = self.rows.weight.repeat_interleave(self.net.chains // len(self.rows.y), dim=0)
+            weights = own if weights is None else weights * own
+        held = 0.0 if weights is None else 1.0 - float(weights[:, : self.rows.count].mean())
+        return weights, max(1.0, self.rows.count * (1.0 - held))
+
+    def learn_from_all(self) -> None:
+        """Go on with the rows that chains have left out."""
+        self.weights, self.num_data = self._learning(None)
+        for group in self.optimizer.param_groups:
+            group["num_data"], group["weight_decay"] = self.num_data, self.settings.decay(self.num_data)
 
     def run(
         self,

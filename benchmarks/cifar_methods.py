@@ -5,7 +5,8 @@
 
 Runs what is missing, seed 0 of every method first, goes on with what was stopped, and never runs a finished cell again. Of
 every finished run, what it says of the other CIFAR's test images, of noisy and of blurred ones is added from its folder, which is
-then removed. Equal epochs; settings were chosen on 5,000 held-out training images.
+then removed; of SGD's runs the probabilities of the last weights are kept, whose average is the deep ensemble. Equal epochs;
+settings were chosen on 5,000 held-out training images.
 """
 
 from __future__ import annotations
@@ -13,26 +14,29 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from bayesprune import vision
+from bayesprune.common.files import replacing
 from bayesprune.posterior import classification_metrics, ood_metrics, predict
 from bayesprune.train.evaluation import load_trained
 from bayesprune.train.folder import write_json
-from paper.cells import Cell, run_cells
+from paper.cells import Cell, run_cells, standing
 from paper.published import chosen
 
 RESULTS = Path(__file__).parent / "results"
 DENSE = ("sgd", "cvadam", "swag", "csghmc")
 SPARSE = ("dfp", "dpf", "rigl", "gmp", "dpf-sgd", "sparse-momentum", "dsr")
 CHANNELS = ("dfp-channel", "dpf-channel", "channel-gmp")
-NOISE, BLUR = 0.1, 1.0  # standard deviations: of the noise as a share of white, of the blur in pixels
+NOISE, BLUR = 0.04, 1.0  # standard deviations: of the noise as a share of white, of the blur in pixels
 
 
 def names(place: str) -> list[str]:
@@ -76,6 +80,8 @@ def shifts(run: Path, data_dir: str, ood_dir: str | None) -> dict[str, Any]:
 
     images, labels = data.split("test")
     found: dict[str, Any] = {"noise": NOISE, "blur": BLUR}
+    health = json.loads((run / "result.json").read_text(encoding="utf-8")).get("health") or {}
+    found["measured_temperature"] = health.get("sample_temperature")
     mixed = config.runtime.precision == "bf16-mixed"
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         plain = said(images, labels)
@@ -83,11 +89,87 @@ def shifts(run: Path, data_dir: str, ood_dir: str | None) -> dict[str, Any]:
             prediction = said(change(images), labels)
             scores = classification_metrics(prediction.probabilities, labels)
             found |= {f"{name}_{key}": scores[key] for key in ("accuracy", "nll", "ece")}
+        if config.method == "sgd":
+            batches = vision.BatchLoader(
+                images, labels, batch_size=256, mean=data.mean, std=data.std, scale=data.scale, channels_last=True
+            )
+            _keep_probabilities(config.recipe, config.seed, predict(model, None, batches).probabilities, labels)
         if ood_dir is not None:
             other_set = "cifar100" if config.data.dataset == "cifar10" else "cifar10"
             other = said(*vision.load_cifar(other_set, Path(ood_dir)).split("test"))
             found |= {f"ood_{key}": value for key, value in ood_metrics(plain.total, other.total).items()}
     return found
+
+
+def _keep_probabilities(recipe: str, seed: int, probabilities: Tensor, labels: Tensor) -> None:
+    """Add a run's test probabilities to the file of its recipe."""
+    path = RESULTS / f"{recipe.replace('-', '_')}_probabilities.npz"
+    known = dict(np.load(path)) if path.exists() else {}
+    known |= {"labels": labels.numpy().astype(np.uint8), f"seed{seed}": probabilities.numpy().astype(np.float16)}
+    with replacing(path) as fresh, fresh.open("wb") as file:
+        np.savez_compressed(file, **known)
+
+
+def deep_ensemble(place: str) -> tuple[int, dict[str, float]] | None:
+    """Return how many of SGD's runs there are and what their average scores, None of fewer than two."""
+    path = RESULTS / f"{place}-sgd_probabilities.npz".replace("-", "_")
+    known = dict(np.load(path)) if path.exists() else {}
+    members = [torch.from_numpy(known[name]).float() for name in sorted(known) if name.startswith("seed")]
+    if len(members) < 2:
+        return None
+    mean = torch.stack(members).mean(0)
+    return len(members), classification_metrics(mean, torch.from_numpy(known["labels"]).long())
+
+
+COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
+    "single %": (lambda row: 100 * row["accuracy_single"], 2),
+    "averaged %": (lambda row: 100 * row["accuracy_mean"], 2),
+    "averaged, mirrored %": (lambda row: 100 * row["views"]["accuracy_mean"], 2),
+    "NLL": (lambda row: row["nll"], 3),
+    "ECE": (lambda row: row["ece"], 3),
+    "zero: prunable %": (lambda row: 100 * row["sparsity_prunable"], 1),
+    "M multiply-adds": (lambda row: row["madds"] / 1e6, 1),
+    "AUROC, other CIFAR": (lambda row: row.get("ood_auroc"), 3),
+    "noisy %": (lambda row: 100 * row["noisy_accuracy"] if row["noise"] == NOISE else None, 1),
+    "blurred %": (lambda row: 100 * row["blurred_accuracy"], 1),
+    "T measured": (lambda row: row.get("measured_temperature"), 3),
+    "minutes": (lambda row: row["seconds"] / 60, 0),
+}
+
+
+def table(place: str) -> str:
+    """Return the finished cells of a place, a line a recipe: means, with the standard deviation of several."""
+    stem = place.replace("-", "_")
+    shift = json.loads((RESULTS / f"{stem}_shift.json").read_text(encoding="utf-8"))
+    rows = [
+        row for row in standing(RESULTS / f"{stem}.jsonl")["rows"] if row["status"] == "done" and row["name"] in shift
+    ]
+    lines = ["| | n | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name in dict.fromkeys(row["recipe"] for row in rows):
+        own = [row | shift[row["name"]] for row in rows if row["recipe"] == name]
+        cells = [_spread([of(row) for row in own], digits) for of, digits in COLUMNS.values()]
+        lines.append(f"| {name.removeprefix(place + '-')} | {len(own)} | " + " | ".join(cells) + " |")
+    ensemble = deep_ensemble(place)
+    if ensemble is not None:
+        count, scores = ensemble
+        cells = [f"{100 * scores['accuracy']:.2f}", "–", f"{scores['nll']:.3f}", f"{scores['ece']:.3f}"]
+        lines.append(
+            f"| deep ensemble of {count} SGD runs | 1 | – | " + " | ".join([*cells, *["–"] * (len(COLUMNS) - 5)]) + " |"
+        )
+    epochs, environment = rows[0]["epochs"], rows[0]["environment"]
+    note = (
+        f"Mean ± standard deviation over n seeds; {epochs} epochs each, all 10,000 test images, last epoch. "
+        f"Averaged: over the samples, SGD's over its late snapshots. {environment['cpu']}, one thread a run, torch {environment['torch']}."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _spread(values: list[Any], digits: int) -> str:
+    values = [value for value in values if value is not None]
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def left(place: str, only: list[str], seeds: list[int], settings: tuple[str, ...]) -> Iterator[Cell]:

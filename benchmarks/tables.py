@@ -251,6 +251,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "tabular_prediction": lambda: own("tabular_prediction", load("tabular_prediction")),
     "selection_cost": lambda: own("selection_cost", load("selection_cost")),
     "hiv": lambda: own("hiv", lines("hiv")),
+    "cifar10_94": lambda: own("cifar_methods", "cifar10-94"),
+    "cifar100_72": lambda: own("cifar_methods", "cifar100-72"),
     "compact_resnet18": compact_resnet18,
     "sparse_ensemble": sparse_ensemble,
     "compare_torch_pruning": compare_torch_pruning,

@@ -15,6 +15,8 @@ import argparse
 import json
 import shutil
 import statistics
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesprune import vision
+from bayesprune import load, vision
 from bayesprune.common.files import replacing
+from bayesprune.compact_run import compact_run
 from bayesprune.posterior import classification_metrics, ood_metrics, predict
 from bayesprune.train.evaluation import load_trained
 from bayesprune.train.folder import write_json
@@ -89,15 +92,33 @@ def shifts(run: Path, data_dir: str, ood_dir: str | None) -> dict[str, Any]:
             prediction = said(change(images), labels)
             scores = classification_metrics(prediction.probabilities, labels)
             found |= {f"{name}_{key}": scores[key] for key in ("accuracy", "nll", "ece")}
-        if config.method == "sgd":
+        if config.sampler.method == "sgd":
             batches = vision.BatchLoader(
                 images, labels, batch_size=256, mean=data.mean, std=data.std, scale=data.scale, channels_last=True
             )
-            _keep_probabilities(config.recipe, config.seed, predict(model, None, batches).probabilities, labels)
+            _keep_probabilities(str(config.recipe), config.seed, predict(model, None, batches).probabilities, labels)
         if ood_dir is not None:
             other_set = "cifar100" if config.data.dataset == "cifar10" else "cifar10"
             other = said(*vision.load_cifar(other_set, Path(ood_dir)).split("test"))
             found |= {f"ood_{key}": value for key, value in ood_metrics(plain.total, other.total).items()}
+    return found
+
+
+def deployed(run: Path, data_dir: str) -> dict[str, float]:
+    """Return the megabytes of a run's last weights when what is pruned is removed, and their milliseconds at batch 1 and 64."""
+    with tempfile.TemporaryDirectory() as folder:
+        compact_run(run, Path(folder) / "compact", members="none", data_dir=data_dir)
+        size = sum(path.stat().st_size for path in (Path(folder) / "compact").rglob("*") if path.is_file())
+        model = load(Path(folder) / "compact")
+    found = {"compact_mb": size / 2**20}
+    for batch in (1, 64):
+        images, seconds = torch.randn(batch, 3, 32, 32), []
+        with torch.no_grad():
+            for _ in range(25):
+                start = time.process_time()
+                model(images)
+                seconds.append(time.process_time() - start)
+        found[f"ms_{batch}"] = 1000 * statistics.median(seconds)
     return found
 
 
@@ -129,6 +150,9 @@ COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
     "ECE": (lambda row: row["ece"], 3),
     "zero: prunable %": (lambda row: 100 * row["sparsity_prunable"], 1),
     "M multiply-adds": (lambda row: row["madds"] / 1e6, 1),
+    "MB": (lambda row: row.get("compact_mb"), 2),
+    "ms, batch 1": (lambda row: row.get("ms_1"), 1),
+    "ms, batch 64": (lambda row: row.get("ms_64"), 0),
     "AUROC, other CIFAR": (lambda row: row.get("ood_auroc"), 3),
     "noisy %": (lambda row: 100 * row["noisy_accuracy"] if row["noise"] == NOISE else None, 1),
     "blurred %": (lambda row: 100 * row["blurred_accuracy"], 1),
@@ -159,7 +183,8 @@ def table(place: str) -> str:
     epochs, environment = rows[0]["epochs"], rows[0]["environment"]
     note = (
         f"Mean ± standard deviation over n seeds; {epochs} epochs each, all 10,000 test images, last epoch. "
-        f"Averaged: over the samples, SGD's over its late snapshots. {environment['cpu']}, one thread a run, torch {environment['torch']}."
+        f"Averaged: over the samples, SGD's over its late snapshots. MB and ms: one network, what is pruned removed, float32, "
+        f"processor time of one thread. {environment['cpu']}, one thread a run, torch {environment['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"
 
@@ -202,7 +227,7 @@ def main() -> None:
         run = Path(arguments.runs) / cell.name
         known = json.loads(shift.read_text(encoding="utf-8")) if shift.exists() else {}
         if row is not None and row["status"] == "done" and cell.name not in known and run.exists():
-            known[cell.name] = shifts(run, arguments.data_dir, arguments.ood_dir)
+            known[cell.name] = shifts(run, arguments.data_dir, arguments.ood_dir) | deployed(run, arguments.data_dir)
             write_json(shift, known)
             shutil.rmtree(run)
 

@@ -214,6 +214,7 @@ def fitted(model, names, **told):
     model.column_names_ = list(names)
     model.__dict__.update({key: np.array(value) for key, value in told.items()})
     model.evidence_ = np.zeros(len(names))
+    model.variance_p_value_ = np.ones(len(names))
     return model
 
 

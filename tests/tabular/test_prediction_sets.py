@@ -126,6 +126,17 @@ def test_property_held_out_loss_of_labels_is_their_cross_entropy():
     assert np.isnan(found.noise_variance)
 
 
+def test_property_members_keep_to_their_columns_at_every_temperature_and_on_all_rows():
+    rows, _ = line(60, 1.0)
+    masks = torch.tensor([[[1.0] * 4 + [0.0] * 4, [0.0] * 4 + [1.0] * 4]])
+    way = replace(QUICK_SAMPLING, temperatures=(0.2, 1.0), whole=True, starts=6, kept=6)
+    found = sample_posterior(rows, 1, way, masks=masks, seed=0)[0]
+    weights = found.net.input_weights().detach().abs().sum(1)  # (samples and members, columns), members by turns
+    for which in (0, 1):
+        own, other = weights[which::2], masks[0, which] == 0
+        assert (own[:, other] == 0).all() and (own[:, ~other] > 0).all()
+
+
 def test_property_a_blown_up_network_is_tried_again_at_a_smaller_step():
     rows, _ = line(60, 0.3)
     chain = ChainSettings(lr=60.0, beta1=0.9, precision=1.0, temperature=1.0, damping=0)

@@ -261,11 +261,11 @@ def _put(net: ChainMLP, values: list[Tensor]) -> None:
 
 def _hider(net: ChainMLP, shown: Tensor, masks: Tensor | None) -> Callable[[int], None]:
     """Return what keeps the weights of columns that a chain does not have at zero, and put them there."""
-    weight, shown = net.input_weights().data, shown[:, None, :]
+    shown = shown[:, None, :]
 
     def hide(step: int) -> None:
         if masks is not None:
-            weight.mul_(shown)
+            net.input_weights().data.mul_(shown)
 
     hide(0)
     return hide

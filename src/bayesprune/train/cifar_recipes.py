@@ -58,8 +58,8 @@ def whitened_cvadam(place: str) -> RunConfig:
 def _pruned(base: RunConfig, method: str, groups: str, feedback: str = "none") -> RunConfig:
     """Return a setting with a pruner on the ramp that all of them share; a first setting."""
     pruning = replace(
-        base.pruning, target_sparsity=_TARGET, feedback=feedback, groups=groups, every=16, prune_from=0.1, spike_decay=2 * base.sampler.weight_decay,
-        prune_until=0.6, scope="layer" if groups == "channel" else "global",
+        base.pruning, target_sparsity=_TARGET, feedback=feedback, groups=groups, every=16, prune_from=0.1,
+        prune_until=0.6, spike_decay=2 * base.sampler.weight_decay, scope="layer" if groups == "channel" else "global",
     )  # fmt: skip
     return replace(base, sampler=replace(base.sampler, method=method), pruning=pruning)
 

@@ -75,7 +75,7 @@ def shifts(run: Path, data_dir: str, ood_dir: str | None) -> dict[str, Any]:
     members = samples if len(samples) else None
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def said(images: Tensor, labels: Tensor) -> Any:
+    def said(images: Tensor, labels: Tensor, members: Any = members) -> Any:
         batches = vision.BatchLoader(
             images, labels, batch_size=256, mean=data.mean, std=data.std, scale=data.scale, channels_last=True
         )
@@ -93,10 +93,7 @@ def shifts(run: Path, data_dir: str, ood_dir: str | None) -> dict[str, Any]:
             scores = classification_metrics(prediction.probabilities, labels)
             found |= {f"{name}_{key}": scores[key] for key in ("accuracy", "nll", "ece")}
         if config.sampler.method == "sgd":
-            batches = vision.BatchLoader(
-                images, labels, batch_size=256, mean=data.mean, std=data.std, scale=data.scale, channels_last=True
-            )
-            _keep_probabilities(str(config.recipe), config.seed, predict(model, None, batches).probabilities, labels)
+            _keep_probabilities(str(config.recipe), config.seed, said(images, labels, None).probabilities, labels)
         if ood_dir is not None:
             other_set = "cifar100" if config.data.dataset == "cifar10" else "cifar10"
             other = said(*vision.load_cifar(other_set, Path(ood_dir)).split("test"))

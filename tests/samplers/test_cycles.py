@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -56,6 +57,32 @@ def test_limit_warmup_is_a_linear_ramp_without_samples():
     assert not any(clock.collect(t) for t in range(4))
 
 
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize("first", [1, 11, 40])
+def test_property_short_cycles_share_what_a_long_first_one_leaves(first, warmup):
+    clock = CycleClock(60, 4, samples_per_cycle=1, warmup_steps=warmup, floor=0.1, first_steps=first, restart=0.4)
+    bounds = [clock.start(c) for c in range(5)]
+    assert bounds[:2] == [warmup, warmup + first] and bounds[-1] == 60
+    lengths = [b - a for a, b in itertools.pairwise(bounds[1:])]
+    assert max(lengths) - min(lengths) <= 1
+    for cycle, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        peak = 2.0 if cycle == 0 else 0.8
+        for step in range(begin, end):
+            cosine = 0.5 * (1 + math.cos(math.pi * (step - begin) / (end - begin)))
+            assert clock.cycle(step) == cycle
+            assert clock.lr(step, 2.0) == pytest.approx(0.2 + (peak - 0.2) * cosine)
+            assert clock.collect(step) == (step == end - 1)
+
+
+def test_limit_equal_lengths_and_a_full_restart_are_the_plain_cycles():
+    plain, told = CycleClock(90, 3, 2), CycleClock(90, 3, 2, first_steps=30, restart=1.0)
+    assert plain.sample_every == told.sample_every
+    for step in range(90):
+        assert (plain.cycle(step), plain.lr(step), plain.collect(step)) == (
+            told.cycle(step), told.lr(step), told.collect(step)
+        )  # fmt: skip
+
+
 def test_limit_floor_is_where_a_cycle_ends():
     clock = CycleClock(total_steps=1000, cycles=1, floor=0.1)
     assert clock.lr(999, 1.0) == pytest.approx(0.1, abs=1e-4)
@@ -85,6 +112,10 @@ def test_roundtrip_scheduler_state():
         ({"samples_per_cycle": 3, "sample_every": 5}, "do not fit in a cycle of 10"),
         ({"floor": 1.0}, "floor=1.0"),
         ({"cycles": 1.5}, "cycles=1.5"),
+        ({"cycles": 2, "first_steps": 10}, "no step for each of cycles=2 after warmup_steps=0 and first_steps=10"),
+        ({"cycles": 2, "first_steps": 0}, "first_steps=0"),
+        ({"floor": 0.2, "restart": 0.2}, "restart=0.2 must lie above floor=0.2"),
+        ({"cycles": 4, "first_steps": 4, "samples_per_cycle": 2, "sample_every": 2}, "do not fit in a cycle of 2"),
     ],
 )
 def test_error_names_what_does_not_fit(settings, message):

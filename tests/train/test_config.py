@@ -84,6 +84,9 @@ def test_equation_shares_follow_the_epochs_and_epochs_may_stand_for_shares():
     )
     assert (config.pruning.prune_from, config.pruning.prune_until) == ("2ep", "50%")
     assert ramp_steps(config, 2000) == (200, 1000) and build_clock(config, 100).spacing == 300
+    assert override(RunConfig(), ["first_cycle=none"]).schedule.first_cycle is None
+    clock = build_clock(override(RunConfig(), ["epochs=20", "cycles=3", "first_cycle=60%", "restart=0.2"]), 100)
+    assert ([clock.start(cycle) for cycle in range(4)], clock.lr(1200)) == ([0, 1200, 1600, 2000], 0.2)
     assert from_dict(settings.as_dict(config)) == config
     swag = recipes.recipe("digits-swag", ["epochs=10", "collect_from=6ep"])
     with pytest.raises(ValueError, match="less than two of 7 epochs"):

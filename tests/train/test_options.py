@@ -70,6 +70,8 @@ RESULTS = {
     "global_scale": ("digits-cvadam", (*PAPER, "temperature=1"), "0.5"),
     "epochs": ("digits-sgd", (), "3"),
     "cycles": ("digits-sgd", (), "2"),
+    "first_cycle": ("digits-sgd", ("cycles=2",), "70%"),
+    "restart": ("digits-sgd", ("cycles=2",), "0.3"),
     "warmup_epochs": ("digits-sgd", (), "1"),
     "samples_per_cycle": ("digits-cvadam", PAPER, "2"),
     "sample_every": ("digits-cvadam", (*PAPER, "samples_per_cycle=2"), "0.34"),

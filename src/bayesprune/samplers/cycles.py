@@ -18,7 +18,7 @@ class CycleClock:
 
     Steps are numbered 0 … total_steps − 1. After `warmup_steps` of linear ramp the rest is cut into `cycles` parts
     whose lengths differ by at most one; within a cycle of length L starting at step a, lr(t) = peak·(1 + cos(π(t −
-    a)/L))/2.
+    a)/L))/2. A long `first_steps` and a low `restart` make it one descent and short cycles around its end.
 
     Args:
         total_steps: Steps of the whole run.
@@ -28,6 +28,8 @@ class CycleClock:
             shortest cycle.
         warmup_steps: Steps of a linear ramp before the first cycle; no samples there.
         floor: Smallest share of the peak lr, in [0, 1): a cycle ends at floor·peak. 0 is the paper's.
+        first_steps: Length of the first cycle, the later ones share what is left; None makes all equal.
+        restart: Share of the peak lr at which the later cycles begin, in (floor, 1].
 
     Raises:
         ValueError: A cycle is too short for its samples, or a count is out of range.
@@ -41,7 +43,7 @@ class CycleClock:
 
     Reference:
         Equal to `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`, stepped per iteration; Zhang et al. (2020);
-        section 4 of the paper.
+        section 4 of the paper. Short later cycles: Garipov et al. (2018), fast geometric ensembling.
     """
 
     total_steps: int
@@ -50,12 +52,11 @@ class CycleClock:
     sample_every: int | None = None
     warmup_steps: int = 0
     floor: float = 0.0
+    first_steps: int | None = None
+    restart: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        if self.sample_every is None:
-            cycle = (self.total_steps - self.warmup_steps) // max(1, self.cycles)
-            object.__setattr__(self, "sample_every", max(1, cycle // (2 * max(1, self.samples_per_cycle))))
         for name, least in (
             ("total_steps", 1),
             ("cycles", 1),
@@ -64,16 +65,22 @@ class CycleClock:
             ("warmup_steps", 0),
         ):
             value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < least:
+            if (name, value) != ("sample_every", None) and (not isinstance(value, (int, np.integer)) or value < least):
                 raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
         if not 0 <= self.floor < 1:
             raise ValueError(f"floor={self.floor!r} must lie in [0, 1).")
-        shortest = (self.total_steps - self.warmup_steps) // self.cycles
+        if not self.floor < self.restart <= 1:
+            raise ValueError(f"restart={self.restart!r} must lie above floor={self.floor!r} and be at most 1.")
+        if self.first_steps is not None:
+            check_number("first_steps", self.first_steps, minimum=1)
+        shortest = min(self.start(cycle + 1) - self.start(cycle) for cycle in range(self.cycles))
         if shortest < 1:
             raise ValueError(
-                f"total_steps={self.total_steps} leave no step for each of cycles={self.cycles} after warmup_steps={self.warmup_steps}; "
-                "train longer or use fewer cycles."
+                f"total_steps={self.total_steps} leave no step for each of cycles={self.cycles} after warmup_steps={self.warmup_steps}"
+                f"{'' if self.first_steps is None else f' and first_steps={self.first_steps}'}; train longer or use fewer cycles."
             )
+        if self.sample_every is None:
+            object.__setattr__(self, "sample_every", max(1, shortest // (2 * max(1, self.samples_per_cycle))))
         if self.samples_per_cycle and (self.samples_per_cycle - 1) * self.spacing >= shortest:
             raise ValueError(
                 f"samples_per_cycle={self.samples_per_cycle} at sample_every={self.spacing} do not fit in a cycle of "
@@ -83,14 +90,22 @@ class CycleClock:
 
     def start(self, cycle: int) -> int:
         """Return the first step of a cycle; `start(cycles)` is `total_steps`."""
-        return self.warmup_steps + (self.total_steps - self.warmup_steps) * cycle // self.cycles
+        first, later = self.first_steps, self.cycles
+        begin = self.warmup_steps
+        if first is not None and self.cycles > 1 and cycle > 0:
+            begin, later, cycle = begin + first, later - 1, cycle - 1
+        return begin + (self.total_steps - begin) * cycle // later
 
     def cycle(self, step: int) -> int:
         """Return the number of the cycle that holds `step`, −1 during warm-up."""
         if step < self.warmup_steps:
             return -1
-        length = self.total_steps - self.warmup_steps
-        return min(self.cycles - 1, ((step - self.warmup_steps + 1) * self.cycles - 1) // length)
+        begin, later, before = self.warmup_steps, self.cycles, 0
+        if self.first_steps is not None and self.cycles > 1:
+            begin, later, before = begin + self.first_steps, later - 1, 1
+            if step < begin:
+                return 0
+        return before + min(later - 1, ((step - begin + 1) * later - 1) // (self.total_steps - begin))
 
     def fraction(self, step: int) -> float:
         """Return how far `step` is into its cycle (or the warm-up), in [0, 1)."""
@@ -104,7 +119,8 @@ class CycleClock:
         """Return the step size at `step`."""
         if step < self.warmup_steps:
             return peak * (step + 1) / (self.warmup_steps + 1)
-        return peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * self.fraction(step))))
+        top = 1.0 if self.cycle(step) == 0 else self.restart
+        return peak * (self.floor + (top - self.floor) * 0.5 * (1 + math.cos(math.pi * self.fraction(step))))
 
     def collect(self, step: int) -> bool:
         """Return whether a sample is to be taken after `step`."""

@@ -143,7 +143,7 @@ def channels_last_is_safe(model: nn.Module, device: torch.device) -> bool:
 
 def build_clock(config: RunConfig, steps_per_epoch: int) -> CycleClock:
     """Return the cycle clock of a run, in steps."""
-    schedule = config.schedule
+    schedule, first = config.schedule, config.schedule.first_cycle
     return CycleClock(
         total_steps=schedule.epochs * steps_per_epoch,
         cycles=schedule.cycles,
@@ -151,6 +151,8 @@ def build_clock(config: RunConfig, steps_per_epoch: int) -> CycleClock:
         sample_every=max(1, round(in_epochs(schedule.sample_every, schedule.epochs) * steps_per_epoch)),
         warmup_steps=round(in_epochs(schedule.warmup_epochs, schedule.epochs) * steps_per_epoch),
         floor=schedule.lr_floor,
+        first_steps=None if first is None else max(1, round(in_epochs(first, schedule.epochs) * steps_per_epoch)),
+        restart=schedule.restart,
     )
 
 

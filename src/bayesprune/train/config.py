@@ -97,6 +97,10 @@ class ScheduleConfig:
     """Passes over the training images."""
     cycles: int = 1
     """Cosine cycles."""
+    first_cycle: Span | None = None
+    """Epochs of the first cycle, the later ones share what is left of the run; None: all are equal."""
+    restart: float = 1.0
+    """Share of the peak at which the later cycles begin."""
     warmup_epochs: Span = 0.0
     """Linear ramp before the first cycle."""
     samples_per_cycle: int = 0
@@ -290,6 +294,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "width": (1, 4096), "stem_stride": (1, 8), "label_smoothing": (0, 0.999), "lr": (1e-12, 1e6), "beta1": (0, 0.99999),
     "beta2": (1e-12, 1e6), "scale_decay": (0, 0.999999), "dual_lr": (0, 1e6), "weight_decay": (0, 1e3), "temperature": (0, 1e6),
     "epochs": (1, 1e6), "cycles": (1, 1e5), "warmup_epochs": (0, 1e6), "samples_per_cycle": (0, 1e5),
+    "first_cycle": (1e-6, 1e6), "restart": (1e-6, 1),
     "sample_every": (1e-6, 1e6), "lr_floor": (0, 0.999), "target_sparsity": (0, 0.9999), "spike_decay": (0, 1e6),
     "min_groups": (0, 1e6), "soft_threshold": (0, 1e6), "hard_threshold": (0, 1e9), "drop_fraction": (1e-6, 0.999),
     "round_to": (1, 4096), "every": (1, 1e9), "prune_from": (0, 1), "prune_until": (0, 1),

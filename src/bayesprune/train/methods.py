@@ -193,7 +193,8 @@ _PLAIN = SGD_KEYS | SCHEDULE_KEYS
 _NOISY = SAMPLER_KEYS | SCHEDULE_KEYS | {"noise_epochs"}
 _MOVING = frozenset({"prune_until", "distribution", "drop_fraction"})
 _SPIKE_SLAB = frozenset(item.name for item in fields(PruningConfig)) - {"dense_layers", "distribution", "drop_fraction"}
-_SAMPLES = frozenset({"cycles", "samples_per_cycle", "sample_every"})
+_LATER_CYCLES = frozenset({"first_cycle", "restart"})
+_SAMPLES = frozenset({"cycles", "samples_per_cycle", "sample_every"}) | _LATER_CYCLES
 
 
 _procedure = partial(later, "bayesprune.train.procedures")
@@ -223,7 +224,10 @@ ROWS = (
         "swag", "SWAG", sgd, procedure=_procedure("Swag"), check=_check_swag,
         keys=(_PLAIN - _SAMPLES - {"warmup_epochs"}) | {"rank", "collect_from", "draws"},
     ),
-    Method("ensemble", "deep ensemble", sgd, _PLAIN - {"sample_every"}, procedure=_procedure("Ensemble"), check=_check_ensemble),
+    Method(
+        "ensemble", "deep ensemble", sgd, _PLAIN - _LATER_CYCLES - {"sample_every"},
+        procedure=_procedure("Ensemble"), check=_check_ensemble,
+    ),
     _baseline(
         "sparse_momentum", "sparse momentum", _from_baselines("SparseMomentum"), _MOVING - {"prune_until"}, every=None,
         whole_run=True,

@@ -51,7 +51,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     if type(None) in typing.get_args(kind):
         if value is None or str(value).lower() in ("none", "null"):
             return None
-        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+        kind = typing.Union[tuple(part for part in typing.get_args(kind) if part is not type(None))]  # noqa: UP007
     if kind == Span:
         return _span(name, value)
     if typing.get_origin(kind) is tuple:

@@ -5,8 +5,8 @@
 
 Runs what is missing, seed 0 of every method first, goes on with what was stopped, and never runs a finished cell again. Of
 every finished run, what it says of the other CIFAR's test images, of noisy and of blurred ones is added from its folder, which is
-then removed; of SGD's runs the probabilities of the last weights are kept, whose average is the deep ensemble. Equal epochs;
-settings were chosen on 5,000 held-out training images.
+then removed, without `--keep`; of SGD's runs the probabilities of the last weights are kept, whose average is the deep ensemble.
+Equal epochs; settings were chosen on 5,000 held-out training images.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from bayesprune.posterior import classification_metrics, ood_metrics, predict
 from bayesprune.train.evaluation import load_trained
 from bayesprune.train.folder import write_json
 from paper.cells import Cell, run_cells, standing
+from paper.image_tables import mean_and_spread
 from paper.published import chosen
 
 RESULTS = Path(__file__).parent / "results"
@@ -168,7 +169,7 @@ def table(place: str) -> str:
     lines = ["| | n | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for name in dict.fromkeys(row["recipe"] for row in rows):
         own = [row | shift[row["name"]] for row in rows if row["recipe"] == name]
-        cells = [_spread([of(row) for row in own], digits) for of, digits in COLUMNS.values()]
+        cells = [mean_and_spread([of(row) for row in own], digits) for of, digits in COLUMNS.values()]
         lines.append(f"| {name.removeprefix(place + '-')} | {len(own)} | " + " | ".join(cells) + " |")
     ensemble = deep_ensemble(place)
     if ensemble is not None:
@@ -184,14 +185,6 @@ def table(place: str) -> str:
         f"processor time of one thread. {environment['cpu']}, one thread a run, torch {environment['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"
-
-
-def _spread(values: list[Any], digits: int) -> str:
-    values = [value for value in values if value is not None]
-    if not values:
-        return "–"
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def left(place: str, only: list[str], seeds: list[int], settings: tuple[str, ...]) -> Iterator[Cell]:
@@ -210,6 +203,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="recipes or patterns, as '*-90'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", default="runs/cifar_methods")
+    parser.add_argument("--keep", action="store_true", help="leave the run folders, of which figures can be drawn")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="try it small; such cells stand apart"
     )
@@ -226,7 +220,8 @@ def main() -> None:
         if row is not None and row["status"] == "done" and cell.name not in known and run.exists():
             known[cell.name] = shifts(run, arguments.data_dir, arguments.ood_dir) | deployed(run, arguments.data_dir)
             write_json(shift, known)
-            shutil.rmtree(run)
+            if not arguments.keep:
+                shutil.rmtree(run)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ import functools
 import importlib
 import json
 import re
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from paper.image_tables import mean_and_spread
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -54,12 +55,6 @@ def where(environment: dict[str, Any]) -> str:
     )
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return a mean, with the standard deviation if there are several values that differ."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(set(values)) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
 def classification_rows(results: dict[str, list[dict[str, Any]]]) -> str:
     """Return a row a method from its runs, one a seed."""
     columns: dict[str, Callable[[dict[str, Any]], float]] = {
@@ -75,7 +70,11 @@ def classification_rows(results: dict[str, list[dict[str, Any]]]) -> str:
     }
     digits = (2, 2, 3, 3, 1, 1, 2, 0, 0)
     rows = [
-        [NAMES[method], str(len(runs)), *(spread([of(r) for r in runs], d) for of, d in zip(columns.values(), digits))]
+        [
+            NAMES[method],
+            str(len(runs)),
+            *(mean_and_spread([of(r) for r in runs], d) for of, d in zip(columns.values(), digits)),
+        ]
         for method, runs in results.items()
     ]
     return table(["", "n", *columns], rows)

@@ -28,6 +28,7 @@ from sklearn.model_selection import train_test_split
 import bayesprune
 from bayesprune.tabular import SparseBNNRegressor
 from bayesprune.train.folder import write_json
+from paper.image_tables import mean_and_spread
 
 RESULTS = Path(__file__).parent / "results" / "tabular_prediction.json"
 TARGET = {"airfoil": "target", "bikesharing-hour": "cnt", "heteroscedastic": None}
@@ -135,7 +136,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             name,
             method,
             str(len(own)),
-            *(_spread([row.get(key) for row in own], 3) for key in ("rmse", "nll", "coverage")),
+            *(mean_and_spread([row.get(key) for row in own], 3) for key in ("rmse", "nll", "coverage")),
         ]
         quarters = [row["coverage_by_width"] for row in own if "coverage_by_width" in row]
         cells.append(", ".join(f"{value:.2f}" for value in np.mean(quarters, axis=0)) if quarters else "–")
@@ -147,12 +148,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         "\n".join(lines)
         + f"\n\nMean ± standard deviation over splits; errors and likelihoods of the standardised response. {where}."
     )
-
-
-def _spread(values: list[Any], digits: int) -> str:
-    if any(value is None for value in values):
-        return "–"
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=min(1, len(values) - 1)):.{digits}f}"
 
 
 def main(argv: list[str] | None = None) -> None:

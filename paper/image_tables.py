@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from paper.published import DENSE, LABELS, TABLES, Block
@@ -81,18 +81,18 @@ def score_cells(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [*cells, f"{100 * left:.1f} %", str(len(rows))]
 
 
-def mean_and_spread(values: Sequence[float], digits: int) -> str:
-    """Return "mean ± standard deviation"; of a single value, the value.
+def mean_and_spread(values: Iterable[float | None], digits: int) -> str:
+    """Return "mean ± standard deviation" of what is known; of values that do not differ, the value.
 
     Example:
-        >>> mean_and_spread([94.0, 96.0], 1), mean_and_spread([95.0], 1)
-        ('95.0 ± 1.4', '95.0')
+        >>> mean_and_spread([94.0, 96.0], 1), mean_and_spread([95.0], 1), mean_and_spread([None], 1)
+        ('95.0 ± 1.4', '95.0', '–')
     """
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.fmean(known):.{digits}f}"
+    return mean if len(set(known)) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
 
 
 def _sources(table: str) -> list[str]:

@@ -37,7 +37,7 @@ def whitened_sgd(place: str) -> RunConfig:
         data=DataConfig(
             dataset, batch_size=1024, padding=2, padding_mode="reflect", alternate=True, test_views="mirror"
         ),
-        network=replace(network, label_smoothing=0.05),
+        network=replace(network, label_smoothing=0.02),
         sampler=SamplerConfig("sgd", lr=1.5, beta1=0.85, weight_decay=0.00133),
         schedule=ScheduleConfig(
             epochs, warmup_epochs=epochs / 5, samples_per_cycle=8, sample_every=0.25, lr_floor=0.05

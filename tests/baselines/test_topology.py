@@ -16,7 +16,7 @@ from bayesprune.baselines.set import SET
 from bayesprune.baselines.topology import cosine_decay, highest, lowest, random_entries
 from bayesprune.sparsity import sparsity_report
 from bayesprune.train.tree import load_tree, save_tree
-from bayesprune.vision import resnet18, resnet20
+from bayesprune.vision import resnet18, resnet20, whitened94
 
 RESNET18 = [tuple(p.shape) for p in resnet18(num_classes=10).parameters() if p.dim() > 1]
 
@@ -154,6 +154,26 @@ def test_target_random_entries_are_uniform():
     counts = sum(random_entries(among, 3, generator).long() for _ in range(4000))
     assert counts[8:].sum() == 0 and counts.sum() == 12_000
     assert (counts[:8] - 1500).abs().max() <= 4 * math.sqrt(4000 * 3 / 8 * 5 / 8)
+
+
+@pytest.mark.parametrize("distribution", ["erk", "uniform"])
+def test_property_first_masks_keep_an_identity_whole_and_no_output_of_zeros_alone(distribution):
+    torch.manual_seed(0)
+    model = whitened94(
+        num_classes=4, width=8
+    )  # its convolutions begin as identities, zero but for one weight an output
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.dim() == 4}
+    RigL(
+        model, torch.optim.SGD(model.parameters()), target_sparsity=0.9, every=2, end_step=4, distribution=distribution,
+        exclude=("whiten",),
+    )  # fmt: skip
+    for name, weight in before.items():
+        if name == "whiten.weight":
+            continue
+        after = model.get_parameter(name)
+        assert after.flatten(1).any(1).all(), name
+        if "convolutions" in name:  # nothing but the identity
+            assert torch.equal(after, weight), name
 
 
 def test_equation_cosine_decay():

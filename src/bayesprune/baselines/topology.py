@@ -41,10 +41,23 @@ def highest(values: Tensor, among: Tensor, count: int) -> Tensor:
     return lowest(-values, among, count)
 
 
-def random_entries(among: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` of the marked entries, drawn without replacement."""
+def random_entries(among: Tensor, count: int, generator: torch.Generator, later: Tensor | float = 0.0) -> Tensor:
+    """``count`` of the marked entries, drawn without replacement; those with a larger ``later`` only where others do not do."""
     scores = torch.rand(among.shape, generator=generator, device=generator.device)
-    return lowest(scores.to(among.device), among, count)
+    return lowest(scores.to(among.device) + later, among, count)
+
+
+def _later(weight: Tensor) -> Tensor | float:
+    """Of weights that begin at zero in part, as an identity does: 0 for the largest of each output, 1 for the others, 2 for zeros.
+
+    An output whose weights were all zero would be normalised by a variance of nothing.
+    """
+    zero = weight == 0
+    if not zero.any():
+        return 0.0
+    rows = weight.abs().flatten(1) if weight.dim() > 1 else weight.abs().unsqueeze(1)
+    first = torch.zeros_like(rows).scatter_(1, rows.argmax(1, keepdim=True), 1.0).view_as(weight)
+    return torch.where(zero, 2.0, 1.0 - first)
 
 
 def cosine_decay(step: int, end: int, initial: float, final: float = 0.0) -> float:
@@ -55,6 +68,7 @@ def cosine_decay(step: int, end: int, initial: float, final: float = 0.0) -> flo
 class SparseTraining(MaskHolder):
     """What the sparse-training baselines share: a mask a weight tensor, sparse at random from the start.
 
+    Of a layer that begins at zero in part, as an identity does, the first masks hold what is not zero before what is.
     After every optimizer step the masked weights are put back to exactly zero, and, unless a method reads it, their
     optimizer state (momentum, averages). Each method renews the masks every ``every`` steps until ``end_step`` and
     keeps exactly as many weights as before.
@@ -150,7 +164,10 @@ class SparseTraining(MaskHolder):
     def _first_masks(self) -> list[Tensor]:
         """As many weights a layer as the distribution says, at random places."""
         counts = layer_counts([tuple(param.shape) for param in self.params], self.target_sparsity, self.distribution)
-        return [random_entries(mask, count, self.generator) for mask, count in zip(self._keep, counts)]
+        return [
+            random_entries(mask, count, self.generator, _later(param.detach()))
+            for param, mask, count in zip(self.params, self._keep, counts)
+        ]
 
     def _due(self) -> bool:
         """Whether the masks are renewed after ``step_count`` steps."""

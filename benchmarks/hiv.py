@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 
 import bayesprune
 from bayesprune.tabular import SparseBNNRegressor
+from bayesprune.train.folder import commit
 from bayesprune.train.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "hiv.jsonl"
@@ -113,7 +113,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     totals: dict[str, list[int]] = {}
     for drug in arguments.drugs:
         X, y, names = load(arguments.data, drug)
@@ -122,7 +121,7 @@ def main() -> None:
             found = method(X, y, names, arguments.fdr, arguments.seed)
             row = {"drug": drug, "method": method.__name__, "rows": len(y), "columns": X.shape[1], **count(found)}
             row |= {"found": found, "cpu_seconds": round(time.process_time() - start, 1), "fdr": arguments.fdr}
-            row |= {"seed": arguments.seed, "commit": commit, "command": "python -m benchmarks.hiv",
+            row |= {"seed": arguments.seed, "commit": commit(), "command": "python -m benchmarks.hiv",
                     "versions": f"bayesprune {bayesprune.__version__}, torch {torch.__version__}"}  # fmt: skip
             row["hardware"] = platform.machine()
             arguments.results.parent.mkdir(parents=True, exist_ok=True)

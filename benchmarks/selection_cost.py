@@ -146,12 +146,11 @@ def main() -> None:
     import torch
 
     import bayesprune as package
-    from bayesprune.train.folder import write_json
+    from bayesprune.train.folder import commit, write_json
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     about = {
         "command": "python -m benchmarks.selection_cost",
-        "commit": commit,
+        "commit": commit(),
         "versions": f"bayesprune {package.__version__}, torch {torch.__version__}, scikit-learn {sklearn.__version__}",
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, other work beside",
     }

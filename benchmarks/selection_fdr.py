@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 
 import bayesprune
 from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor, fit_many
+from bayesprune.train.folder import commit
 from bayesprune.train.memory import keep_freed_memory
 from benchmarks.selection_designs import cells, draw
 
@@ -171,10 +171,9 @@ def main() -> None:
             for first in range(0, min(total, arguments.repetitions), chunk):
                 last = min(first + chunk, total, arguments.repetitions)
                 jobs.append((first, settings, [arguments.first + r for r in range(first, last)]))
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     about = {
         "command": "python -m benchmarks.selection_fdr",
-        "commit": commit,
+        "commit": commit(),
         "versions": f"bayesprune {bayesprune.__version__}, torch {torch.__version__}, python {platform.python_version()}",
         "hardware": f"{platform.machine()}, {arguments.threads} thread(s)",
     }

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from sklearn.model_selection import train_test_split
 
 import bayesprune
 from bayesprune.tabular import SparseBNNRegressor
-from bayesprune.train.folder import write_json
+from bayesprune.train.folder import commit, write_json
 from paper.image_tables import mean_and_spread
 
 RESULTS = Path(__file__).parent / "results" / "tabular_prediction.json"
@@ -161,13 +160,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help="the estimator's arguments, as JSON")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     about = {
         "command": "python -m benchmarks.tabular_prediction "
         + " ".join(
             "DATA" if word == str(arguments.tables) else word for word in (sys.argv[1:] if argv is None else argv)
         ),
-        "commit": commit,
+        "commit": commit(),
         "versions": {"bayesprune": bayesprune.__version__, "torch": torch.__version__, "sklearn": sklearn.__version__},
         "hardware": f"{platform.machine()}, 1 thread",
     }

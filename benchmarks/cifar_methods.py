@@ -144,8 +144,10 @@ COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
     "single %": (lambda row: 100 * row["accuracy_single"], 2),
     "averaged %": (lambda row: 100 * row["accuracy_mean"], 2),
     "averaged, mirrored %": (lambda row: 100 * row["views"]["accuracy_mean"], 2),
-    "NLL": (lambda row: row["nll"], 3),
-    "ECE": (lambda row: row["ece"], 3),
+    "NLL, single": (lambda row: row["nll_single"], 3),
+    "NLL, averaged": (lambda row: row["nll"], 3),
+    "ECE, single": (lambda row: row["ece_single"], 3),
+    "ECE, averaged": (lambda row: row["ece"], 3),
     "zero: prunable %": (lambda row: 100 * row["sparsity_prunable"], 1),
     "M multiply-adds": (lambda row: row["madds"] / 1e6, 1),
     "MB": (lambda row: row.get("compact_mb"), 2),
@@ -174,10 +176,9 @@ def table(place: str) -> str:
     ensemble = deep_ensemble(place)
     if ensemble is not None:
         count, scores = ensemble
-        cells = [f"{100 * scores['accuracy']:.2f}", "–", f"{scores['nll']:.3f}", f"{scores['ece']:.3f}"]
-        lines.append(
-            f"| deep ensemble of {count} SGD runs | 1 | – | " + " | ".join([*cells, *["–"] * (len(COLUMNS) - 5)]) + " |"
-        )
+        said = {"averaged %": 100 * scores["accuracy"], "NLL, averaged": scores["nll"], "ECE, averaged": scores["ece"]}
+        cells = [mean_and_spread([said.get(name)], digits) for name, (_, digits) in COLUMNS.items()]
+        lines.append(f"| deep ensemble of {count} SGD runs | 1 | " + " | ".join(cells) + " |")
     epochs, environment = rows[0]["epochs"], rows[0]["environment"]
     note = (
         f"Mean ± standard deviation over n seeds; {epochs} epochs each, all 10,000 test images, last epoch. "

@@ -60,12 +60,13 @@ def whitened_cvadam(place: str) -> RunConfig:
 
 
 def _pruned(base: RunConfig, method: str, groups: str, feedback: str = "none") -> RunConfig:
-    """Return a setting with a pruner on the ramp that all of them share; a first setting."""
+    """Return a setting with a pruner on the ramp that all of them share; chosen on held-out images of a small network."""
     pruning = replace(
         base.pruning, target_sparsity=_TARGET, feedback=feedback, groups=groups, every=16, prune_from=0.1,
-        prune_until=0.6, spike_decay=2 * base.sampler.weight_decay, scope="layer" if groups == "channel" else "global",
+        prune_until=0.75, spike_decay=2 * base.sampler.weight_decay, scope="layer" if groups == "channel" else "global",
     )  # fmt: skip
-    return replace(base, sampler=replace(base.sampler, method=method), pruning=pruning)
+    schedule = replace(base.schedule, lr_floor=0.05)
+    return replace(base, sampler=replace(base.sampler, method=method), schedule=schedule, pruning=pruning)
 
 
 def _register(place: str) -> None:
@@ -79,7 +80,7 @@ def _register(place: str) -> None:
             register_recipe(
                 f"{place}-{name}{suffix}",
                 lambda groups=groups, feedback=feedback: _pruned(whitened_cvadam(place), "emmcmc", groups, feedback),  # type: ignore[misc]
-                f"{words}, EM-MCMC {name.upper()} by {groups}s {to} (a first setting).",
+                f"{words}, EM-MCMC {name.upper()} by {groups}s {to}.",
             )
     register_recipe(
         f"{place}-channel-gmp",

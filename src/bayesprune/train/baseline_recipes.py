@@ -57,12 +57,13 @@ def sampling_baseline(base: RunConfig, name: str, rank1_lr: float = 0.1) -> RunC
     return replace(base, sampler=replace(base.sampler, method="ensemble"), schedule=schedule)
 
 
-def add_baselines(place: str, described: str, base: Maker, target: float) -> None:
-    """Add the recipes of the sparse-training baselines at a place."""
+def add_baselines(place: str, described: str, base: Maker, target: float, lr: float | None = None) -> None:
+    """Add the recipes of the sparse-training baselines at a place; `lr` is of those that are sparse from the start."""
     for row in SPARSE:
 
-        def make(method: str = row.name) -> RunConfig:
-            return sparse_baseline(base(), method, target)
+        def make(method: str = row.name, own: float | None = None if row.ramped else lr) -> RunConfig:
+            config = sparse_baseline(base(), method, target)
+            return config if own is None else replace(config, sampler=replace(config.sampler, lr=own))
 
         suffix = "dpf-sgd" if row.name == "dpf" else row.name.replace("_", "-")  # -dpf is EM-MCMC's
         register_recipe(f"{place}-{suffix}", make, f"{described}, {row.text} to {target:.0%} of the prunable weights.")

@@ -87,7 +87,7 @@ def _register(place: str) -> None:
         lambda: _pruned(whitened_sgd(place), "channel_gmp", "channel"),
         f"{words}, gradual L2 channel pruning {to}.",
     )
-    add_baselines(place, words, lambda: whitened_sgd(place), _TARGET)
+    add_baselines(place, words, lambda: whitened_sgd(place), _TARGET, lr=0.5)
     add_ensembles(place, words, lambda: whitened_sgd(place))
 
 

@@ -113,6 +113,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
+    revision = commit()
     totals: dict[str, list[int]] = {}
     for drug in arguments.drugs:
         X, y, names = load(arguments.data, drug)
@@ -121,7 +122,7 @@ def main() -> None:
             found = method(X, y, names, arguments.fdr, arguments.seed)
             row = {"drug": drug, "method": method.__name__, "rows": len(y), "columns": X.shape[1], **count(found)}
             row |= {"found": found, "cpu_seconds": round(time.process_time() - start, 1), "fdr": arguments.fdr}
-            row |= {"seed": arguments.seed, "commit": commit(), "command": "python -m benchmarks.hiv",
+            row |= {"seed": arguments.seed, "commit": revision, "command": "python -m benchmarks.hiv",
                     "versions": f"bayesprune {bayesprune.__version__}, torch {torch.__version__}"}  # fmt: skip
             row["hardware"] = platform.machine()
             arguments.results.parent.mkdir(parents=True, exist_ok=True)

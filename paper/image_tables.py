@@ -82,7 +82,7 @@ def score_cells(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def mean_and_spread(values: Iterable[float | None], digits: int) -> str:
-    """Return "mean ± standard deviation" of what is known; of values that do not differ, the value.
+    """Return "mean ± standard deviation" of what is known; of a single value, the value.
 
     Example:
         >>> mean_and_spread([94.0, 96.0], 1), mean_and_spread([95.0], 1), mean_and_spread([None], 1)
@@ -92,7 +92,7 @@ def mean_and_spread(values: Iterable[float | None], digits: int) -> str:
     if not known:
         return "–"
     mean = f"{statistics.fmean(known):.{digits}f}"
-    return mean if len(set(known)) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
 
 
 def _sources(table: str) -> list[str]:

@@ -110,7 +110,7 @@ def test_property_the_table_has_the_papers_figure_beside_ours_with_n():
         if line.startswith("|")
     }
     dfp = [cell.strip() for cell in lines["EM-MCMC, DFP80 %"].split("|")[1:-1]]
-    assert dfp == ["EM-MCMC, DFP", "80 %", "94.5", "", "94.50 ± 0.71", "95.50 ± 0.71", "0.300", "0.010",
+    assert dfp == ["EM-MCMC, DFP", "80 %", "94.5", "", "94.50 ± 0.71", "95.50 ± 0.71", "0.300 ± 0.000", "0.010 ± 0.000",
                    "80.0 %", "79.0 %", "30.0 %", "2"]  # fmt: skip
     assert lines["SGD (Nesterov) (epochs=2)dense"].endswith("| 1 |")
     assert "gradual magnitude90 %" not in lines and "without a result: cifar10-resnet18-gmp-90" in text

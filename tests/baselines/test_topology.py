@@ -159,9 +159,7 @@ def test_target_random_entries_are_uniform():
 @pytest.mark.parametrize("distribution", ["erk", "uniform"])
 def test_property_first_masks_keep_an_identity_whole_and_no_output_of_zeros_alone(distribution):
     torch.manual_seed(0)
-    model = whitened94(
-        num_classes=4, width=8
-    )  # its convolutions begin as identities, zero but for one weight an output
+    model = whitened94(num_classes=4, width=8)  # convolutions begin as identities: one weight an output is not zero
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.dim() == 4}
     RigL(
         model, torch.optim.SGD(model.parameters()), target_sparsity=0.9, every=2, end_step=4, distribution=distribution,

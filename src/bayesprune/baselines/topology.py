@@ -41,13 +41,13 @@ def highest(values: Tensor, among: Tensor, count: int) -> Tensor:
     return lowest(-values, among, count)
 
 
-def random_entries(among: Tensor, count: int, generator: torch.Generator, later: Tensor | float = 0.0) -> Tensor:
-    """``count`` of the marked entries, drawn without replacement; those with a larger ``later`` only where others do not do."""
+def random_entries(among: Tensor, count: int, generator: torch.Generator, order: Tensor | float = 0.0) -> Tensor:
+    """``count`` of the marked entries, drawn without replacement; those of a smaller ``order`` first."""
     scores = torch.rand(among.shape, generator=generator, device=generator.device)
-    return lowest(scores.to(among.device) + later, among, count)
+    return lowest(scores.to(among.device) + order, among, count)
 
 
-def _later(weight: Tensor) -> Tensor | float:
+def _order(weight: Tensor) -> Tensor | float:
     """Of weights that begin at zero in part, as an identity does: 0 for the largest of each output, 1 for the others, 2 for zeros.
 
     An output whose weights were all zero would be normalised by a variance of nothing.
@@ -165,7 +165,7 @@ class SparseTraining(MaskHolder):
         """As many weights a layer as the distribution says, at random places."""
         counts = layer_counts([tuple(param.shape) for param in self.params], self.target_sparsity, self.distribution)
         return [
-            random_entries(mask, count, self.generator, _later(param.detach()))
+            random_entries(mask, count, self.generator, _order(param.detach()))
             for param, mask, count in zip(self.params, self._keep, counts)
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,22 +91,14 @@ class CycleClock:
 
     def start(self, cycle: int) -> int:
         """Return the first step of a cycle; `start(cycles)` is `total_steps`."""
-        first, later = self.first_steps, self.cycles
-        begin = self.warmup_steps
-        if first is not None and self.cycles > 1 and cycle > 0:
-            begin, later, cycle = begin + first, later - 1, cycle - 1
-        return begin + (self.total_steps - begin) * cycle // later
+        begin, count = self.warmup_steps, self.cycles
+        if self.first_steps is not None and count > 1 and cycle > 0:
+            begin, count, cycle = begin + self.first_steps, count - 1, cycle - 1
+        return begin + (self.total_steps - begin) * cycle // count
 
     def cycle(self, step: int) -> int:
         """Return the number of the cycle that holds `step`, −1 during warm-up."""
-        if step < self.warmup_steps:
-            return -1
-        begin, later, before = self.warmup_steps, self.cycles, 0
-        if self.first_steps is not None and self.cycles > 1:
-            begin, later, before = begin + self.first_steps, later - 1, 1
-            if step < begin:
-                return 0
-        return before + min(later - 1, ((step - begin + 1) * later - 1) // (self.total_steps - begin))
+        return bisect_right(range(self.cycles), step, key=self.start) - 1
 
     def fraction(self, step: int) -> float:
         """Return how far `step` is into its cycle (or the warm-up), in [0, 1)."""

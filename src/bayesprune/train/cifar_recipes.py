@@ -48,14 +48,14 @@ def whitened_sgd(place: str) -> RunConfig:
 
 
 def whitened_cvadam(place: str) -> RunConfig:
-    """Return CV-Adam whose weights move like SGD's, with 8 samples of the last epoch, on labels as they are."""
+    """Return CV-Adam whose weights move like SGD's, with 8 samples of the last two epochs, on labels as they are."""
     base = whitened_sgd(place)
     sampler = SamplerConfig(
         "cvadam", lr=2.0, beta1=0.85, temperature=2e-5, preconditioner="paper", weight_decay=0.00133
     )
     return replace(
         base, sampler=sampler, network=replace(base.network, label_smoothing=0.0),
-        schedule=replace(base.schedule, sample_every=1 / 8, lr_floor=0.1),
+        schedule=replace(base.schedule, lr_floor=0.03),
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def _register(place: str) -> None:
     words, to = PLACES[place][3], f"to {_TARGET:.0%} of the prunable weights"
     register_recipe(f"{place}-sgd", lambda: whitened_sgd(place), f"{words}, Nesterov SGD with 8 late snapshots.")
     register_recipe(
-        f"{place}-cvadam", lambda: whitened_cvadam(place), f"{words}, CV-Adam with 8 samples of its last epoch."
+        f"{place}-cvadam", lambda: whitened_cvadam(place), f"{words}, CV-Adam with 8 samples of its last two epochs."
     )
     for groups, suffix in (("weight", ""), ("channel", "-channel")):
         for name, feedback in (("dfp", "none"), ("dpf", "masked" if groups == "channel" else "dense_copy")):

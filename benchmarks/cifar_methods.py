@@ -1,12 +1,13 @@
-"""The paper's methods on whitened networks: CIFAR at real accuracy, one core a run, all 10,000 test images.
+"""The paper's methods on whitened networks: CIFAR at real accuracy, all 10,000 test images.
 
     python -m benchmarks.cifar_methods --data-dir DATA [--ood-dir DATA100] [--budget-minutes M] [--only PATTERN …] [--seeds 0 1 2]
     python -m benchmarks.cifar_methods --place cifar100-72 --data-dir DATA100 [--ood-dir DATA] --seeds 0 1
+    python -m benchmarks.cifar_methods --device cuda --jobs 15 --data-dir DATA [--ood-dir DATA100] [--out FOLDER]
 
 Runs what is missing, seed 0 of every method first, goes on with what was stopped, and never runs a finished cell again. Of
-every finished run, what it says of the other CIFAR's test images, of noisy and of blurred ones is added from its folder, which is
+every finished run, what it says of the other CIFAR's test images, of noisy and of blurred ones is in its row; its folder is
 then removed, without `--keep`; of SGD's runs the probabilities of the last weights are kept, whose average is the deep ensemble.
-Equal epochs; settings were chosen on 5,000 held-out training images.
+Equal epochs; settings were chosen on 5,000 held-out training images (`python -m benchmarks.cifar_settings`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,6 @@ from bayesprune.common.files import replacing
 from bayesprune.compact_run import compact_run
 from bayesprune.posterior import classification_metrics, ood_metrics, predict
 from bayesprune.train.evaluation import load_trained
-from bayesprune.train.folder import write_json
 from paper.cells import Cell, run_cells, standing
 from paper.image_tables import mean_and_spread
 from paper.published import chosen
@@ -41,6 +42,8 @@ DENSE = ("sgd", "cvadam", "swag", "csghmc")
 SPARSE = ("dfp", "dpf", "rigl", "gmp", "dpf-sgd", "sparse-momentum", "dsr")
 CHANNELS = ("dfp-channel", "dpf-channel", "channel-gmp")
 NOISE, BLUR = 0.04, 1.0  # standard deviations: of the noise as a share of white, of the blur in pixels
+JOBS = 15
+SAID = "probabilities.npz"  # of a run's last weights
 
 
 def names(place: str) -> list[str]:
@@ -69,17 +72,23 @@ def blurred(images: Tensor) -> Tensor:
     return found.view(images.shape).round().clamp(0, 255).to(torch.uint8)
 
 
-def shifts(run: Path, data_dir: str, ood_dir: str | None) -> dict[str, Any]:
+def measured(run: Path, data_dir: str, ood_dir: str | None, device: str) -> dict[str, Any]:
+    """Return what a row holds beside the run's own result."""
+    return shifts(run, data_dir, ood_dir, device) | deployed(run, data_dir)
+
+
+def shifts(run: Path, data_dir: str, ood_dir: str | None, device: str) -> dict[str, Any]:
     """Return what a run's average says of images from elsewhere, and its accuracy on noisy and blurred ones."""
     model, samples, data, config = load_trained(run, data_dir)
     assert isinstance(data, vision.ArrayDataset)
     members = samples if len(samples) else None
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def said(images: Tensor, labels: Tensor, members: Any = members) -> Any:
         batches = vision.BatchLoader(
-            images, labels, batch_size=256, mean=data.mean, std=data.std, scale=data.scale, channels_last=True
-        )
+            images, labels, batch_size=256, mean=data.mean, std=data.std, scale=data.scale, channels_last=True,
+            device=device,
+        )  # fmt: skip
         return predict(model, members, batches)
 
     images, labels = data.split("test")
@@ -87,14 +96,15 @@ def shifts(run: Path, data_dir: str, ood_dir: str | None) -> dict[str, Any]:
     health = json.loads((run / "result.json").read_text(encoding="utf-8")).get("health") or {}
     found["measured_temperature"] = health.get("sample_temperature")
     mixed = config.runtime.precision == "bf16-mixed"
-    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+    with torch.autocast(device, torch.bfloat16, enabled=mixed):
         plain = said(images, labels)
         for name, change in (("noisy", noisy), ("blurred", blurred)):
             prediction = said(change(images), labels)
             scores = classification_metrics(prediction.probabilities, labels)
             found |= {f"{name}_{key}": scores[key] for key in ("accuracy", "nll", "ece")}
         if config.sampler.method == "sgd":
-            _keep_probabilities(str(config.recipe), config.seed, said(images, labels, None).probabilities, labels)
+            alone = said(images, labels, None).probabilities.numpy().astype(np.float16)
+            np.savez_compressed(run / SAID, labels=labels.numpy().astype(np.uint8), **{f"seed{config.seed}": alone})
         if ood_dir is not None:
             other_set = "cifar100" if config.data.dataset == "cifar10" else "cifar10"
             other = said(*vision.load_cifar(other_set, Path(ood_dir)).split("test"))
@@ -112,7 +122,7 @@ def deployed(run: Path, data_dir: str) -> dict[str, float]:
     for batch in (1, 64):
         images, seconds = torch.randn(batch, 3, 32, 32), []
         with torch.no_grad():
-            for _ in range(25):
+            for _ in range(15):
                 start = time.process_time()
                 model(images)
                 seconds.append(time.process_time() - start)
@@ -120,18 +130,28 @@ def deployed(run: Path, data_dir: str) -> dict[str, float]:
     return found
 
 
-def _keep_probabilities(recipe: str, seed: int, probabilities: Tensor, labels: Tensor) -> None:
-    """Add a run's test probabilities to the file of its recipe."""
-    path = RESULTS / f"{recipe.replace('-', '_')}_probabilities.npz"
+def ledger(place: str, device: str, folder: Path = RESULTS) -> Path:
+    """Return the file of a place's rows."""
+    return folder / f"{place.replace('-', '_')}{'' if device == 'cpu' else '_gpu'}.jsonl"
+
+
+def ensemble_file(rows: Path) -> Path:
+    """Return the file of what SGD's networks say, beside their rows."""
+    return rows.with_name(f"{rows.stem}_sgd_probabilities.npz")
+
+
+def _keep_probabilities(run: Path, rows: Path) -> None:
+    """Add a run's test probabilities to the file beside its rows."""
+    path = ensemble_file(rows)
     known = dict(np.load(path)) if path.exists() else {}
-    known |= {"labels": labels.numpy().astype(np.uint8), f"seed{seed}": probabilities.numpy().astype(np.float16)}
+    known |= dict(np.load(run / SAID))
     with replacing(path) as fresh, fresh.open("wb") as file:
         np.savez_compressed(file, **known)
 
 
-def deep_ensemble(place: str) -> tuple[int, dict[str, float]] | None:
+def deep_ensemble(rows: Path) -> tuple[int, dict[str, float]] | None:
     """Return how many of SGD's runs there are and what their average scores, None of fewer than two."""
-    path = RESULTS / f"{place}-sgd_probabilities.npz".replace("-", "_")
+    path = ensemble_file(rows)
     known = dict(np.load(path)) if path.exists() else {}
     members = [torch.from_numpy(known[name]).float() for name in sorted(known) if name.startswith("seed")]
     if len(members) < 2:
@@ -157,33 +177,31 @@ COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
     "noisy %": (lambda row: 100 * row["noisy_accuracy"] if row["noise"] == NOISE else None, 1),
     "blurred %": (lambda row: 100 * row["blurred_accuracy"], 1),
     "T measured": (lambda row: row.get("measured_temperature"), 3),
-    "minutes": (lambda row: row["seconds"] / 60, 0),
+    "training s": (lambda row: row["seconds"], 0),
 }
 
 
-def table(place: str) -> str:
+def table(place: str, device: str = "cpu") -> str:
     """Return the finished cells of a place, a line a recipe: means, with the standard deviation of several."""
-    stem = place.replace("-", "_")
-    shift = json.loads((RESULTS / f"{stem}_shift.json").read_text(encoding="utf-8"))
-    rows = [
-        row for row in standing(RESULTS / f"{stem}.jsonl")["rows"] if row["status"] == "done" and row["name"] in shift
-    ]
+    path = ledger(place, device)
+    rows = [row for row in standing(path)["rows"] if row["status"] == "done" and not row["changes"]]
     lines = ["| | n | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name in dict.fromkeys(row["recipe"] for row in rows):
-        own = [row | shift[row["name"]] for row in rows if row["recipe"] == name]
+    for name in [name for name in names(place) if any(row["recipe"] == name for row in rows)]:
+        own = [row for row in rows if row["recipe"] == name]
         cells = [mean_and_spread([of(row) for row in own], digits) for of, digits in COLUMNS.values()]
         lines.append(f"| {name.removeprefix(place + '-')} | {len(own)} | " + " | ".join(cells) + " |")
-    ensemble = deep_ensemble(place)
+    ensemble = deep_ensemble(path)
     if ensemble is not None:
         count, scores = ensemble
         said = {"averaged %": 100 * scores["accuracy"], "NLL, averaged": scores["nll"], "ECE, averaged": scores["ece"]}
         cells = [mean_and_spread([said.get(name)], digits) for name, (_, digits) in COLUMNS.items()]
         lines.append(f"| deep ensemble of {count} SGD runs | 1 | " + " | ".join(cells) + " |")
     epochs, environment = rows[0]["epochs"], rows[0]["environment"]
+    where = "one thread a run" if device == "cpu" else f"trained on one {environment['device']}, {JOBS} runs at once"
     note = (
         f"Mean ± standard deviation over n seeds; {epochs} epochs each, all 10,000 test images, last epoch. "
         f"Averaged: over the samples, SGD's over its late snapshots. MB and ms: one network, what is pruned removed, float32, "
-        f"processor time of one thread. {environment['cpu']}, one thread a run, torch {environment['torch']}."
+        f"processor time of one thread. {environment['cpu']}, {where}, torch {environment['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"
 
@@ -200,27 +218,32 @@ def main() -> None:
     parser.add_argument("--place", choices=("cifar10-94", "cifar100-72"), default="cifar10-94")
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--ood-dir", help="folder of the other CIFAR; without it no strange images are shown")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help=f"runs at once; the GPU's rows are of {JOBS}")
     parser.add_argument("--budget-minutes", type=float)
     parser.add_argument("--only", nargs="+", default=[], help="recipes or patterns, as '*-90'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", default="runs/cifar_methods")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the rows")
     parser.add_argument("--keep", action="store_true", help="leave the run folders, of which figures can be drawn")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="try it small; such cells stand apart"
     )
     arguments = parser.parse_args()
-    results = RESULTS / f"{arguments.place.replace('-', '_')}.jsonl"
-    shift = results.with_name(f"{results.stem}_shift.json")
-    for cell in left(arguments.place, arguments.only, arguments.seeds, (*arguments.set, "threads=1", "device=cpu")):
-        result = run_cells(
-            [cell], results, runs=arguments.runs, data_dir=arguments.data_dir, budget_minutes=arguments.budget_minutes
-        )
-        row = next((each for each in result["rows"] if each["name"] == cell.name), None)
+    rows = ledger(arguments.place, arguments.device, arguments.out)
+    settings = (*arguments.set, "threads=1", f"device={arguments.device}")
+    cells = list(left(arguments.place, arguments.only, arguments.seeds, settings))
+    measure = partial(measured, data_dir=arguments.data_dir, ood_dir=arguments.ood_dir, device=arguments.device)
+    result = run_cells(
+        cells, rows, runs=arguments.runs, data_dir=arguments.data_dir, budget_minutes=arguments.budget_minutes,
+        jobs=arguments.jobs, measure=measure,
+    )  # fmt: skip
+    done = {row["name"] for row in result["rows"] if row["status"] == "done"}
+    for cell in cells:
         run = Path(arguments.runs) / cell.name
-        known = json.loads(shift.read_text(encoding="utf-8")) if shift.exists() else {}
-        if row is not None and row["status"] == "done" and cell.name not in known and run.exists():
-            known[cell.name] = shifts(run, arguments.data_dir, arguments.ood_dir) | deployed(run, arguments.data_dir)
-            write_json(shift, known)
+        if cell.name in done and run.exists():
+            if (run / SAID).exists() and not cell.changes:
+                _keep_probabilities(run, rows)
             if not arguments.keep:
                 shutil.rmtree(run)
 

@@ -75,6 +75,7 @@ def run_cells(
     retry: bool = False,
     discard: bool = False,
     need_runs: bool = False,
+    measure: Callable[[Path], dict[str, Any]] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Run what is missing of some cells, in their order; every finished one is a line of a ledger.
@@ -92,6 +93,8 @@ def run_cells(
         retry: run failed cells again, from their beginning.
         discard: remove the run folder of a cell once its row is written.
         need_runs: run a cell whose run folder does not hold a finished run, even if its row is there.
+        measure: what else a row holds, a function of the run folder of a finished cell, called where the cell ran; with
+            several jobs importable by name.
         quiet: print nothing.
 
     Returns:
@@ -137,9 +140,12 @@ def run_cells(
             print(f"[{(time.time() - begin) / 60:6.1f} min] {cell.name}: {_said(row)}", flush=True)
 
     arguments: list[dict[str, Any]] = [
-        {"cell": cell, "runs": str(runs), "data_dir": None if data_dir is None else str(data_dir), "until": until}
+        {
+            "cell": cell, "runs": str(runs), "data_dir": None if data_dir is None else str(data_dir), "until": until,
+            "measure": measure,
+        }
         for cell in todo
-    ]
+    ]  # fmt: skip
     started = 0
     if jobs == 1:
         for argument in arguments:
@@ -172,7 +178,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     """Run one cell to its end, or until its time is up.
 
     Args:
-        job: "cell", "runs", "data_dir", "until" (a time, or None) and "quiet".
+        job: "cell", "runs", "data_dir", "until" (a time, or None), "measure" and "quiet".
 
     Returns:
         Its row; "status" is done, failed, stopped, or busy where another process runs it.
@@ -192,6 +198,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     try:
         config = recipe(cell.recipe, [*cell.settings, f"seed={cell.seed}"])
         result = train(config, folder, data_dir=job["data_dir"], resume=True, quiet=job.get("quiet", True), stop=late)
+        more = {} if job.get("measure") is None else job["measure"](folder)
     except Interrupted as stopped:
         reason = str(stopped).partition(";")[0]
         if not late():
@@ -207,7 +214,8 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     last = [each for each in history if each.get("accuracy") is not None]
     kept = {key: result[key] for key in KEPT if key in result}
     curves = {key: [each.get(key) for each in last] for key in _CURVES}
-    return row | kept | {"recipe": cell.recipe, "status": "done", "members": result.get("members"), "curves": curves}
+    done = {"recipe": cell.recipe, "status": "done", "members": result.get("members"), "curves": curves}
+    return row | kept | more | done
 
 
 def _unfinished(cells: Sequence[Cell], runs: Path, ledger: Ledger) -> dict[str, str]:

@@ -137,7 +137,7 @@ def _kernel() -> Any:
     tl = triton.language
 
     @triton.jit
-    def _mixed(counter: Any, k0: Any, k1: Any, k2: Any) -> Any:
+    def _mixed(counter: tl.tensor, k0: tl.tensor, k1: tl.tensor, k2: tl.tensor) -> tl.tensor:
         x = counter * 0xED5AD4BB + k0
         x ^= x >> 17
         x = x * 0xAC4C1B51 + k1
@@ -145,7 +145,7 @@ def _kernel() -> Any:
         return x * 0x31848BAB + k2
 
     @triton.jit
-    def _normal(position: Any, keys: Any) -> Any:
+    def _normal(position: tl.tensor, keys: tl.tensor) -> tl.tensor:
         """Return the numbers `position` of a stream; `keys` points to its four words."""
         k0, k1 = tl.load(keys).to(tl.uint32), tl.load(keys + 1).to(tl.uint32)
         k2, k3 = tl.load(keys + 2).to(tl.uint32), tl.load(keys + 3).to(tl.uint32)
@@ -174,7 +174,7 @@ def _kernel() -> Any:
         return radius - 2.0 * radius * s * s
 
     @triton.jit
-    def _rounded(value: Any, random: Any) -> Any:
+    def _rounded(value: tl.tensor, random: tl.tensor) -> tl.tensor:
         """Round to bfloat16: up with the probability of the distance, `random` uniform in [0, 2^16)."""
         bits = (value.to(tl.uint32, bitcast=True) + random) & 0xFFFF0000
         finite = tl.abs(value) < float("inf")
@@ -182,7 +182,7 @@ def _kernel() -> Any:
 
     @triton.jit
     def kernel(
-        table: Any, blocks: Any, flags: Any, kind: tl.constexpr, adapt: tl.constexpr, recall: tl.constexpr, noisy: tl.constexpr,
+        table: tl.tensor, blocks: tl.tensor, flags: tl.tensor, kind: tl.constexpr, adapt: tl.constexpr, recall: tl.constexpr, noisy: tl.constexpr,
         exact: tl.constexpr, blend: tl.constexpr, layout: tl.constexpr, narrow_momentum: tl.constexpr,
         narrow_scale: tl.constexpr, aligned: tl.constexpr, guard: tl.constexpr, columns: tl.constexpr,
         block: tl.constexpr,

@@ -20,7 +20,7 @@ PLACES = {
     "cifar10-94": ("cifar10", NetworkConfig("whitened94"), 14, "Whitened network for 94 % of CIFAR-10"),
     "cifar10-95": ("cifar10", NetworkConfig("whitened95"), 18, "Whitened network for 95 % of CIFAR-10"),
     "cifar10-96": ("cifar10", NetworkConfig("whitened96"), 40, "Whitened network for 96 % of CIFAR-10"),
-    "cifar100-72": ("cifar100", NetworkConfig("whitened94", width=96), 16, "Whitened network for 72 % of CIFAR-100"),
+    "cifar100-72": ("cifar100", NetworkConfig("whitened94"), 16, "Whitened network for 72 % of CIFAR-100"),
 }
 """Data set, network, epochs and words of each place; the places of CIFAR-10 are named by the accuracy their networks were made for."""
 _TARGET = 0.9
@@ -55,7 +55,7 @@ def whitened_cvadam(place: str) -> RunConfig:
     )
     return replace(
         base, sampler=sampler, network=replace(base.network, label_smoothing=0.0),
-        schedule=replace(base.schedule, lr_floor=0.03),
+        schedule=replace(base.schedule, lr_floor=0.1),
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def _register(place: str) -> None:
         f"{place}-cvadam", lambda: whitened_cvadam(place), f"{words}, CV-Adam with 8 samples of its last two epochs."
     )
     for groups, suffix in (("weight", ""), ("channel", "-channel")):
-        for name, feedback in (("dfp", "none"), ("dpf", "masked" if groups == "channel" else "dense_copy")):
+        for name, feedback in (("dfp", "none"), ("dpf", "masked")):
             register_recipe(
                 f"{place}-{name}{suffix}",
                 lambda groups=groups, feedback=feedback: _pruned(whitened_cvadam(place), "emmcmc", groups, feedback),  # type: ignore[misc]

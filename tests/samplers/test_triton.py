@@ -73,13 +73,42 @@ def check_settings() -> None:
         assert_steps_close(stepped(items, triton.sampler_step), plain(items), rtol=2e-5, atol=4e-6)
 
 
-def test_parity_the_kernel_is_the_plain_loop():
-    checks = ["check_parity", "check_bfloat16", "check_no_number", "check_guard", "check_settings"]
+def apart(checks: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call functions of this file in a process of their own."""
     code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom samplers import test_triton\n" + "\n".join(
         f"test_triton.{check}()" for check in checks
     )
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
+    held = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+    return subprocess.run([sys.executable, "-c", code], env=held, capture_output=True, text=True, timeout=600)
+
+
+def test_parity_the_kernel_is_the_plain_loop():
+    checks = ["check_parity", "check_bfloat16", "check_no_number", "check_guard", "check_settings"]
+    done = apart(checks, TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def compile_for_a_gpu() -> None:
+    """Compile the kernel as `_launch` asks for it, for a GPU that need not be there."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    kernel, compiled = triton._kernel(), []
+    names = [parameter.name for parameter in kernel.params]
+    types = {"table": "*i64", "blocks": "*i32", "flags": "*i32"}
+    for kind, state, adapt in itertools.product(
+        ("paper", "rms", "none"), (torch.float32, torch.bfloat16), (False, True)
+    ):
+        item = tensor_step(8, kind, state=state, adapt=adapt, guard=True)
+        values = dict(zip(names[len(types) :], (*triton._signature(item), triton._COLUMNS, triton.BLOCK)))
+        constants = {(names.index(name),): value for name, value in values.items()}
+        signature = {name: types.get(name, "constexpr") for name in names}
+        compiled.append(compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32)))
+    assert all(len(each.asm["cubin"]) > 1000 for each in compiled)
+
+
+def test_property_the_kernel_compiles_for_a_gpu():
+    done = apart(["compile_for_a_gpu"], TRITON_INTERPRET="0")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -3,6 +3,7 @@
     python -m benchmarks.cifar_methods --data-dir DATA [--ood-dir DATA100] [--budget-minutes M] [--only PATTERN …] [--seeds 0 1 2]
     python -m benchmarks.cifar_methods --place cifar100-72 --data-dir DATA100 [--ood-dir DATA] --seeds 0 1
     python -m benchmarks.cifar_methods --device cuda --jobs 15 --data-dir DATA [--ood-dir DATA100] [--out FOLDER]
+    python -m benchmarks.cifar_methods --times        # of the networks of each size, on a core that does nothing else
 
 Runs what is missing, seed 0 of every method first, goes on with what was stopped, and never runs a finished cell again. Of
 every finished run, what it says of the other CIFAR's test images, of noisy and of blurred ones is in its row; its folder is
@@ -19,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,16 +30,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesprune import load, vision
+from bayesprune import vision
 from bayesprune.common.files import replacing
 from bayesprune.compact_run import compact_run
+from bayesprune.compaction import compact
 from bayesprune.posterior import classification_metrics, ood_metrics, predict
+from bayesprune.train import RunConfig, recipe
+from bayesprune.train.build import build_optimizer, build_pruner
 from bayesprune.train.evaluation import load_trained
+from bayesprune.train.folder import environment, write_json
 from paper.cells import Cell, run_cells, standing
 from paper.image_tables import mean_and_spread
 from paper.published import chosen
 
 RESULTS = Path(__file__).parent / "results"
+TIMES = RESULTS / "cifar_times.json"
 DENSE = ("sgd", "cvadam", "swag", "csghmc")
 SPARSE = ("dfp", "dpf", "rigl", "gmp", "dpf-sgd", "sparse-momentum", "dsr")
 CHANNELS = ("dfp-channel", "dpf-channel", "channel-gmp")
@@ -113,26 +120,63 @@ def shifts(run: Path, data_dir: str, ood_dir: str | None, device: str) -> dict[s
 
 
 def deployed(run: Path, data_dir: str) -> dict[str, float]:
-    """Return the megabytes of a run's last weights when what is pruned is removed, and their milliseconds at batch 1 and 64."""
+    """Return the megabytes of a run's last weights when what is pruned is removed."""
     with tempfile.TemporaryDirectory() as folder:
         compact_run(run, Path(folder) / "compact", members="none", data_dir=data_dir)
         size = sum(path.stat().st_size for path in (Path(folder) / "compact").rglob("*") if path.is_file())
-        model = load(Path(folder) / "compact")
-    found = {"compact_mb": size / 2**20}
+    return {"compact_mb": size / 2**20}
+
+
+def share(config: RunConfig) -> float:
+    """Return the share of a recipe's prunable weights that is removed in the end: of channels all, of single weights none."""
+    return config.pruning.target_sparsity if "channel" in str(config.recipe) else 0.0
+
+
+def size_of(config: RunConfig) -> str:
+    """Return what decides how large a recipe's network is in the end."""
+    return f"{config.network.network}, width {config.network.width or 'its own'}, {share(config):.0%} removed"
+
+
+def timed(config: RunConfig) -> dict[str, float]:
+    """Return the milliseconds of one network of a recipe's size at batch 1 and 64, and its megabytes of weights."""
+    width = {} if config.network.width is None else {"width": config.network.width}
+    model = vision.build(config.network.network, num_classes=10, **width).eval()
+    if share(config):
+        changed = replace(config, pruning=replace(config.pruning, every=1, prune_from=0.0, prune_until=0.5))
+        optimizer = build_optimizer(changed, model, 50_000)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        pruner = build_pruner(changed, model, optimizer, 20, torch.zeros(1, 3, 32, 32))
+        for _ in range(20):
+            optimizer.zero_grad()
+            model(torch.randn(8, 3, 32, 32)).logsumexp(1).mean().backward()
+            optimizer.step()
+        pruner.finish_()
+        model = compact(model, example_input=torch.zeros(1, 3, 32, 32)).model.eval()
+    found = {"mb": sum(p.numel() * p.element_size() for p in model.state_dict().values()) / 2**20}
     for batch in (1, 64):
-        images, seconds = torch.randn(batch, 3, 32, 32), []
+        inputs, seconds = torch.randn(batch, 3, 32, 32), []
         with torch.no_grad():
-            for _ in range(15):
+            for _ in range(60):
                 start = time.process_time()
-                model(images)
+                model(inputs)
                 seconds.append(time.process_time() - start)
         found[f"ms_{batch}"] = 1000 * statistics.median(seconds)
     return found
 
 
-def ledger(place: str, device: str, folder: Path = RESULTS) -> Path:
+def write_times() -> None:
+    """Time the networks of every size in turn and write them."""
+    torch.set_num_threads(1)
+    configs = {size_of(config): config for config in map(recipe, names("cifar10-94"))}
+    sizes = {size: timed(config) for size, config in configs.items()}
+    print(json.dumps(sizes, indent=1))
+    write_json(TIMES, {"sizes": sizes, "environment": environment("cpu")})
+
+
+def ledger(place: str, device: str, folder: Path | None = None) -> Path:
     """Return the file of a place's rows."""
-    return folder / f"{place.replace('-', '_')}{'' if device == 'cpu' else '_gpu'}.jsonl"
+    return (folder or RESULTS) / f"{place.replace('-', '_')}{'' if device == 'cpu' else '_gpu'}.jsonl"
 
 
 def ensemble_file(rows: Path) -> Path:
@@ -160,6 +204,12 @@ def deep_ensemble(rows: Path) -> tuple[int, dict[str, float]] | None:
     return len(members), classification_metrics(mean, torch.from_numpy(known["labels"]).long())
 
 
+def time_of(row: dict[str, Any], batch: int) -> float | None:
+    """Return the milliseconds of a network of a row's size, None where its size was not timed."""
+    sizes = json.loads(TIMES.read_text(encoding="utf-8"))["sizes"] if TIMES.exists() else {}
+    return sizes.get(size_of(recipe(row["recipe"], row["changes"])), {}).get(f"ms_{batch}")
+
+
 COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
     "single %": (lambda row: 100 * row["accuracy_single"], 2),
     "averaged %": (lambda row: 100 * row["accuracy_mean"], 2),
@@ -171,8 +221,8 @@ COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
     "zero: prunable %": (lambda row: 100 * row["sparsity_prunable"], 1),
     "M multiply-adds": (lambda row: row["madds"] / 1e6, 1),
     "MB": (lambda row: row.get("compact_mb"), 2),
-    "ms, batch 1": (lambda row: row.get("ms_1"), 1),
-    "ms, batch 64": (lambda row: row.get("ms_64"), 0),
+    "ms, batch 1": (lambda row: time_of(row, 1), 1),
+    "ms, batch 64": (lambda row: time_of(row, 64), 0),
     "AUROC, other CIFAR": (lambda row: row.get("ood_auroc"), 3),
     "noisy %": (lambda row: 100 * row["noisy_accuracy"] if row["noise"] == NOISE else None, 1),
     "blurred %": (lambda row: 100 * row["blurred_accuracy"], 1),
@@ -200,8 +250,8 @@ def table(place: str, device: str = "cpu") -> str:
     where = "one thread a run" if device == "cpu" else f"trained on one {environment['device']}, {JOBS} runs at once"
     note = (
         f"Mean ± standard deviation over n seeds; {epochs} epochs each, all 10,000 test images, last epoch. "
-        f"Averaged: over the samples, SGD's over its late snapshots. MB and ms: one network, what is pruned removed, float32, "
-        f"processor time of one thread. {environment['cpu']}, {where}, torch {environment['torch']}."
+        f"Averaged: over the samples, SGD's over its late snapshots. MB and ms: one network, what is pruned removed, float32; ms: "
+        f"processor time of one thread of a network of that size. {environment['cpu']}, {where}, torch {environment['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"
 
@@ -216,7 +266,7 @@ def left(place: str, only: list[str], seeds: list[int], settings: tuple[str, ...
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--place", choices=("cifar10-94", "cifar100-72"), default="cifar10-94")
-    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--data-dir")
     parser.add_argument("--ood-dir", help="folder of the other CIFAR; without it no strange images are shown")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help=f"runs at once; the GPU's rows are of {JOBS}")
@@ -229,7 +279,13 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="try it small; such cells stand apart"
     )
+    parser.add_argument("--times", action="store_true", help="time networks of each size, train nothing")
     arguments = parser.parse_args()
+    if arguments.times:
+        write_times()
+        return
+    if arguments.data_dir is None:
+        parser.error("--data-dir is needed: the folder of the images")
     rows = ledger(arguments.place, arguments.device, arguments.out)
     settings = (*arguments.set, "threads=1", f"device={arguments.device}")
     cells = list(left(arguments.place, arguments.only, arguments.seeds, settings))

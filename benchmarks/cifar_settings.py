@@ -26,10 +26,12 @@ RESULTS = Path(__file__).parent / "results" / "cifar_settings.jsonl"
 HELD_OUT = ("validation_size=5000", "test_views=none", "threads=1")
 TRIED: dict[str, tuple[str, ...]] = {
     "cifar10-94-cvadam": (
-        "", "lr=3", "lr=1.5", "temperature=2e-4", "temperature=2e-3", "temperature=1e-2", "lr_floor=0.1",
-        "lr_floor=0.1 sample_every=0.5", "lr_floor=0.05 samples_per_cycle=16 sample_every=0.125",
-        "lr_floor=0.1 samples_per_cycle=16", "weight_decay=0.0008", "weight_decay=0.0025", "label_smoothing=0.02",
-        "label_smoothing=0.05", "batch_size=512", "preconditioner=rms lr=0.003", "preconditioner=none",
+        "", "sample_every=0.5", "samples_per_cycle=16", "lr_floor=0.05 samples_per_cycle=16 sample_every=0.125",
+        *(f"lr_floor=0.03 {change}" for change in (
+            "", "lr=3", "lr=1.5", "temperature=2e-4", "temperature=2e-3", "temperature=1e-2", "weight_decay=0.0008",
+            "weight_decay=0.0025", "label_smoothing=0.02", "label_smoothing=0.05", "batch_size=512",
+            "preconditioner=rms lr=0.003", "preconditioner=none",
+        )),
     ),
     "cifar10-94-dfp-90": (
         "", "lr=3", "lr_floor=0.1", "lr_floor=0.03", "prune_until=0.6", "sample_every=0.125", "spike_decay=0.00133",
@@ -37,7 +39,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     ),
     "cifar10-94-dfp-channel-70": ("", "scope=global", "prune_until=0.6", "lr=3", "lr_floor=0.1"),
     "cifar10-94-channel-gmp-70": ("", "scope=global", "prune_until=0.6", "lr=1"),
-    "cifar10-94-dpf-90": ("", "feedback=masked", "feedback=masked lr_floor=0.03", "lr_floor=0.02"),
+    "cifar10-94-dpf-90": ("", "lr_floor=0.03", "feedback=dense_copy", "feedback=dense_copy lr_floor=0.02"),
     "cifar10-94-gmp-90": ("", "lr=2", "prune_until=0.6", "lr_floor=0.03"),
     "cifar10-94-sgd": ("", "lr_floor=0.1", "label_smoothing=0.1", "lr=2", "batch_size=512", "sample_every=0.5"),
     "cifar10-94-rigl-90": ("", "lr=1", "every=50"),
@@ -47,8 +49,8 @@ TRIED: dict[str, tuple[str, ...]] = {
     "cifar10-94-sparse-momentum-90": ("", "lr=1"),
     "cifar10-94-dsr-90": ("", "lr=1"),
     "cifar10-94-dpf-sgd-90": ("", "lr=0.5"),
-    "cifar100-72-sgd": ("", "width=64", "label_smoothing=0.1", "lr=1"),
-    "cifar100-72-cvadam": ("", "width=64", "lr=1.5"),
+    "cifar100-72-sgd": ("", "width=96", "label_smoothing=0.1", "lr=1"),
+    "cifar100-72-cvadam": ("", "width=96", "lr=1.5"),
 }  # fmt: skip
 
 

@@ -145,12 +145,6 @@ def table4() -> str:
     return table4_markdown(read_table4(RESULTS / "table4.jsonl"))
 
 
-def cpu_twins() -> str:
-    from benchmarks import cpu_twins as benchmark
-
-    return benchmark.table(ledger("cpu_twins"))
-
-
 def paper_table(name: str) -> str:
     from paper.image_tables import paper_table_markdown
 
@@ -218,9 +212,9 @@ def lines(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def own(name: str, result: Any) -> str:
+def own(name: str, *what: Any) -> str:
     """Return the table that a benchmark's own `table` writes."""
-    return importlib.import_module(f"benchmarks.{name}").table(result)
+    return importlib.import_module(f"benchmarks.{name}").table(*what)
 
 
 def written(name: str) -> str:
@@ -239,7 +233,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar10_resnet20": cifar10_resnet20,
     "optimizer_step": optimizer_step,
     "stationary_law": stationary_law,
-    "cpu_twins": cpu_twins,
     "table1": lambda: paper_table("table1"),
     "table2": lambda: paper_table("table2"),
     "table3": lambda: paper_table("table3"),
@@ -251,7 +244,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "selection_cost": lambda: own("selection_cost", load("selection_cost")),
     "hiv": lambda: own("hiv", lines("hiv")),
     "cifar10_94": lambda: own("cifar_methods", "cifar10-94"),
+    "cifar10_94_gpu": lambda: own("cifar_methods", "cifar10-94", "cuda"),
     "cifar100_72": lambda: own("cifar_methods", "cifar100-72"),
+    "cifar_settings": lambda: own("cifar_settings", ledger("cifar_settings")["rows"]),
     "compact_resnet18": compact_resnet18,
     "sparse_ensemble": sparse_ensemble,
     "compare_torch_pruning": compare_torch_pruning,

@@ -45,8 +45,8 @@ class Cell:
         settings: "key=value" overrides.
 
     Example:
-        >>> Cell("twin-sgd", 1, ("epochs=2", "threads=1")).name
-        'twin-sgd.epochs=2.seed1'
+        >>> Cell("digits-sgd", 1, ("epochs=2", "threads=1")).name
+        'digits-sgd.epochs=2.seed1'
     """
 
     recipe: str

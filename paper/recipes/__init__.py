@@ -1,3 +1,3 @@
-"""The recipes of the paper's tables and of their twins for CPUs; importing them adds them to `bayesprune.train`'s."""
+"""The recipes of the paper's tables; importing them adds them to `bayesprune.train`'s."""
 
-from paper.recipes import images, twins  # noqa: F401 - they register
+from paper.recipes import images  # noqa: F401 - it registers

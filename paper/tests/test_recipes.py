@@ -15,7 +15,7 @@ from paper.commands import main
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("cifar10-resnet18", "cifar10-wrn28-10", "cifar100-resnet34", "cifar100-wrn28-10", "imagenet-resnet50")
-OURS = sorted(name for name in names() if name.startswith((*PLACES, "twin-")))
+OURS = sorted(name for name in names() if name.startswith(PLACES))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -66,7 +66,7 @@ def test_property_the_command_lists_and_trains_beside_the_librarys_own(tmp_path,
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
     assert all(
-        name in listed for name in ("digits-emmcmc", "cifar10-resnet18-dfp", "cifar100-wrn28-10-dpf", "twin-sgd")
+        name in listed for name in ("digits-emmcmc", "cifar10-resnet18-dfp", "cifar100-wrn28-10-dpf", "cifar10-94-sgd")
     )
     assert main(["train", "cifar10-resnet18-sdg", "--out", str(tmp_path / "run")]) == 1
     assert "did you mean 'cifar10-resnet18-sgd'" in capsys.readouterr().err

@@ -256,6 +256,26 @@ def table(place: str, device: str = "cpu") -> str:
     return "\n".join(lines) + f"\n\n{note}"
 
 
+def short_table() -> str:
+    """Return averaged accuracy, NLL and ECE of the methods that matter most, on the GPU's rows."""
+    words = {
+        "sgd": "SGD, dense", "cvadam": "CV-Adam, dense", "dfp-90": "CV-Adam + EM-MCMC (DFP), 90 % of the weights zero",
+        "gmp-90": "gradual magnitude pruning, 90 %", "rigl-90": "RigL, 90 %",
+        "dfp-channel-50": "CV-Adam + EM-MCMC (DFP), half of the multiply-adds", "channel-gmp-50": "gradual L2 channel pruning, half",
+    }  # fmt: skip
+    shown = {name: COLUMNS[name] for name in ("averaged %", "NLL, averaged", "ECE, averaged", "MB")}
+    rows = [row for row in standing(ledger("cifar10-94", "cuda"))["rows"] if not row["changes"]]
+    lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for name, text in words.items():
+        own = [row for row in rows if row["recipe"] == f"cifar10-94-{name}"]
+        lines.append(
+            f"| {text} | " + " | ".join(mean_and_spread([of(r) for r in own], d) for of, d in shown.values()) + " |"
+        )
+    return (
+        "\n".join(lines) + "\n\nAveraged over 8 samples of the run; SGD and the baselines on it over 8 late snapshots."
+    )
+
+
 def left(place: str, only: list[str], seeds: list[int], settings: tuple[str, ...]) -> Iterator[Cell]:
     """Return the cells in their order."""
     for seed in seeds:

@@ -246,12 +246,12 @@ def table(place: str, device: str = "cpu") -> str:
         said = {"averaged %": 100 * scores["accuracy"], "NLL, averaged": scores["nll"], "ECE, averaged": scores["ece"]}
         cells = [mean_and_spread([said.get(name)], digits) for name, (_, digits) in COLUMNS.items()]
         lines.append(f"| deep ensemble of {count} SGD runs | 1 | " + " | ".join(cells) + " |")
-    epochs, environment = rows[0]["epochs"], rows[0]["environment"]
-    where = "one thread a run" if device == "cpu" else f"trained on one {environment['device']}, {JOBS} runs at once"
+    epochs, held = rows[0]["epochs"], rows[0]["environment"]
+    where = "one thread a run" if device == "cpu" else f"trained on one {held['device']}, {JOBS} runs at once"
     note = (
         f"Mean ± standard deviation over n seeds; {epochs} epochs each, all 10,000 test images, last epoch. "
         f"Averaged: over the samples, SGD's over its late snapshots. MB and ms: one network, what is pruned removed, float32; ms: "
-        f"processor time of one thread of a network of that size. {environment['cpu']}, {where}, torch {environment['torch']}."
+        f"processor time of one thread of a network of that size. {held['cpu']}, {where}, torch {held['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"
 

@@ -8,7 +8,7 @@
 Runs what is missing, seed 0 of every method first, goes on with what was stopped, and never runs a finished cell again. Of
 every finished run, what it says of the other CIFAR's test images, of noisy and of blurred ones is in its row; its folder is
 then removed, without `--keep`; of SGD's runs the probabilities of the last weights are kept, whose average is the deep ensemble.
-Equal epochs; settings were chosen on 5,000 held-out training images (`python -m benchmarks.cifar_settings`).
+Equal epochs; how the settings were chosen is in docs/images.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,6 @@ DENSE = ("sgd", "cvadam", "swag", "csghmc")
 SPARSE = ("dfp", "dpf", "rigl", "gmp", "dpf-sgd", "sparse-momentum", "dsr")
 CHANNELS = ("dfp-channel", "dpf-channel", "channel-gmp")
 NOISE, BLUR = 0.04, 1.0  # standard deviations: of the noise as a share of white, of the blur in pixels
-JOBS = 15
 SAID = "probabilities.npz"  # of a run's last weights
 
 
@@ -134,13 +133,15 @@ def share(config: RunConfig) -> float:
 
 def size_of(config: RunConfig) -> str:
     """Return what decides how large a recipe's network is in the end."""
-    return f"{config.network.network}, width {config.network.width or 'its own'}, {share(config):.0%} removed"
+    width = config.network.width or "its own"
+    return f"{config.network.network} for {config.data.dataset}, width {width}, {share(config):.0%} removed"
 
 
 def timed(config: RunConfig) -> dict[str, float]:
-    """Return the milliseconds of one network of a recipe's size at batch 1 and 64, and its megabytes of weights."""
+    """Return the milliseconds of one network of a recipe's size at batch 1 and 64."""
     width = {} if config.network.width is None else {"width": config.network.width}
-    model = vision.build(config.network.network, num_classes=10, **width).eval()
+    classes = 100 if config.data.dataset == "cifar100" else 10
+    model = vision.build(config.network.network, num_classes=classes, **width).eval()
     if share(config):
         changed = replace(config, pruning=replace(config.pruning, every=1, prune_from=0.0, prune_until=0.5))
         optimizer = build_optimizer(changed, model, 50_000)
@@ -153,7 +154,7 @@ def timed(config: RunConfig) -> dict[str, float]:
             optimizer.step()
         pruner.finish_()
         model = compact(model, example_input=torch.zeros(1, 3, 32, 32)).model.eval()
-    found = {"mb": sum(p.numel() * p.element_size() for p in model.state_dict().values()) / 2**20}
+    found = {}
     for batch in (1, 64):
         inputs, seconds = torch.randn(batch, 3, 32, 32), []
         with torch.no_grad():
@@ -168,7 +169,7 @@ def timed(config: RunConfig) -> dict[str, float]:
 def write_times() -> None:
     """Time the networks of every size in turn and write them."""
     torch.set_num_threads(1)
-    configs = {size_of(config): config for config in map(recipe, names("cifar10-94"))}
+    configs = {size_of(config): config for config in map(recipe, [*names("cifar10-94"), *names("cifar100-72")])}
     sizes = {size: timed(config) for size, config in configs.items()}
     print(json.dumps(sizes, indent=1))
     write_json(TIMES, {"sizes": sizes, "environment": environment("cpu")})
@@ -229,29 +230,49 @@ COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
     "T measured": (lambda row: row.get("measured_temperature"), 3),
     "training s": (lambda row: row["seconds"], 0),
 }
+ONCE = ("MB", "ms, batch 1", "ms, batch 64", "zero: prunable %")  # the same for all seeds
+
+
+def _cells(rows: list[dict[str, Any]], columns: Iterable[str]) -> str:
+    """Return the cells of a line."""
+    found = []
+    for name in columns:
+        of, digits = COLUMNS[name]
+        found.append(mean_and_spread([of(row) for row in (rows[:1] if name in ONCE else rows)], digits))
+    return " | ".join(found)
+
+
+def finished(path: Path) -> list[dict[str, Any]]:
+    """Return a ledger's finished rows at the recipes' own settings."""
+    return [row for row in standing(path)["rows"] if row["status"] == "done" and not row["changes"]]
 
 
 def table(place: str, device: str = "cpu") -> str:
     """Return the finished cells of a place, a line a recipe: means, with the standard deviation of several."""
     path = ledger(place, device)
-    rows = [row for row in standing(path)["rows"] if row["status"] == "done" and not row["changes"]]
-    lines = ["| | n | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    rows = finished(path)
+    columns = [
+        name for name in COLUMNS if device == "cpu" or name != "training s"
+    ]  # beside others on one GPU it says nothing
+    lines = ["| | n | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for name in [name for name in names(place) if any(row["recipe"] == name for row in rows)]:
         own = [row for row in rows if row["recipe"] == name]
-        cells = [mean_and_spread([of(row) for row in own], digits) for of, digits in COLUMNS.values()]
-        lines.append(f"| {name.removeprefix(place + '-')} | {len(own)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name.removeprefix(place + '-')} | {len(own)} | {_cells(own, columns)} |")
     ensemble = deep_ensemble(path)
     if ensemble is not None:
         count, scores = ensemble
         said = {"averaged %": 100 * scores["accuracy"], "NLL, averaged": scores["nll"], "ECE, averaged": scores["ece"]}
-        cells = [mean_and_spread([said.get(name)], digits) for name, (_, digits) in COLUMNS.items()]
+        cells = [mean_and_spread([said.get(name)], COLUMNS[name][1]) for name in columns]
         lines.append(f"| deep ensemble of {count} SGD runs | 1 | " + " | ".join(cells) + " |")
+    if not rows:
+        return "Not measured yet."
     epochs, held = rows[0]["epochs"], rows[0]["environment"]
-    where = "one thread a run" if device == "cpu" else f"trained on one {held['device']}, {JOBS} runs at once"
+    where = f"{held['cpu']}, one thread a run" if device == "cpu" else held["device"]
+    timer = json.loads(TIMES.read_text(encoding="utf-8"))["environment"] if TIMES.exists() else held
     note = (
         f"Mean ± standard deviation over n seeds; {epochs} epochs each, all 10,000 test images, last epoch. "
-        f"Averaged: over the samples, SGD's over its late snapshots. MB and ms: one network, what is pruned removed, float32; ms: "
-        f"processor time of one thread of a network of that size. {held['cpu']}, {where}, torch {held['torch']}."
+        f"Averaged: over the samples, SGD's over its late snapshots. Trained on {where}, torch {held['torch']}. MB and ms: one network "
+        f"in float32, pruned channels removed, single zeros not; ms: processor time of one thread, {timer['cpu']}, torch {timer['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"
 
@@ -262,25 +283,16 @@ def short_table() -> str:
         "sgd": "SGD, dense", "cvadam": "CV-Adam, dense", "dfp-90": "CV-Adam + EM-MCMC (DFP), 90 % of the weights zero",
         "gmp-90": "gradual magnitude pruning, 90 %", "rigl-90": "RigL, 90 %",
         "dfp-channel-50": "CV-Adam + EM-MCMC (DFP), half of the multiply-adds", "channel-gmp-50": "gradual L2 channel pruning, half",
+        "dfp-channel-70": "CV-Adam + EM-MCMC (DFP), a third of the multiply-adds", "channel-gmp-70": "gradual L2 channel pruning, a third",
     }  # fmt: skip
-    shown = {name: COLUMNS[name] for name in ("averaged %", "NLL, averaged", "ECE, averaged", "MB")}
-    rows = [row for row in standing(ledger("cifar10-94", "cuda"))["rows"] if not row["changes"]]
+    shown = ("averaged %", "NLL, averaged", "ECE, averaged", "MB")
+    rows = finished(ledger("cifar10-94", "cuda"))
     lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for name, text in words.items():
         own = [row for row in rows if row["recipe"] == f"cifar10-94-{name}"]
-        lines.append(
-            f"| {text} | " + " | ".join(mean_and_spread([of(r) for r in own], d) for of, d in shown.values()) + " |"
-        )
-    return (
-        "\n".join(lines) + "\n\nAveraged over 8 samples of the run; SGD and the baselines on it over 8 late snapshots."
-    )
-
-
-def left(place: str, only: list[str], seeds: list[int], settings: tuple[str, ...]) -> Iterator[Cell]:
-    """Return the cells in their order."""
-    for seed in seeds:
-        for name in chosen(names(place), only):
-            yield Cell(name, seed, settings)
+        lines.append(f"| {text} | {_cells(own, shown)} |")
+    note = "Averaged over 8 samples of the run; SGD and the baselines on it over 8 late snapshots. MB: without the pruned channels."
+    return "\n".join(lines) + f"\n\n{note}"
 
 
 def main() -> None:
@@ -289,7 +301,7 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--ood-dir", help="folder of the other CIFAR; without it no strange images are shown")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--jobs", type=int, default=1, help=f"runs at once; the GPU's rows are of {JOBS}")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--budget-minutes", type=float)
     parser.add_argument("--only", nargs="+", default=[], help="recipes or patterns, as '*-90'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -308,7 +320,8 @@ def main() -> None:
         parser.error("--data-dir is needed: the folder of the images")
     rows = ledger(arguments.place, arguments.device, arguments.out)
     settings = (*arguments.set, "threads=1", f"device={arguments.device}")
-    cells = list(left(arguments.place, arguments.only, arguments.seeds, settings))
+    wanted = chosen(names(arguments.place), arguments.only)
+    cells = [Cell(name, seed, settings) for seed in arguments.seeds for name in wanted]
     measure = partial(measured, data_dir=arguments.data_dir, ood_dir=arguments.ood_dir, device=arguments.device)
     result = run_cells(
         cells, rows, runs=arguments.runs, data_dir=arguments.data_dir, budget_minutes=arguments.budget_minutes,

@@ -2,25 +2,27 @@
 
     python -m benchmarks.cifar_settings --data-dir DATA [--device cuda --jobs 15] [--only PATTERN …] [--budget-minutes M]
 
-Each line of `TRIED` is one change from a recipe; the recipe itself stands beside it. Rows: results/cifar_settings.jsonl, of
-each the accuracy and NLL of the last weights and of the average on the held-out images. Test images are not looked at.
+Each line of `TRIED` is one change from a recipe as it is now; the recipe itself stands beside it. Rows: results/cifar_settings.jsonl,
+of each the accuracy and NLL of the last weights and of the average on the held-out images. Test images are not looked at.
 """
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bayesprune.train import evaluate, recipe, train
+from bayesprune.train import NonFiniteLoss, evaluate, recipe, train
 from bayesprune.train.folder import environment
+from bayesprune.train.settings import as_dict
 from paper.cells import Cell
 from paper.jobs import Job, Outcome, run_jobs
 from paper.ledger import Ledger
+from paper.published import chosen
 
 RESULTS = Path(__file__).parent / "results" / "cifar_settings.jsonl"
 HELD_OUT = ("validation_size=5000", "test_views=none", "threads=1")
@@ -54,31 +56,32 @@ TRIED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def tried(only: list[str], seeds: list[int]) -> list[Cell]:
+def tried(only: list[str], seeds: list[int], settings: Sequence[str] = ()) -> list[Cell]:
     """Return what is to be run: one seed of everything before the next."""
-    wanted = [name for name in TRIED if not only or any(fnmatch.fnmatch(name, pattern) for pattern in only)]
-    return [Cell(name, seed, tuple(change.split())) for seed in seeds for name in wanted for change in TRIED[name]]
+    return [
+        Cell(name, seed, (*settings, *change.split()))
+        for seed in seeds for name in chosen(list(TRIED), only) for change in TRIED[name]
+    ]  # fmt: skip
 
 
 def held_out(job: dict[str, Any]) -> dict[str, Any]:
     """Train one cell beside its held-out images; return its row."""
     cell, begin = job["cell"], time.time()
-    config = recipe(
-        cell.recipe, [*HELD_OUT, *job["settings"], *cell.settings, f"seed={cell.seed}", f"device={job['device']}"]
-    )
+    config = recipe(cell.recipe, [*HELD_OUT, *cell.settings, f"seed={cell.seed}", f"device={job['device']}"])
+    row = {"name": cell.name, "recipe": cell.recipe, "seed": cell.seed, "changes": list(cell.changes)}
     with tempfile.TemporaryDirectory() as folder:
-        train(config, Path(folder) / "run", data_dir=job["data_dir"], quiet=True)
+        try:
+            train(config, Path(folder) / "run", data_dir=job["data_dir"], quiet=True)
+        except NonFiniteLoss as error:
+            return row | {"status": "failed", "reason": str(error)}
         scores = evaluate(Path(folder) / "run", data_dir=job["data_dir"], split="validation", device=job["device"])
-    return {
-        "name": cell.name, "recipe": cell.recipe, "seed": cell.seed, "changes": [*job["settings"], *cell.changes],
+    return row | {
         "status": "done", "single": scores["single"], "average": scores["average"], "members": scores["num_samples"],
-        "seconds": round(time.time() - begin, 1), "environment": environment(job["device"]),
+        "seconds": round(time.time() - begin, 1), "environment": environment(job["device"]), "config": as_dict(config),
     }  # fmt: skip
 
 
-def run(
-    cells: list[Cell], rows: Path, data_dir: str, *, device: str, jobs: int, settings: list[str], minutes: float | None
-) -> None:
+def run(cells: list[Cell], rows: Path, data_dir: str, *, device: str, jobs: int, minutes: float | None) -> None:
     """Run what is missing; every finished cell is a row."""
     ledger = Ledger(rows)
     have = ledger.rows()
@@ -89,9 +92,9 @@ def run(
             print(f"{job.argument['cell'].name}: {outcome.reason}", flush=True)
             return
         ledger.append(row)
-        print(f"{row['name']}: {_said([row])}", flush=True)
+        print(f"{row['name']}: {_said([row]) if row['status'] == 'done' else row['reason']}", flush=True)
 
-    common = {"data_dir": data_dir, "device": device, "settings": settings}
+    common = {"data_dir": data_dir, "device": device}
     work = [Job(held_out, {"cell": cell, **common}) for cell in cells if cell.name not in have]
     run_jobs(work, jobs, finished, start_until=None if minutes is None else 60 * minutes)
 
@@ -108,7 +111,10 @@ def _said(rows: list[dict[str, Any]]) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return a line a setting."""
     lines = ["| recipe | change | single % | averaged % | NLL, single | NLL, averaged | n |", "|---" * 7 + "|"]
-    for key in dict.fromkeys((row["recipe"], tuple(row["changes"])) for row in rows):
+    rows = [row for row in rows if row["status"] == "done"]
+    if not rows:
+        return "Not measured yet."
+    for key in sorted({(row["recipe"], tuple(row["changes"])) for row in rows}):  # the recipe itself first
         own = [row for row in rows if (row["recipe"], tuple(row["changes"])) == key]
         lines.append(f"| `{key[0]}` | {' '.join(key[1]) or 'none'} {_said(own)}")
     environment = rows[0]["environment"]
@@ -128,10 +134,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=RESULTS)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of every cell, to try it small")
     given = parser.parse_args()
-    run(
-        tried(given.only, given.seeds), given.rows, given.data_dir, device=given.device, jobs=given.jobs,
-        settings=given.set, minutes=given.budget_minutes,
-    )  # fmt: skip
+    cells = tried(given.only, given.seeds, given.set)
+    run(cells, given.rows, given.data_dir, device=given.device, jobs=given.jobs, minutes=given.budget_minutes)
     print(table(list(Ledger(given.rows).rows().values())))
 
 

@@ -245,7 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "hiv": lambda: own("hiv", lines("hiv")),
     "cifar10_94": lambda: own("cifar_methods", "cifar10-94"),
     "cifar10_94_gpu": lambda: own("cifar_methods", "cifar10-94", "cuda"),
-    "cifar10_94_short": lambda: importlib.import_module("benchmarks.cifar_methods").short_table(),
+    "cifar10_94_gpu_short": lambda: importlib.import_module("benchmarks.cifar_methods").short_table(),
     "cifar100_72": lambda: own("cifar_methods", "cifar100-72"),
     "cifar_settings": lambda: own("cifar_settings", ledger("cifar_settings")["rows"]),
     "compact_resnet18": compact_resnet18,

@@ -215,7 +215,7 @@ def run_cell(job: dict[str, Any]) -> dict[str, Any]:
     kept = {key: result[key] for key in KEPT if key in result}
     curves = {key: [each.get(key) for each in last] for key in _CURVES}
     done = {"recipe": cell.recipe, "status": "done", "members": result.get("members"), "curves": curves}
-    return row | kept | more | done
+    return more | row | kept | done
 
 
 def _unfinished(cells: Sequence[Cell], runs: Path, ledger: Ledger) -> dict[str, str]:

@@ -96,11 +96,15 @@ def compile_for_a_gpu() -> None:
     kernel, compiled = triton._kernel(), []
     names = [parameter.name for parameter in kernel.params]
     types = {"table": "*i64", "blocks": "*i32", "flags": "*i32"}
-    for kind, state, adapt in itertools.product(
-        ("paper", "rms", "none"), (torch.float32, torch.bfloat16), (False, True)
-    ):
-        item = tensor_step(8, kind, state=state, adapt=adapt, guard=True)
-        values = dict(zip(names[len(types) :], (*triton._signature(item), triton._COLUMNS, triton.BLOCK)))
+    kinds = itertools.product(("paper", "rms", "none"), (torch.float32, torch.bfloat16), (False, True))
+    others = itertools.cycle(
+        itertools.product(DECAYS, (False, True), (0.0, 0.25))
+    )  # decay, previous noise or not, blend
+    for (kind, state, adapt), (decay, past, blend) in zip(kinds, others):
+        item = tensor_step(
+            8, kind, state=state, adapt=adapt, decay=decay, previous=past, exact=past, blend=blend, guard=adapt
+        )
+        values = dict(zip(names[len(types) :], (*triton._signature(item), triton._COLUMNS, triton.BLOCK), strict=True))
         constants = {(names.index(name),): value for name, value in values.items()}
         signature = {name: types.get(name, "constexpr") for name in names}
         compiled.append(compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32)))

@@ -12,6 +12,7 @@ folders, which go on where they stood.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,35 @@ def times(model: nn.Module, members: list[dict[str, Tensor]]) -> dict[str, float
     with torch.no_grad():
         found = compare_times(lambda: [model(x) for _ in members], lambda: ensemble(x), seconds=10.0)
     return {"faster": found.ratio, "faster_low": found.low, "faster_high": found.high}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return a line for each way and what it freezes, means over seeds."""
+    lines = [
+        "| after the first cycle | frozen | n | single % | averaged % | NLL | ECE | seconds | of training all | ensemble faster |",
+        "|---" * 10 + "|",
+    ]
+    second = [row for row in result["rows"] if row["what"] != "first cycle"]
+
+    def mean(rows: list[dict[str, Any]], of: Callable[[dict[str, Any]], float]) -> float:
+        return statistics.mean(of(row) for row in rows)
+
+    for way, name in dict.fromkeys((row["what"], row["frozen"]) for row in second):
+        own = [row for row in second if (row["what"], row["frozen"]) == (way, name)]
+        whole = [row for row in second if (row["what"], row["frozen"]) == (way, "nothing")]
+        seconds, average = mean(own, lambda row: row["seconds"]), [row["average"] for row in own]
+        lines.append(
+            f"| {way} | {name} | {len(own)} | {100 * mean(own, lambda row: row['single']['accuracy']):.2f} | "
+            f"{100 * mean(average, lambda row: row['accuracy']):.2f} | {mean(average, lambda row: row['nll']):.3f} | "
+            f"{mean(average, lambda row: row['ece']):.3f} | {seconds:.0f} | "
+            f"{seconds / mean(whole, lambda row: row['seconds']):.0%} | {mean(own, lambda row: row['faster']):.2f} × |"
+        )
+    moved = [row["moved"] for row in result["rows"] if row["what"] == "first cycle"]
+    parts = ", ".join(f"{part} {statistics.mean(row[part] for row in moved):.3f}" for part in moved[0])
+    return (
+        "\n".join(lines)
+        + f"\n\nHow far each part moved in the first cycle's last epoch, as a share of its norm: {parts}."
+    )
 
 
 def main() -> None:

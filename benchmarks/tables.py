@@ -258,6 +258,7 @@ TABLES: dict[str, Callable[[], str]] = {
             "tracers",
             "loop_overhead",
             "feedback_restart",
+            "freezing",
             "fuzz_readers",
             "kills",
             "ranks",

@@ -182,10 +182,9 @@ def _kernel() -> Any:
 
     @triton.jit
     def kernel(
-        table: tl.tensor, blocks: tl.tensor, flags: tl.tensor, kind: tl.constexpr, adapt: tl.constexpr, recall: tl.constexpr, noisy: tl.constexpr,
-        exact: tl.constexpr, blend: tl.constexpr, layout: tl.constexpr, narrow_momentum: tl.constexpr,
-        narrow_scale: tl.constexpr, aligned: tl.constexpr, guard: tl.constexpr, columns: tl.constexpr,
-        block: tl.constexpr,
+        table: tl.tensor, blocks: tl.tensor, flags: tl.tensor, kind: tl.constexpr, adapt: tl.constexpr, recall: tl.constexpr,
+        noisy: tl.constexpr, exact: tl.constexpr, blend: tl.constexpr, layout: tl.constexpr, narrow_momentum: tl.constexpr,
+        narrow_scale: tl.constexpr, aligned: tl.constexpr, guard: tl.constexpr, columns: tl.constexpr, block: tl.constexpr,
     ) -> None:  # fmt: skip
         program = tl.program_id(0)
         row = table + tl.load(blocks + 2 * program).to(tl.int64) * columns

@@ -20,9 +20,9 @@ PLACES = {
     "cifar10-94": ("cifar10", NetworkConfig("whitened94"), 14, "Whitened network for 94 % of CIFAR-10"),
     "cifar10-95": ("cifar10", NetworkConfig("whitened95"), 18, "Whitened network for 95 % of CIFAR-10"),
     "cifar10-96": ("cifar10", NetworkConfig("whitened96"), 40, "Whitened network for 96 % of CIFAR-10"),
-    "cifar100-72": ("cifar100", NetworkConfig("whitened94"), 16, "Whitened network for 72 % of CIFAR-100"),
+    "cifar100-72": ("cifar100", NetworkConfig("whitened94"), 16, "Whitened network on CIFAR-100"),
 }
-"""Data set, network, epochs and words of each place; the places of CIFAR-10 are named by the accuracy their networks were made for."""
+"""Data set, network, epochs and words of each place; places are named by an accuracy to reach; docs/images.md has what was measured."""
 _TARGET = 0.9
 
 

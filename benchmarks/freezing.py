@@ -138,10 +138,10 @@ def times(model: nn.Module, members: list[dict[str, Tensor]]) -> dict[str, float
     return {"faster": found.ratio, "faster_low": found.low, "faster_high": found.high}
 
 
-def step_shares(settings: list[str], work: Path, data_dir: str, rounds: int = 15) -> dict[str, float]:
-    """Return the processor time of a training step beside one that trains all, measured in turns from the same weights."""
+def step_shares(seed: int, settings: list[str], work: Path, data_dir: str, rounds: int = 15) -> dict[str, float]:
+    """Return the processor time of a training step beside one that trains all, in turns from a seed's first weights."""
     base = recipe(RECIPE, [*settings, "threads=1", "device=cpu"])
-    state = load_trained(work / "first-0", data_dir)[0].state_dict()
+    state = load_trained(work / f"first-{seed}", data_dir)[0].state_dict()
     taken: dict[str, list[float]] = {name: [] for name in FROZEN}
     with tempfile.TemporaryDirectory() as folder:
         trainers = {
@@ -204,9 +204,8 @@ def main() -> None:
         if not any(row["seed"] == seed for row in known):
             known += rows_of(seed, arguments.set, arguments.work, arguments.data_dir)
             about = {"recipe": RECIPE, "settings": arguments.set, "rows": known, "environment": environment("cpu")}
-            write_json(arguments.out, about)
-    shares = step_shares(arguments.set, arguments.work, arguments.data_dir)
-    write_json(arguments.out, read_json(arguments.out) | {"steps": shares})
+            shares = step_shares(seed, arguments.set, arguments.work, arguments.data_dir)
+            write_json(arguments.out, about | {"steps": shares})
 
 
 if __name__ == "__main__":

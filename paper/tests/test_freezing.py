@@ -50,7 +50,7 @@ def test_property_members_share_what_is_frozen(tmp_path, monkeypatch):
         for name, value in wanted.items():
             assert torch.equal(member[name.replace("groups.1.", "groups.1.0.")], value)
         assert not torch.equal(member["groups.2.convolutions.0.weight"], kept.groups[2].convolutions[0].weight)
-    shares = freezing.step_shares(TINY, tmp_path / "work", data, rounds=3)
+    shares = freezing.step_shares(0, TINY, tmp_path / "work", data, rounds=3)
     assert shares["nothing"] == 1 and set(shares) == set(freezing.FROZEN) and min(shares.values()) > 0
     text = freezing.table({"rows": rows, "steps": shares})
     assert "| one cycle | two groups | 1 |" in text and "100%" in text and "groups.0 " in text

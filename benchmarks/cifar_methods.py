@@ -174,9 +174,9 @@ def write_times(rounds: int = 40) -> None:
     write_json(TIMES, {"sizes": sizes, "environment": environment("cpu")})
 
 
-def ledger(place: str, device: str, folder: Path | None = None) -> Path:
-    """Return the file of a place's rows."""
-    return (folder or RESULTS) / f"{place.replace('-', '_')}{'' if device == 'cpu' else '_gpu'}.jsonl"
+def ledger(place: str, folder: Path | None = None) -> Path:
+    """Return the file of a place's rows, wherever they ran."""
+    return (folder or RESULTS) / f"{place.replace('-', '_')}.jsonl"
 
 
 def ensemble_file(rows: Path) -> Path:
@@ -227,7 +227,7 @@ COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], Any], int]] = {
     "noisy %": (lambda row: 100 * row["noisy_accuracy"] if row["noise"] == NOISE else None, 1),
     "blurred %": (lambda row: 100 * row["blurred_accuracy"], 1),
     "T measured": (lambda row: row.get("measured_temperature"), 3),
-    "training s": (lambda row: row["seconds"], 0),
+    "training s, one core": (lambda row: row["seconds"] if row["environment"]["device"] == "cpu" else None, 0),
 }
 ONCE = ("MB", "ms, batch 1", "ms, batch 64", "zero: prunable %")  # the same for all seeds
 
@@ -246,39 +246,45 @@ def finished(path: Path) -> list[dict[str, Any]]:
     return [row for row in standing(path)["rows"] if row["status"] == "done" and not row["changes"]]
 
 
-def table(place: str, device: str = "cpu") -> str:
+def _where(rows: list[dict[str, Any]]) -> str:
+    """Return on what machines rows were trained, and how many on each."""
+    count: dict[str, int] = {}
+    for row in rows:
+        held = row["environment"]
+        on = f"{held['cpu']}, one thread a run" if held["device"] == "cpu" else f"{held['device']}, many runs at once"
+        said = f"{on}, torch {held['torch']}"
+        count[said] = count.get(said, 0) + 1
+    return "; ".join(f"{name} ({number} of {len(rows)} runs)" for name, number in count.items())
+
+
+def table(place: str) -> str:
     """Return the finished cells of a place, a line a recipe: means, with the standard deviation of several."""
-    path = ledger(place, device)
+    path = ledger(place)
     rows = finished(path)
-    columns = [
-        name for name in COLUMNS if device == "cpu" or name != "training s"
-    ]  # beside others on one GPU it says nothing
-    lines = ["| | n | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    lines = ["| | n | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for name in [name for name in names(place) if any(row["recipe"] == name for row in rows)]:
         own = [row for row in rows if row["recipe"] == name]
-        lines.append(f"| {name.removeprefix(place + '-')} | {len(own)} | {_cells(own, columns)} |")
+        lines.append(f"| {name.removeprefix(place + '-')} | {len(own)} | {_cells(own, COLUMNS)} |")
     ensemble = deep_ensemble(path)
     if ensemble is not None:
         count, scores = ensemble
         said = {"averaged %": 100 * scores["accuracy"], "NLL, averaged": scores["nll"], "ECE, averaged": scores["ece"]}
-        cells = [mean_and_spread([said.get(name)], COLUMNS[name][1]) for name in columns]
+        cells = [mean_and_spread([said.get(name)], COLUMNS[name][1]) for name in COLUMNS]
         lines.append(f"| deep ensemble of {count} SGD runs | 1 | " + " | ".join(cells) + " |")
     if not rows:
         return "Not measured yet."
-    epochs, held = rows[0]["epochs"], rows[0]["environment"]
-    where = f"{held['cpu']}, one thread a run" if device == "cpu" else held["device"]
-    timer = json.loads(TIMES.read_text(encoding="utf-8"))["environment"] if TIMES.exists() else held
+    timer = json.loads(TIMES.read_text(encoding="utf-8"))["environment"] if TIMES.exists() else rows[0]["environment"]
     note = (
-        f"Mean ± standard deviation over n seeds; {epochs} epochs each, all 10,000 test images, last epoch. "
-        f"Averaged: over the samples, SGD's over its late snapshots. Trained on {where}, torch {held['torch']}. MB and ms: one network "
-        f"in float32, pruned channels removed, single zeros not; ms: the best of 40, sizes in turns, "
+        f"Mean ± standard deviation over n seeds; {rows[0]['epochs']} epochs each, all 10,000 test images, last epoch. "
+        f"Averaged: over the samples, SGD's over its late snapshots. Trained on {_where(rows)}; training s: of the runs on a CPU. "
+        f"MB and ms: one network in float32, pruned channels removed, single zeros not; ms: the best of 40, sizes in turns, "
         f"processor time of one thread, {timer['cpu']}, torch {timer['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"
 
 
 def short_table() -> str:
-    """Return averaged accuracy, NLL and ECE of the methods that matter most, on the GPU's rows."""
+    """Return averaged accuracy, NLL and ECE of the methods that matter most."""
     words = {
         "sgd": "SGD, dense", "cvadam": "CV-Adam, dense", "dfp-90": "CV-Adam + EM-MCMC (DFP), 90 % of the weights zero",
         "gmp-90": "gradual magnitude pruning, 90 %", "rigl-90": "RigL, 90 %",
@@ -286,11 +292,11 @@ def short_table() -> str:
         "dfp-channel-70": "CV-Adam + EM-MCMC (DFP), a third of the multiply-adds", "channel-gmp-70": "gradual L2 channel pruning, a third",
     }  # fmt: skip
     shown = ("averaged %", "NLL, averaged", "ECE, averaged", "MB")
-    rows = finished(ledger("cifar10-94", "cuda"))
-    lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    rows = finished(ledger("cifar10-94"))
+    lines = ["| | n | " + " | ".join(shown) + " |", "|---" * (len(shown) + 2) + "|"]
     for name, text in words.items():
         own = [row for row in rows if row["recipe"] == f"cifar10-94-{name}"]
-        lines.append(f"| {text} | {_cells(own, shown)} |")
+        lines.append(f"| {text} | {len(own)} | {_cells(own, shown)} |")
     note = "Averaged over 8 samples of the run; SGD and the baselines on it over 8 late snapshots. MB: without the pruned channels."
     return "\n".join(lines) + f"\n\n{note}"
 
@@ -318,7 +324,7 @@ def main() -> None:
         return
     if arguments.data_dir is None:
         parser.error("--data-dir is needed: the folder of the images")
-    rows = ledger(arguments.place, arguments.device, arguments.out)
+    rows = ledger(arguments.place, arguments.out)
     settings = (*arguments.set, "threads=1", f"device={arguments.device}")
     wanted = chosen(names(arguments.place), arguments.only)
     cells = [Cell(name, seed, settings) for seed in arguments.seeds for name in wanted]

@@ -72,7 +72,7 @@ def test_property_cells_are_measured_once(tmp_path, images, monkeypatch, capsys)
     command += ["--only", "cifar10-94-sgd", "cifar10-94-dfp-channel-50"]
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")])
     cifar_methods.main()
-    path = cifar_methods.ledger("cifar10-94", "cpu", tmp_path / "out")
+    path = cifar_methods.ledger("cifar10-94", tmp_path / "out")
     rows = {row["recipe"]: row for row in Ledger(path).rows().values()}
     assert set(rows) == {"cifar10-94-sgd", "cifar10-94-dfp-channel-50"}
     for each in rows.values():
@@ -110,15 +110,16 @@ def test_property_the_table_shows_cells_of_the_full_size_in_order(tmp_path, monk
     more = {
         "views": {"accuracy_mean": 0.95}, "nll_single": 0.4, "ece_single": 0.02, "ood_auroc": 0.9, "noise": 0.04, "epochs": 14,
         "noisy_accuracy": 0.5, "blurred_accuracy": 0.6, "compact_mb": 7.5, "measured_temperature": None,
-        "environment": {"cpu": "x", "torch": "1", "device": "y"},
+        "environment": {"cpu": "x", "torch": "1", "device": "cpu"},
     }  # fmt: skip
+    on_gpu = {"environment": {"cpu": "x", "torch": "2", "device": "y"}}
     rows = [
-        row("cifar10-94-gmp-90", accuracy=0.8),
+        row("cifar10-94-gmp-90", accuracy=0.8) | on_gpu,
         row("cifar10-94-sgd", 0, accuracy=0.9),
         row("cifar10-94-sgd", 1, accuracy=0.92),
     ]
     rows += [row("cifar10-94-cvadam", changes=["epochs=1"])]
-    Ledger(cifar_methods.ledger("cifar10-94", "cpu", tmp_path)).append(*(each | more for each in rows))
+    Ledger(cifar_methods.ledger("cifar10-94", tmp_path)).append(*(more | each for each in rows))
     right, wrong = np.eye(10, dtype=np.float16), np.full((10, 10), 0.1, dtype=np.float16)
     for seed, says in enumerate((right, wrong)):
         (tmp_path / f"run{seed}").mkdir()
@@ -126,12 +127,15 @@ def test_property_the_table_shows_cells_of_the_full_size_in_order(tmp_path, monk
         cifar_methods._keep_probabilities(tmp_path / f"run{seed}", tmp_path / "cifar10_94.jsonl")
     count, scores = cifar_methods.deep_ensemble(tmp_path / "cifar10_94.jsonl")
     assert count == 2 and scores["nll"] == pytest.approx(-np.log(0.55), abs=1e-3)
-    lines = [line for line in cifar_methods.table("cifar10-94").splitlines() if line.startswith("|")][2:]
+    shown = cifar_methods.table("cifar10-94")
+    lines = [line for line in shown.splitlines() if line.startswith("|")][2:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [line[:3] for line in cells] == [
         ["sgd", "2", "91.00 ± 1.41"], ["gmp-90", "1", "80.00"], ["deep ensemble of 2 SGD runs", "1", "–"],
     ]  # fmt: skip
     assert "2.0" in cells[0] and "70" in cells[0] and "100.00" in cells[2]
+    assert [line[-1] for line in cells] == ["9 ± 0", "–", "–"]  # seconds: of the runs that had a core
+    assert "x, one thread a run, torch 1 (2 of 3 runs)" in shown and "y, many runs at once, torch 2 (1 of 3" in shown
 
 
 @pytest.mark.parametrize("path", sorted(cifar_methods.RESULTS.glob("cifar*.jsonl")), ids=lambda path: path.stem)

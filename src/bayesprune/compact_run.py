@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,9 @@ from bayesprune.posterior import Samples, SampleStore, preserved
 from bayesprune.train import folder as names
 from bayesprune.train.build import build_data, build_network
 from bayesprune.train.config import RunConfig
+from bayesprune.train.evaluation import load_trained
 from bayesprune.train.settings import as_dict, read_config
+from bayesprune.train.task import Task, build_task
 
 # Channels, side, scale, mean and standard deviation of the images that need no folder to be known.
 _CIFAR = {
@@ -66,19 +68,28 @@ def compact_run(
     onnx: bool = False,
     torch_export: bool = False,
     data_dir: str | os.PathLike[str] | None = None,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    data: Any = None,
+    task: str | Task = "classification",
 ) -> CompactRun:
-    """Remove physically what a run pruned, and write network or ensemble for `bayesprune.load`."""
+    """Remove physically what a run pruned, and write network or ensemble for `bayesprune.load`.
+
+    Of a run of the user's own network or data, those are given again, as to `bayesprune.train.load_trained`.
+    """
     from bayesprune.compaction import CompactionError, compact
 
     if members not in ("all", "final", "none"):
         raise ValueError(f"members={members!r}: choose 'all', 'final' or 'none'")
-    model, samples, config, about = _load(Path(run), data_dir)
-    example = torch.zeros(2, *about["input_shape"])
-    chosen, left_out = _choose(model, samples, members)
+    if model is None and data is None:
+        network, samples, config, about = _load(Path(run), data_dir)
+        example = torch.zeros(2, *about["input_shape"])
+    else:
+        network, samples, config, about, example = _load_own(Path(run), data_dir, model, data, build_task(task))
+    chosen, left_out = _choose(network, samples, members)
     if chosen:
-        _unite_(model, samples, chosen)
+        _unite_(network, samples, chosen)
     settings: dict[str, Any] = {"coupling": coupling, "round_to": round_to}
-    result = compact(model, example_input=example, constants="fold", **settings)
+    result = compact(network, example_input=example, constants="fold", **settings)
     small: nn.Module = result.model
     if chosen:
         try:
@@ -87,9 +98,9 @@ def compact_run(
             if error.reason != "sample-differs":
                 raise
             # A constant that an activation sets to zero in one member need not be zero in the next.
-            result = compact(model, example_input=example, constants="keep", **settings)
+            result = compact(network, example_input=example, constants="keep", **settings)
             small = deploy.Ensemble(result.model, _Converted(samples, chosen, result))
-    difference = _check(model, samples, chosen, small, example)
+    difference = _check(network, samples, chosen, small, example)
 
     exported: dict[str, float] = {}
 
@@ -101,8 +112,8 @@ def compact_run(
         names.write_json(folder / "report.json", result.report.as_dict())
 
     metadata = {**about, "members": len(chosen), "samples": chosen, "config": as_dict(config)}
-    folder = deploy.save(small, out, example_input=example, metadata=metadata, dense=model, extras=extras)
-    counts = tuple(sum(p.numel() for p in net.parameters()) for net in (model, result.model))
+    folder = deploy.save(small, out, example_input=example, metadata=metadata, dense=network, extras=extras)
+    counts = tuple(sum(p.numel() for p in net.parameters()) for net in (network, result.model))
     return CompactRun(
         folder, len(chosen), left_out, cast("tuple[int, int]", counts), difference, exported, result.report
     )
@@ -153,6 +164,24 @@ def _load(
     return model, SampleStore(run / names.SAMPLES), config, about
 
 
+def _load_own(
+    run: Path, data_dir: Any, model: Any, data: Any, task: Task
+) -> tuple[nn.Module, SampleStore, RunConfig, dict[str, Any], Tensor]:
+    """The same of a run whose network or data are the user's own, and inputs of two examples."""
+    network, samples, held, config = load_trained(run, data_dir, model=model, data=data)
+    split = "test" if held.count("test") else "validation"
+    example = task.split(held.loader(split, batch_size=2).first(2))[0]
+    if not isinstance(example, Tensor):
+        raise ValueError(
+            f"run={str(run)!r}: a batch's inputs are a {type(example).__name__}; give a tensor, or use `bayesprune.compact` and `save`"
+        )
+    about = {
+        "recipe": config.recipe, "network": config.network.network, "dataset": config.data.dataset,
+        "classes": list(names.read_json(run / names.RESULT)["classes"]), "input_shape": list(example.shape[1:]),
+    }  # fmt: skip
+    return network, samples, config, about, example.cpu()
+
+
 def _choose(model: nn.Module, samples: Samples, members: str) -> tuple[list[int], list[int]]:
     """Which samples become members, and which do not."""
     everything = list(range(len(samples)))
@@ -186,8 +215,10 @@ def _unite_(model: nn.Module, samples: Samples, chosen: Sequence[int]) -> None:
 
 @torch.no_grad()
 def _check(model: nn.Module, samples: Samples, chosen: Sequence[int], small: nn.Module, example: Tensor) -> float:
-    """The largest difference between originals and compact members on noise; more than 1e-4 is refused."""
-    x = torch.randn((7, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
+    """The largest difference between originals and compact members on noise, of tokens on the example; above 1e-4 is refused."""
+    x = example
+    if example.is_floating_point():
+        x = torch.randn((7, *example.shape[1:]), generator=torch.Generator().manual_seed(0)).to(example.dtype)
     worst = 0.0
     with preserved(model), evaluating(small):
         found = small(x) if chosen else small(x)[None]

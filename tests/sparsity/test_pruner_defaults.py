@@ -230,3 +230,17 @@ def test_property_the_repr_says_what_will_happen(residual):
     assert "below hard_threshold=0.1" in repr(ForwardPruning(model, sgd(model), hard_threshold=0.1))
     assert "prior: none" in repr(ForwardPruning(model, sgd(model), sparsity=0.1, clock=CLOCK, prior=None))
     assert "SET(" in repr(SET(model, sgd(model), target_sparsity=0.5, every=3))
+
+
+@pytest.mark.parametrize("groups", ["weight", "input", "kernel"])
+def test_property_frozen_layers_stay_as_they_are_and_are_named(groups):
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    model[2].requires_grad_(False)
+    before = model[2].weight.clone()
+    pruner = ForwardPruning(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, warmup_steps=0, ramp_end_step=1, groups=groups,
+        keep_ends=False,
+    )  # fmt: skip
+    pruner.finish_()
+    assert torch.equal(model[2].weight, before) and pruner.hard_sparsity == pytest.approx(0.5, abs=0.05)
+    assert "2.weight (frozen (requires_grad=False))" in repr(pruner)

@@ -161,3 +161,63 @@ def test_property_a_trial_of_own_data_takes_the_first_examples(tmp_path):
         result = train(config, tmp_path / str(number), model=lambda: nn.Linear(3, 3), data=data, trial=True, quiet=True)
         assert len((tmp_path / str(number) / "metrics.csv").read_text().splitlines()) == 3
         assert result["epochs"] == 2
+
+
+def test_property_what_stands_last_wins_however_a_key_is_spelled(tmp_path):
+    (tmp_path / "mine.toml").write_text("lr = 0.5\n")
+    (tmp_path / "over.toml").write_text("[sampler]\nlr = 0.3\n")
+    mine, over = str(tmp_path / "mine.toml"), tmp_path / "over.toml"
+    assert choose(mine, ["lr=0.1"], over).config.sampler.lr == 0.1
+    assert choose(mine, ["sampler.lr=0.1"], over).config.sampler.lr == 0.1
+    assert choose(mine, [], over).config.sampler.lr == 0.3
+    assert override(RunConfig(), ["sampler.lr=0.2", "lr=0.7"]).sampler.lr == 0.7
+
+
+def test_property_a_files_data_may_be_a_function_and_an_imported_module_is_none(tmp_path):
+    text = OWN.format(stem="made").replace("data = Splits(", "def data():\n    return Splits(")
+    path = tmp_path / "made.py"
+    path.write_text(text + "\nfrom torch.utils import model_zoo as task\n")
+    own = choose(str(path)).own
+    assert isinstance(own["data"], Splits) and set(own) == {"model", "data"}
+    forget_recipe("made-short")
+    forget_method("plain-made")
+
+
+PRUNED = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from bayesprune.train import RunConfig, override, recipe
+
+x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+data = (TensorDataset(x, (x[:, 0] > 0).long()),) * 2
+
+
+def model():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+@recipe
+def pruned_own() -> RunConfig:
+    return override(RunConfig(), {"method": "emmcmc", "groups": "channel", "target_sparsity": 0.5, "epochs": 4, "batch_size": 8,
+                                  "samples_per_cycle": 2, "sample_every": 0.5, "device": "cpu", "lr": 0.01})
+"""
+
+
+def test_roundtrip_a_run_of_a_file_is_evaluated_and_made_small_by_the_command_line(tmp_path, capsys):
+    path, out = tmp_path / "pruned.py", tmp_path / "run"
+    path.write_text(PRUNED)
+    assert main(["train", str(path), "--out", str(out), "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(out)]) == 1
+    assert "give them again with data= (--recipe FILE.py)" in capsys.readouterr().err
+    assert main(["evaluate", str(out), "--recipe", str(path), "--keep"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    result = json.loads((out / "result.json").read_text())
+    assert found["average"]["nll"] == pytest.approx(result["nll"]) and (out / "predictions.safetensors").exists()
+    assert main(["compact", str(out), "--out", str(tmp_path / "small"), "--recipe", str(path), "--json"]) == 0
+    compacted = json.loads(capsys.readouterr().out)
+    before, after = compacted["parameters"]
+    assert compacted["members"] == 2 and after < 0.8 * before
+    forget_recipe("pruned-own")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 from bayesprune.baselines.rank1_layer import Family, Rank1Layer
 from bayesprune.common.checks import check_choice, check_number
 from bayesprune.posterior import Samples, preserved
+from bayesprune.posterior.predict import answer
 
 _CONVERTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+Output = Literal["logits", "mean"]
 
 
 class Rank1Network(nn.Module):
@@ -26,8 +30,9 @@ class Rank1Network(nn.Module):
 
     In training mode `forward` tiles the n inputs by the K members and returns K·n logits, member after member, each of
     its own draw: pair them with `tile(labels)` and add `kl()`·s/N. In evaluation mode it returns n rows: the logarithm of
-    the mean probability over K members × `draws` draws, which is a valid set of logits (softmax gives that mean back), so
-    the network predicts wherever a plain one does. There the noise has a fixed seed: equal inputs, equal outputs.
+    the mean probability over K members × `draws` draws, which is a valid set of logits (softmax gives that mean back), or
+    for a regression the mean, so the network predicts wherever a plain one does. There the noise has a fixed seed: equal
+    inputs, equal outputs.
 
     The mixture's KL: by convexity KL((1/K)Σ q_k ‖ p) ≤ (1/K)Σ KL(q_k ‖ p). `kl("mean")` is that bound; the published
     script adds the members' terms up without the 1/K, `kl("sum")`, and its printed results are of that objective.
@@ -37,6 +42,7 @@ class Rank1Network(nn.Module):
         members: K.
         draws: Draws a member in evaluation mode; the published evaluation has 1.
         seed: Seed of the noise in evaluation mode.
+        output: "logits" of classes, or "mean", a regression's means or pairs (mean, variance).
 
     Example:
         >>> from torch.nn import functional as F
@@ -52,36 +58,63 @@ class Rank1Network(nn.Module):
         nets with rank-1 factors", ICML 2020, sections 2 and 3; baselines/cifar/rank1_bnn.py of uncertainty-baselines.
     """
 
-    def __init__(self, network: nn.Module, members: int, *, draws: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self, network: nn.Module, members: int, *, draws: int = 1, seed: int = 0, output: Output = "logits"
+    ) -> None:
         super().__init__()
         if draws < 1:
             raise ValueError(f"draws={draws} must be at least 1.")
-        self.network, self.members, self.draws, self.seed = network, members, draws, seed
+        check_choice("output", output, ("logits", "mean"))
+        self.network, self.members, self.draws, self.seed, self.output = network, members, draws, seed, output
 
     @property
     def layers(self) -> dict[str, Rank1Layer]:
         """The converted layers by the name they had in the plain network."""
         return {name: module for name, module in self.network.named_modules() if isinstance(module, Rank1Layer)}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return K·n logits in training mode, n log-probabilities of the mixture in evaluation mode."""
-        tiled = self.tile(x)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return the network's output for K·n inputs in training mode, the mixture's for n in evaluation mode.
+
+        The mixture of logits is n log-probabilities; that of means their mean, and of pairs (mean, variance) the mean and the
+        whole variance.
+        """
+        tiled, by_name = self.tile(inputs), self.tile(named)
         if self.training:
-            return self.network(tiled)
-        generator = torch.Generator(device=x.device).manual_seed(self.seed)
+            return self.network(*tiled, **by_name)
+        generator = torch.Generator(device=next(self.network.parameters()).device).manual_seed(self.seed)
         for layer in self.layers.values():
             layer.generator = generator
         try:
-            logits = torch.cat([self.network(tiled) for _ in range(self.draws)])
+            found = [answer(self.network(*tiled, **by_name)) for _ in range(self.draws)]
         finally:
             for layer in self.layers.values():
                 layer.generator = None
-        log_probabilities = torch.log_softmax(logits.float(), dim=-1).unflatten(0, (self.draws * self.members, len(x)))
-        return log_probabilities.logsumexp(dim=0) - torch.tensor(float(self.draws * self.members)).log().item()
+        return self._mixture(found)
 
-    def tile(self, batch: Tensor) -> Tensor:
-        """Return K copies of a batch (inputs or labels) one after another, the order of `forward`'s logits."""
-        return batch.repeat(self.members, *[1] * (batch.dim() - 1))
+    def _mixture(self, found: list[Any]) -> Any:
+        """Return what all members and draws say together."""
+        if self.output == "logits":
+            log_probabilities = torch.log_softmax(self._apart(found).float(), dim=-1)
+            return log_probabilities.logsumexp(dim=0) - math.log(self.draws * self.members)
+        if isinstance(found[0], Tensor):
+            return self._apart(found).mean(0)
+        means, variances = (self._apart([pair[i] for pair in found]) for i in (0, 1))
+        return means.mean(0), (variances + (means - means.mean(0)).square()).mean(0)
+
+    def _apart(self, found: list[Tensor]) -> Tensor:
+        """Return the outputs of the draws with an axis of draws and members before that of the inputs."""
+        return torch.cat(found).unflatten(0, (self.draws * self.members, -1))
+
+    def tile(self, batch: Any) -> Any:
+        """Return K copies of a batch (inputs or labels) one after another, the order of `forward`'s outputs.
+
+        Of tuples, lists and mappings every tensor is repeated; what is no tensor stays.
+        """
+        if isinstance(batch, Tensor):
+            return batch.repeat(self.members, *[1] * (batch.dim() - 1)) if batch.dim() else batch
+        if isinstance(batch, Mapping):
+            return {name: self.tile(part) for name, part in batch.items()}
+        return [self.tile(part) for part in batch] if isinstance(batch, (tuple, list)) else batch
 
     def kl(
         self,
@@ -178,6 +211,7 @@ def to_rank1(
     exclude: Sequence[str] = (),
     draws: int = 1,
     seed: int = 0,
+    output: Output = "logits",
 ) -> Rank1Network:
     """Return a rank-1 Bayesian copy of a network; the network itself stays plain.
 
@@ -198,6 +232,7 @@ def to_rank1(
         exclude: Name patterns (of shell kind) of layers to leave plain.
         draws: Draws a member in evaluation mode.
         seed: Seed of the initial factors and of the noise in evaluation mode.
+        output: What the network gives: "logits" of classes, or "mean", a regression's means or pairs (mean, variance).
 
     Raises:
         ValueError: A setting out of range, no layer to convert, or one that cannot be (a multi-head attention's).
@@ -248,7 +283,7 @@ def to_rank1(
             network = made[id(module)]
     if not made:
         raise ValueError("model has no Linear or Conv layer to convert that exclude leaves; nothing would be Bayesian.")
-    return Rank1Network(network, members, draws=draws, seed=seed)
+    return Rank1Network(network, members, draws=draws, seed=seed, output=output)
 
 
 def kl_scale(step: int, annealing_steps: int) -> float:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayesprune.posterior import Samples, preserved
 from bayesprune.posterior.architecture import Layout, TensorSpec, check_layout, model_tensors
+from bayesprune.posterior.predict import call, moved, split_batch
 
 
 class SWAG:
@@ -219,7 +220,8 @@ def refresh_batch_norm_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
 
     Args:
         model: Any model; without BatchNorm it is left alone, and no batch is read.
-        batches: Batches of inputs, or tuples and lists that begin with them, moved to the model's device.
+        batches: Batches of inputs, tuples and lists that begin with them, or mappings of them by name, moved to the model's
+            device.
 
     Returns:
         The same model.
@@ -242,11 +244,11 @@ def refresh_batch_norm_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     with _estimating(model, layers):
         seen = 0
         for batch in batches:
-            images = batch[0] if isinstance(batch, (tuple, list)) else batch
+            inputs = batch[0] if isinstance(batch, (tuple, list)) else split_batch(batch)[0]
             if seen == 0:
                 for layer in layers:
                     layer.reset_running_stats()
-            model(images.to(device))
+            call(model, moved(inputs, device))
             seen += 1
         if not seen:
             raise ValueError("batches: no batch to estimate BatchNorm statistics from; pass training batches.")

@@ -73,7 +73,9 @@ def _checkpoint(folder: Path) -> str:
 def _model(folder: Path) -> str:
     from bayesprune.deploy import load
 
-    return f"a model of {sum(p.numel() for p in load(folder).parameters()):,} parameters, which loads"
+    model = load(folder)
+    held: list[Any] = list(model.parameters()) or list(model.buffers())  # an ensemble's members are buffers
+    return f"a model of {sum(tensor.numel() for tensor in held):,} parameters, which loads"
 
 
 def environment() -> tuple[dict[str, str], list[str]]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bayesprune.cli.parsing import add
+from bayesprune.cli.parsing import add, add_own, own_parts
 
 
 def add_commands(commands: Any) -> None:
@@ -31,6 +31,7 @@ def add_commands(commands: Any) -> None:
         help="how residual streams are cut (default: intersection)",
     )  # fmt: skip
     compact.add_argument("--data-dir", help="folder of the data set, for runs on an image folder")
+    add_own(compact)
     compact.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     profile = add(
@@ -53,7 +54,7 @@ def _compact(arguments: argparse.Namespace) -> int:
     result = compact_run(
         arguments.run, arguments.out, members=arguments.members, coupling=arguments.coupling,
         round_to=arguments.round_to, onnx=arguments.onnx, torch_export=arguments.torch_export,
-        data_dir=arguments.data_dir,
+        data_dir=arguments.data_dir, **own_parts(arguments.recipe),
     )  # fmt: skip
     if arguments.json:
         values = {"folder": str(result.folder), "members": result.members, "left_out": result.left_out}

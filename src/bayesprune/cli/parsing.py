@@ -25,3 +25,19 @@ def add(commands: Any, name: str, text: str, handler: Handler | None, *examples:
 def add_settings(parser: argparse.ArgumentParser, text: str) -> None:
     """Add ``--set KEY=VALUE …``, which may be given more than once."""
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
+
+
+def add_own(parser: argparse.ArgumentParser) -> None:
+    """Add ``--recipe FILE.py``, which says what a run's own network, data and task are."""
+    parser.add_argument(
+        "--recipe", metavar="FILE.py", help="the Python file that a run of your own network or data was trained by"
+    )
+
+
+def own_parts(path: str | None) -> dict[str, Any]:
+    """Return the model, data and task that a Python file gives; nothing without a file."""
+    if path is None:
+        return {}
+    from bayesprune.train.recipe_file import choose
+
+    return choose(path).own

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bayesprune.cli.parsing import add, add_settings
+from bayesprune.cli.parsing import add, add_own, add_settings, own_parts
 
 _DATA_DIR = "folder that holds the data set (or set BAYESPRUNE_DATA)"
 
@@ -81,6 +81,7 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument(
         "--split", default="test", choices=("test", "validation", "train"), help="which examples (default: test)"
     )
+    add_own(evaluate)
     evaluate.add_argument("--device", default="cpu", help="auto, cpu or cuda (default: cpu)")
     evaluate.add_argument(
         "--keep",
@@ -172,14 +173,15 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from bayesprune.train import evaluate
 
-    result = evaluate(arguments.run, data_dir=arguments.data_dir, split=arguments.split, device=arguments.device)
+    own = own_parts(arguments.recipe)
+    result = evaluate(arguments.run, data_dir=arguments.data_dir, split=arguments.split, device=arguments.device, **own)
     print(json.dumps(result, indent=1))
     if arguments.keep:
-        _keep(arguments)
+        _keep(arguments, own)
     return 0
 
 
-def _keep(arguments: argparse.Namespace) -> None:
+def _keep(arguments: argparse.Namespace, own: dict[str, Any]) -> None:
     """Keep the predictions; digits are held against drawn letters."""
     from bayesprune.report import load_run
     from bayesprune.train.predictions import keep_predictions
@@ -189,7 +191,7 @@ def _keep(arguments: argparse.Namespace) -> None:
         from bayesprune.demo.letters import letter_images
 
         other = letter_images()
-    keep_predictions(arguments.run, data_dir=arguments.data_dir, device=arguments.device, other=other)
+    keep_predictions(arguments.run, data_dir=arguments.data_dir, device=arguments.device, other=other, **own)
 
 
 def _report(arguments: argparse.Namespace) -> int:

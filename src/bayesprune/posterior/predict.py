@@ -107,16 +107,17 @@ def predict(
     Args:
         model: a model of the architecture that was collected. It comes back with its own weights and train mode.
         samples: the members; None takes the model's present weights as the only one.
-        inputs: a tensor of inputs, or an iterable of batches: a tensor, a tuple or list of inputs and labels, or a mapping of
-            tensors, which are passed by name, "labels" left out. It is read once per member and must give the same batches
-            in the same order each time; this is checked.
+        inputs: a tensor of inputs, or an iterable of batches: a tensor, a tuple or list of inputs and labels (of inputs alone),
+            or a mapping of tensors, which are passed by name, "labels" or "label" left out. Inputs may be tuples, lists or
+            mappings of tensors. It is read once per member and must give the same batches in the same order each time; this
+            is checked.
         batch_size: inputs a forward pass, when ``inputs`` is a tensor.
         device: where to compute; default: where the model is. The model returns to its own device.
         task: what the model's output is: logits (n, C), or means (or a pair of means and variances).
         indices: which samples to use, default all.
         keep_members: also return every member's probabilities (or means): S times the memory of the result.
         forward: (model, inputs of a batch) → output; default: the model's own call, of its output the ``logits`` where it has
-            such an attribute.
+            such an attribute or key.
         noise_variance: for regression, the variance of the noise when the model gives means only; one number, or one
             for each member used.
         views: functions of a batch of inputs, such as `vision.views("mirror")`; a member's outputs are averaged over them
@@ -126,8 +127,8 @@ def predict(
         A `Prediction` or a `RegressionPrediction`, on the CPU in float64.
 
     Raises:
-        ValueError: if there are no members or no inputs, the architecture differs, the batches differ between members,
-            the output has the wrong shape, or a member's output is not finite (the message says which).
+        ValueError: if there are no members or no inputs, the architecture differs, a batch has three parts or more, the
+            batches differ between members, the output has the wrong shape, or a member's output is not finite (the message says which).
 
     Example:
         >>> from bayesprune.posterior import MemorySamples
@@ -187,9 +188,13 @@ def _choose(samples: Samples | None, indices: Sequence[int] | None) -> Sequence[
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """A model's output for a batch: called by name with a mapping; its ``logits`` where it has such an attribute."""
-    output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    return getattr(output, "logits", output)
+    """A model's output for a batch: called by name with a mapping; its ``logits`` where it has such an attribute or key."""
+    return answer(model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
+
+
+def answer(output: Any) -> Any:
+    """What a model says: its output, or the ``logits`` of it where there are such."""
+    return output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
 
 
 def _outputs(
@@ -210,12 +215,48 @@ def _outputs(
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:
-    """A batch's inputs and its labels (None where it has none): a tensor, a pair, or a mapping with "labels"."""
+    """A batch's inputs and its labels (None where it has none): a tensor, a pair, or a mapping with "labels" or "label"."""
     if isinstance(batch, Mapping):
-        return {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
+        labels = next((name for name in ("labels", "label") if name in batch), None)
+        return {name: value for name, value in batch.items() if name != labels}, batch.get(labels)
     if isinstance(batch, (tuple, list)):
-        return (*batch, None)[:2]
+        if not 1 <= len(batch) <= 2:
+            raise ValueError(
+                f"inputs: a batch of {len(batch)} parts, of which it is not known what is an input and what a label; give "
+                "(inputs, labels), where inputs may be a tuple, or a mapping of names to tensors (in training a Task's `split` "
+                "can choose)"
+            )
+        return batch[0], batch[1] if len(batch) == 2 else None
     return batch, None
+
+
+def tensors_of(inputs: Any) -> list[Tensor]:
+    """All tensors of a batch's inputs: a tensor, or tuples, lists and mappings of such."""
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else None
+    if parts is None:
+        raise ValueError(
+            f"inputs: a batch holds a {type(inputs).__name__}; expected a tensor, (inputs, labels), or a mapping of tensors"
+        )
+    return [tensor for part in parts for tensor in tensors_of(part)]
+
+
+def moved(inputs: Any, device: torch.device) -> Any:
+    """A batch's inputs on a device, built as they were."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device)
+    if isinstance(inputs, Mapping):
+        return {name: moved(part, device) for name, part in inputs.items()}
+    return [moved(part, device) for part in inputs]
+
+
+def marks(tensor: Tensor) -> Tensor:
+    """One number for each row of a tensor, which another row, or the same in another order, does not give."""
+    flat = tensor.reshape(len(tensor), -1)
+    places = torch.arange(1, flat.shape[1] + 1, dtype=torch.float64)
+    weights = 0.5 + (places * 0.6180339887498949).remainder(1.0)  # all above 0, no two alike
+    return (flat.to(torch.float32) @ weights.to(flat.device, torch.float32)).cpu()
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -245,22 +286,24 @@ class _Reader:
 
     def run(self, function: Callable[[Any], tuple[Tensor, ...]], name: str) -> tuple[Tensor, ...]:
         """The function's outputs over all batches, each concatenated and on the CPU."""
-        outputs, labels, seen = [], [], []
+        outputs: list[list[Tensor]] = []
+        labels: list[Tensor] = []
+        seen: list[Tensor] = []
         batches = self.inputs.split(self.batch_size) if isinstance(self.inputs, Tensor) else self.inputs
         for batch in batches:
             inputs, target = split_batch(batch)
-            tensors = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
-            if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+            tensors = tensors_of(inputs)
+            if not tensors:
                 raise ValueError(
-                    f"inputs: a batch holds a {type(inputs).__name__}; expected a tensor, (inputs, labels), or a mapping of tensors"
+                    "inputs: a batch holds no tensor; expected a tensor, (inputs, labels), or a mapping of tensors"
                 )
             if not len(tensors[0]):
                 continue
-            # One number per input tells a reshuffled or augmented pass from the first one.
-            sums = [tensor.reshape(len(tensor), -1).sum(1, dtype=torch.float32) for tensor in tensors]
-            seen.append(torch.stack(sums).sum(0).cpu() if len(sums) > 1 else sums[0].cpu())
-            placed = [tensor.to(self.device) for tensor in tensors]
-            output = function(dict(zip(inputs, placed)) if isinstance(inputs, Mapping) else placed[0])
+            known = [*tensors, target] if isinstance(target, Tensor) and target.ndim else tensors
+            seen.extend(
+                marks(tensor) for tensor in known
+            )  # they tell a reshuffled or augmented pass from the first one
+            output = function(moved(inputs, self.device))
             if any(part.isnan().any() for part in output):
                 raise ValueError(f"samples: {name} gives outputs that are not finite; leave it out with indices=")
             outputs.append([part.cpu() for part in output])

@@ -64,6 +64,13 @@ def unwrapped(optimizer: Any) -> Optimizer:
     return optimizer
 
 
+def _trained(groups: Partition) -> Partition:
+    """The groups without those of frozen parameters, which stay as they are."""
+    frozen = [each for each in groups if not all(part.param.requires_grad for part in each.slices)]
+    out = [Exclusion(each.name, each.count * each.size, "frozen (requires_grad=False)") for each in frozen]
+    return Partition([each for each in groups if each not in frozen], groups.kind, [*groups.excluded, *out])
+
+
 class MaskHolder:
     """Masks on the groups of a model, held by step hooks on its optimizer, whose ``state_dict()`` carries them.
 
@@ -87,10 +94,11 @@ class MaskHolder:
         self.step_count = 0
         self._finished = False
         self._hooks: list[Any] = []
-        self._take_up_(model, unwrapped(optimizer), groups)
+        self._take_up_(model, unwrapped(optimizer), _trained(groups))
         check(
             bool(self.groups),
-            "the optimizer holds none of the model's prunable weights; build it on model.parameters()",
+            "the optimizer holds none of the model's prunable weights; build it on model.parameters(), or they are frozen: set "
+            "requires_grad of what is to be pruned",
         )
 
     def _take_up_(self, model: nn.Module, optimizer: Optimizer, groups: Partition) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from bayesprune import vision
 from bayesprune.samplers import CycleClock
@@ -29,7 +30,9 @@ def build_data(config: RunConfig, data_dir: str | os.PathLike[str] | None = None
     wanted = config.data
     data: Dataset
     if wanted.dataset == "own":
-        raise ValueError("dataset='own': the data of this run were given from Python; give them again with data=.")
+        raise ValueError(
+            "dataset='own': the data of this run were given from Python; give them again with data= (--recipe FILE.py)."
+        )
     if wanted.dataset == "digits":
         data = vision.load_digits(fold=wanted.fold)
     else:
@@ -58,9 +61,14 @@ def cut(config: RunConfig, data: Any) -> Any:
 
 
 def own_config(config: RunConfig, model: Any, data: Any) -> RunConfig:
-    """Return the configuration of a run whose network or data are given: "own" stands for them, and a loader's batch size."""
+    """Return the configuration of a run whose network or data are given: "own" stands for them, and a loader's batch size.
+
+    Such a network's ends stay dense where nothing else is set.
+    """
     if model is not None:
         config = replace(config, network=replace(config.network, network="own", width=None, stem_stride=None))
+        if config.pruning.keep_ends is None:
+            config = replace(config, pruning=replace(config.pruning, keep_ends=True))
     if data is not None:
         batch_size = getattr(data, "batch_size", None) or config.data.batch_size
         config = replace(config, data=replace(config.data, dataset="own", batch_size=batch_size))
@@ -88,7 +96,9 @@ def build_augmentation(config: RunConfig, data: AnyData) -> vision.Augmentation 
 def build_network(config: RunConfig, data: AnyData) -> nn.Module:
     """Return the network of a run, initialised from the run's seed; torch's global generator is left as it was."""
     if config.network.network == "own":
-        raise ValueError("network='own': the network of this run was given from Python; give it again with model=.")
+        raise ValueError(
+            "network='own': the network of this run was given from Python; give it again with model= (--recipe FILE.py)."
+        )
     if isinstance(data, Splits):
         raise ValueError(
             f"network={config.network.network!r}: a network by name takes images that the library loads; give yours with model=."
@@ -119,15 +129,31 @@ def build_network(config: RunConfig, data: AnyData) -> nn.Module:
 
 def own_network(model: nn.Module | Callable[[], nn.Module], seed: int, anew: bool = False) -> nn.Module:
     """Return the user's network, built from a seed where `model` is a function; torch's global generator is left as it was."""
+    if isinstance(model, nn.Module) and anew:
+        raise ValueError(
+            f"model={type(model).__name__}(…): this method draws networks anew; give a function that builds the network."
+        )
     if isinstance(model, nn.Module):
-        if anew:
-            raise ValueError(
-                f"model={type(model).__name__}(…): this method draws networks anew; give a function that builds the network."
-            )
-        return model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model()
+        network = model
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = model()
+    lazy = [name for name, parameter in network.named_parameters() if isinstance(parameter, UninitializedParameter)]
+    if lazy:
+        raise ValueError(f"model: {lazy[0]} has no size yet; run the network on a batch once before it is trained.")
+    return network
+
+
+def example_of(inputs: Any, config: RunConfig) -> Any:
+    """Return a batch's inputs as an example to trace a network with; refuse views of what are no images."""
+    wanted = config.data.test_views
+    if wanted != "none" and not (isinstance(inputs, Tensor) and inputs.dim() == 4):
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise ValueError(
+            f"test_views={wanted!r}: views are of images (n, channels, height, width), not of {shape}; set test_views=none."
+        )
+    return (inputs,) if isinstance(inputs, (tuple, list)) else inputs  # one argument, which holds several tensors
 
 
 def channels_last_is_safe(model: nn.Module, device: torch.device) -> bool:

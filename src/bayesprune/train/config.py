@@ -137,8 +137,8 @@ class PruningConfig:
     round_to: int | None = 1
     """Of emmcmc by channels with scope layer: every coupled set keeps a multiple of this many; None: of 8, 4 or 2, where it has
     8 times as many."""
-    keep_ends: bool = False
-    """Of emmcmc: the first convolution stays dense, and so do the network's outputs."""
+    keep_ends: bool | None = None
+    """Of emmcmc: the first convolution stays dense, and so do the network's outputs; None: they do in a network of your own."""
     hard_threshold: float | None = None
     """Of emmcmc: prune groups whose statistic is below it; None: prune to the target sparsity."""
     every: int | None = None

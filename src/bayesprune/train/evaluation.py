@@ -61,7 +61,7 @@ def evaluate(
     device: str = "cpu",
     model: nn.Module | Callable[[], nn.Module] | None = None,
     data: Any = None,
-    task: str | Task = "classification",
+    task: str | Task | None = None,
 ) -> dict[str, Any]:
     """Return the task's scores, for classes accuracy, NLL, Brier score and ECE, of a run's single model and its average.
 
@@ -72,10 +72,14 @@ def evaluate(
         device: Where to compute.
         model: The user's own network, of a run that was given one.
         data: The user's own data, likewise.
-        task: What was learned.
+        task: What was learned; None: what the run's result says.
 
     Returns:
         {"split", "num_samples", "single": {...}, "average": {...}}.
+
+    Raises:
+        ArtefactError: As `load_trained`.
+        ValueError: A task of the user's own that no name stands for; give it.
 
     Example:
         >>> import tempfile
@@ -88,7 +92,19 @@ def evaluate(
     network, samples, held, _ = load_trained(run, data_dir, model=model, data=data)
     loader = held.loader(split, batch_size=256, shuffle=False, device=device)
     result: dict[str, Any] = {"split": split, "num_samples": len(samples)}
-    scored = build_task(task)
+    scored = _recorded(Path(run)) if task is None else build_task(task)
     for key, members in (("single", None), ("average", samples if len(samples) else None)):
         result[key] = scored.evaluate(network.to(device), members, loader).scores
     return result
+
+
+def _recorded(run: Path) -> Task:
+    """Return the task that a run's result names, with its settings."""
+    result = names.read_json(run / names.RESULT) if (run / names.RESULT).exists() else {}
+    name = result.get("task", "classification")
+    try:
+        return build_task(name, **result.get("task_settings", {}))
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"task=None: the run learned {name!r}, which is not registered as it was; give task=."
+        ) from None

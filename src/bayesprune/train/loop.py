@@ -29,6 +29,7 @@ from bayesprune.train.build import (
     build_pruner,
     channels_last_is_safe,
     cut,
+    example_of,
     own_network,
 )
 from bayesprune.train.claim import check_place
@@ -143,7 +144,7 @@ class Trainer:
         self.collection = Collection(config, self.clock, self.procedure.collects)
         if str(self.collection) and not quiet:
             print(self.collection, flush=True)
-        self.example = self.task.split(test.first(1))[0]
+        self.example = example_of(self.task.split(test.first(1))[0], config)
         self.pruner = build_pruner(config, self.model, self.optimizer, self.clock.total_steps, self.example)
         self.samples = SampleStore(out / names.SAMPLES)
         every = max(1, self.clock.total_steps // 200) if runtime.trace_every is None else runtime.trace_every

@@ -93,7 +93,7 @@ def _spike_slab(config: RunConfig, model: nn.Module, optimizer: Any, total_steps
         "scope": pruning.scope,
         "min_groups": pruning.min_groups,
         "round_to": pruning.round_to,
-        "keep_ends": pruning.keep_ends,
+        "keep_ends": bool(pruning.keep_ends),
         "criterion": "magnitude" if pruning.rule == "l2" else pruning.rule,
         "spike_decay": pruning.spike_decay,
         "soft_threshold": pruning.soft_threshold,

@@ -13,7 +13,7 @@ from bayesprune import baselines
 from bayesprune.posterior import Samples
 from bayesprune.samplers import CycleClock
 from bayesprune.train.config import RunConfig
-from bayesprune.train.task import Task
+from bayesprune.train.task import Pairs, Regression, Task
 from bayesprune.train.values import in_epochs, in_shares
 
 
@@ -108,6 +108,7 @@ class Rank1(Procedure):
         self.model: baselines.Rank1Network = baselines.to_rank1(
             self.plain, baseline.members, prior=baseline.prior, prior_std=baseline.prior_std,  # type: ignore[arg-type]
             random_sign=baseline.random_sign, seed=self.config.seed,
+            output="mean" if isinstance(self.task, Regression) else "logits",
         )  # fmt: skip
 
     def parameters(self) -> Iterable[Any]:
@@ -163,7 +164,7 @@ class Swag(Procedure):
     def finish(self, samples: Samples, batches: Iterable[Any]) -> nn.Module:
         """Draw the samples; the single network is SWA, the mean."""
         generator, step = torch.Generator().manual_seed(self.config.seed), self.clock.total_steps - 1
-        draws = self.config.baseline.draws
+        draws, batches = self.config.baseline.draws, Pairs(self.task, batches)
         self.swag.draw(samples, self.model, draws, batches, generator=generator, step=step, cycle=0)
         self.model.load_state_dict(self.swag.sample(scale=0.0))
         return baselines.refresh_batch_norm_(self.model, batches)

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from bayesprune.train.build import as_data, own_config
 from bayesprune.train.config import RunConfig
 from bayesprune.train.idle import refuse_idle
 from bayesprune.train.recipes import names, recipe, registered
-from bayesprune.train.settings import override
+from bayesprune.train.settings import merged, override
 
 _OWN = ("model", "data", "task")
 
@@ -42,8 +42,8 @@ def choose(what: str, settings: Iterable[str] = (), config_file: str | os.PathLi
     else:
         config = recipe(what)
     if config_file is not None:
-        given |= {key: value for key, value in read_settings(config_file).items() if key != "recipe"}
-    given |= dict(_pair(setting) for setting in settings)
+        given = merged(given, {key: value for key, value in read_settings(config_file).items() if key != "recipe"})
+    given = merged(given, *({key: value} for key, value in map(_pair, settings)))
     config = override(config, given)
     config = own_config(config, own.get("model"), None if own.get("data") is None else as_data(own["data"]))
     for key in given:
@@ -83,7 +83,7 @@ def _pair(setting: str) -> tuple[str, str]:
 def _from_python(path: Path, name: str) -> tuple[RunConfig, dict[str, Any]]:
     """Return the recipe that a file registers, and its model, data and task."""
     module = _import(path)
-    own = {part: getattr(module, part) for part in _OWN if hasattr(module, part)}
+    own = {part: _given(module, part) for part in _OWN if not isinstance(getattr(module, part, module), ModuleType)}
     found = [each for each in names() if registered(each).__module__ == module.__name__]
     if name and name not in found:
         raise ValueError(f"{path}:{name}: the file registers {', '.join(found) or 'no recipe'}.")
@@ -93,6 +93,12 @@ def _from_python(path: Path, name: str) -> tuple[RunConfig, dict[str, Any]]:
         raise ValueError(f"{path} registers {', '.join(found)}; choose one: {path}:{found[0]}.")
     chosen = name or found[0]
     return replace(recipe(chosen), recipe=chosen), own
+
+
+def _given(module: ModuleType, part: str) -> Any:
+    """Return what a file gives; data may be a function that returns them."""
+    value = getattr(module, part)
+    return value() if part == "data" and isinstance(value, FunctionType) else value
 
 
 def _import(path: Path) -> ModuleType:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
     task = trained.task
     single = task.evaluate(trained.model, None, trained.test)
     average = task.evaluate(trained.model, store, trained.test) if len(store) else single
-    example = None if isinstance(trained.example, Mapping) else trained.example
+    example = trained.example if isinstance(trained.example, torch.Tensor) else None
     report = sparsity_report(
         trained.model, exclude=dense_layers(config, trained.model), example_input=example
     ).as_dict()
@@ -62,6 +62,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "epochs": config.schedule.epochs,
         "seed": config.seed,
         "task": task.name,
+        "task_settings": _settings(task),
         "split": trained.split,
         "exact": trained.exact,
         "num_samples": len(store),
@@ -94,6 +95,12 @@ def _settled(history: list[dict[str, Any]]) -> dict[int, float]:
         for place, row in enumerate(history)
         if 2 * (place - cycles.index(row["cycle"])) >= cycles.count(row["cycle"])
     }
+
+
+def _settings(task: Task) -> dict[str, Any]:
+    """Return a task's settings that JSON can hold."""
+    found: dict[str, Any] = asdict(task) if is_dataclass(task) else {}
+    return {name: value for name, value in found.items() if isinstance(value, (bool, int, float, str, type(None)))}
 
 
 def _fit(trained: Trained, classes: int | None) -> Fit | None:

@@ -52,7 +52,8 @@ def train(
         trial: Make a few steps of everything, samples, pruning, checkpoints and evaluations among them, on a few examples: what
             the numbers are means nothing.
         resume: Go on from the folder's checkpoint (from the start where it has none). On one CPU the resumed run equals
-            the uninterrupted one bit for bit; a loader of the user's own that cannot be replayed says so (see `Splits`).
+            the uninterrupted one bit for bit; a loader of the user's own that cannot be replayed says so (see `Splits`). Of a
+            folder whose run is finished the result is returned, and a module given as `model` gets the run's weights.
         quiet: Print nothing.
         stop: Asked between two steps, and between two batches of an evaluation; when true, the run ends as by Ctrl-C.
 
@@ -89,6 +90,8 @@ def train(
         check_folder(out, config, resume)
         if resume and (out / names.RESULT).exists():
             names.sign(out)
+            if isinstance(model, nn.Module):
+                names.load_model_(model, out)
             return names.read_json(out / names.RESULT)
         sweep(out)
         sweep(out / names.SAMPLES)

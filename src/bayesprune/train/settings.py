@@ -75,7 +75,7 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
             if not separator:
                 raise ValueError(f"--set {setting!r} has no '='; write key=value, for example lr=0.5.")
             pairs.append((key.strip(), value.strip()))
-        settings = dict(pairs)
+        settings = merged(*({key: value} for key, value in pairs))
     chosen = [settings[key] for key in ("sampler.method", "method") if key in settings]
     name_of_method = str(chosen[0]) if chosen else config.sampler.method
     kinds = section_types(name_of_method)
@@ -92,9 +92,21 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
     return replace(config, **top, **sections)
 
 
+def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in one mapping, of each key the last, however it is spelled ("lr" or "sampler.lr")."""
+    found: dict[str, Any] = {}
+    for each in settings:
+        for key, value in each.items():
+            for same in [known for known in found if known.rpartition(".")[2] == key.rpartition(".")[2]]:
+                del found[same]
+            found[key] = value
+    return found
+
+
 def as_dict(config: RunConfig) -> dict[str, Any]:
     """Return the configuration as nested dicts, ready for JSON."""
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain["pruning"]["keep_ends"] = bool(config.pruning.keep_ends)  # where it is not set, the ends of named networks go
     if plain["options"] is None:
         del plain["options"]
     return {"version": VERSION, "method": config.sampler.method, **plain}
@@ -110,9 +122,11 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
         raise ValueError(f"unknown section {unknown[0]!r}: {nearest(unknown[0], SECTIONS)}")
     config = RunConfig(recipe=str(values.get("recipe", "custom")))
     flat: dict[str, Any] = {"seed": values.get("seed", 0)}
+    own = values.get("network", {}).get("network") == "own"
     for section in (*SECTIONS, "options"):
         for name, value in values.get(section, {}).items():
             unset = version == 1 and name in _ZERO_WAS_UNSET and value == 0
+            unset |= name == "keep_ends" and value is False and not own  # the same there
             flat[f"{section}.{name}"] = None if unset else value
     return override(config, flat)
 

@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
-from bayesprune.vision.dataset_loader import DatasetLoader, StreamLoader
+from bayesprune.vision.dataset_loader import DatasetLoader, PassLoader, StreamLoader
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,9 +25,10 @@ class Splits:
     """The user's own data, each split a torch Dataset, a DataLoader, or any iterable of batches that can be read again.
 
     A map-style data set is read in the run's own order: such a run goes on after a stop bit for bit, whatever its workers
-    and its random augmentation. So is a DataLoader over one with torch's own samplers: its data set, batch size, collate
-    function and workers are taken. Any other loader is read as it is; on resuming it begins
-    a new pass, which is said, unless it has `state_dict` and `load_state_dict`.
+    and its random augmentation. So is a DataLoader over one that reads all of it, in order or shuffled, or the examples of a
+    SubsetRandomSampler: its data set, batch size, collate function and workers are taken. Any other loader (one with
+    another sampler, or a `worker_init_fn`) is read as it is; on resuming it begins a new pass, which is said, unless it has
+    `state_dict` and `load_state_dict`.
 
     Args:
         train: Training data.
@@ -32,7 +41,8 @@ class Splits:
         collate: Examples → batch; None: that of the DataLoader that was given, else torch's default.
 
     Raises:
-        ValueError: Neither test nor validation data, or no number of examples; in `loader`, a split that is not there.
+        ValueError: Neither test nor validation data, or no number of examples; in `loader`, a split that is not there, or
+            test data that come in another order each time.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -85,11 +95,11 @@ class Splits:
             return 0
         if split == "train" and self.num_data is not None:
             return self.num_data
-        held: Any = data.dataset if isinstance(data, DataLoader) else data
-        try:
-            return len(held) if hasattr(held, "__getitem__") and not isinstance(held, list) else self._unknown(split)
-        except TypeError:
-            return self._unknown(split)
+        whole = _whole(data)
+        if whole is not None:
+            return len(whole)
+        number = _number_of(data)
+        return self._unknown(split) if number is None else number
 
     @property
     def batch_size(self) -> int | None:
@@ -110,8 +120,8 @@ class Splits:
         Raises:
             ValueError: A validation split that is there, data that are no map-style data set, or n out of range.
         """
-        data: Any = self.train.dataset if _replayable(self.train) and isinstance(self.train, DataLoader) else self.train
-        if self.validation is not None or not is_map(data):
+        data: Any = _whole(self.train)
+        if self.validation is not None or data is None:
             why = (
                 "there is a validation split"
                 if self.validation is not None
@@ -121,10 +131,14 @@ class Splits:
         if not 1 <= n < len(data):
             raise ValueError(f"validation_size={n}: hold out 1 to {len(data) - 1} of the {len(data)} training examples")
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
-        made: dict[str, Any] = {}
-        if isinstance(self.train, DataLoader):
-            made = {"workers": self.train.num_workers, "collate": self.train.collate_fn}
-        return replace(self, train=Subset(data, sorted(order[n:])), validation=Subset(data, sorted(order[:n])), **made)
+        train, validation = (Subset(data, sorted(part)) for part in (order[n:], order[:n]))
+        return replace(self, train=train, validation=validation, **self._made())
+
+    def _made(self) -> dict[str, Any]:
+        """Return how the training data's DataLoader makes batches, nothing where there is none."""
+        if not isinstance(self.train, DataLoader):
+            return {}
+        return {"workers": self.train.num_workers, "collate": self.train.collate_fn}
 
     def subset(self, n: int, seed: int = 0) -> Splits:
         """Return the data with n training examples only, drawn without regard to the class.
@@ -132,17 +146,18 @@ class Splits:
         Raises:
             ValueError: Training data that are no map-style data set, or n out of range.
         """
-        if not is_map(self.train) or not 1 <= n <= len(self.train):
+        data: Any = _whole(self.train)
+        if data is None or not 1 <= n <= len(data):
             raise ValueError(
                 f"train_size={n}: give a map-style data set of at least so many examples, or train_size=none."
             )
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed)).tolist()
-        return replace(self, train=Subset(self.train, sorted(order[:n])))
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
+        return replace(self, train=Subset(data, sorted(order[:n])), **self._made())
 
     def loader(
         self, split: str, *, batch_size: int, shuffle: bool | None = None, drop_last: bool = False, seed: int = 0,
         device: Any = None, channels_last: bool = False, share: tuple[int, int] = (0, 1), augmentation: Any = None,
-    ) -> DatasetLoader | StreamLoader:  # fmt: skip
+    ) -> DatasetLoader | StreamLoader | PassLoader:  # fmt: skip
         """Return the loader of a split; a data set's own transforms are its augmentation.
 
         Args:
@@ -167,18 +182,26 @@ class Splits:
             data = DataLoader(
                 data, batch_size=batch_size, num_workers=self.workers or 0, collate_fn=self.collate, drop_last=drop_last
             )
-        if not _replayable(data):
+        whole = _whole(data)
+        if whole is None:
             if share[1] > 1:
                 raise ValueError(
                     f"{split} is a {type(data).__name__}, which the {share[1]} processes cannot share; give a map-style data set."
                 )
-            return StreamLoader(data, steps=self.steps_per_epoch if split == "train" else None, **place)
+            if split == "train":
+                return StreamLoader(data, steps=self.steps_per_epoch, **place)
+            if isinstance(data, DataLoader) and isinstance(data.sampler, (RandomSampler, WeightedRandomSampler)):
+                raise ValueError(
+                    f"{split}: its {type(data.sampler).__name__} reads another order each time, so members cannot be averaged over "
+                    "it; give the data set, or a DataLoader with shuffle=False."
+                )
+            return PassLoader(data, **place)
         workers, collate = self.workers, self.collate
         if isinstance(data, DataLoader):
             workers = data.num_workers if workers is None else workers
-            collate, batch_size, data = collate or data.collate_fn, data.batch_size or batch_size, data.dataset
+            collate, batch_size = collate or data.collate_fn, data.batch_size or batch_size
         return DatasetLoader(
-            data, batch_size=batch_size, shuffle=split == "train" if shuffle is None else shuffle, drop_last=drop_last,
+            whole, batch_size=batch_size, shuffle=split == "train" if shuffle is None else shuffle, drop_last=drop_last,
             seed=seed, workers=workers or 0, collate=collate, share=share, **place,
         )  # fmt: skip
 
@@ -189,12 +212,44 @@ def is_map(data: Any) -> bool:
     return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not iterable
 
 
-def _replayable(data: Any) -> bool:
-    """Return whether batches can be made in the run's own order: a map-style set, or a plain DataLoader over one."""
+def _whole(data: Any) -> Any:
+    """Return the map-style data whose examples are read each pass, all once; None where batches come in an order of their own."""
     if not isinstance(data, DataLoader):
-        return is_map(data)
-    if type(data) is not DataLoader or not is_map(data.dataset) or data.batch_size is None:
-        return False
-    sampler = data.sampler
-    plain = type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not sampler.replacement)
-    return plain and type(data.batch_sampler).__name__ == "BatchSampler"
+        return data if is_map(data) else None
+    held: Any = data.dataset
+    indexed = is_map(held) or isinstance(held, (list, tuple))
+    plain = type(data.batch_sampler).__name__ == "BatchSampler" and data.worker_init_fn is None
+    if type(data) is not DataLoader or not indexed or not plain:
+        return None
+    sampler: Any = data.sampler
+    if type(sampler) is SubsetRandomSampler:
+        return Subset(held, list(sampler.indices))
+    every = type(sampler) is SequentialSampler or (
+        type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(held)
+    )
+    return held if every and sampler.data_source is held else None
+
+
+def _number_of(data: Any) -> int | None:
+    """Return the number of examples of data whose batches come in an order of their own, None where they do not tell."""
+    if not isinstance(data, DataLoader):
+        return _length(data) if isinstance(data, IterableDataset) else None
+    sampler, number = data.sampler, _length(data.dataset)
+    if data.batch_size is None and type(data.batch_sampler).__name__ == "NoneType":
+        return None  # its items are batches
+    if isinstance(data.dataset, IterableDataset):
+        return number
+    if isinstance(sampler, WeightedRandomSampler):
+        return len(sampler.weights)
+    if isinstance(sampler, (RandomSampler, SequentialSampler)):
+        return _length(sampler.data_source)
+    part = number is not None and (_length(sampler) or 0) < number  # always the same, or another each time?
+    return None if part else number
+
+
+def _length(data: Any) -> int | None:
+    """Return the length of data, None where it has none."""
+    try:
+        return len(data)
+    except TypeError:
+        return None

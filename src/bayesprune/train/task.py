@@ -101,7 +101,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """One of C classes: logits (n, C), labels (n,) from 0; cross-entropy.
+    """One of C classes: logits (n, C), labels (n,) from 0, in training also a probability for each class (n, C); cross-entropy.
+
+    Logits of one column are those of class 1 beside class 0.
 
     Args:
         label_smoothing: Share of each label spread over all classes, in training only.
@@ -117,17 +119,19 @@ class Classification(Task):
 
     def loss(self, output: Any, targets: Any) -> Tensor:
         """Return the cross-entropy."""
-        return F.cross_entropy(output, targets, label_smoothing=self.label_smoothing)
+        output = two_columns(output)
+        return F.cross_entropy(output, _labels(output, targets), label_smoothing=self.label_smoothing)
 
     def tally(self, output: Any, targets: Any) -> tuple[Tensor | int, int | Tensor]:
         """Return how many are right."""
-        return (output.argmax(1) == targets).sum(), len(targets)
+        said, right = two_columns(output).argmax(1), targets.argmax(1) if targets.is_floating_point() else targets
+        return (said == right).sum(), len(targets)
 
     def evaluate(
         self, model: nn.Module, samples: Samples | None, batches: Iterable[Any], views: Views = ()
     ) -> Evaluation:
         """Return accuracy, NLL, Brier score, calibration error and the uncertainties."""
-        prediction = predict(model, samples, _Pairs(self, batches), forward=self.output, views=views)
+        prediction = predict(model, samples, Pairs(self, batches), forward=self.output, views=views)
         assert prediction.labels is not None
         return Evaluation(
             len(prediction),
@@ -177,7 +181,7 @@ class Regression(Task):
     ) -> Evaluation:
         """Return MSE, RMSE, NLL, and the share of targets inside the central 90 % interval."""
         prediction = predict(
-            model, samples, _Pairs(self, batches), task="regression", forward=self.output, keep_members=True,
+            model, samples, Pairs(self, batches), task="regression", forward=self.output, keep_members=True,
             noise_variance=self.noise_variance, views=views,
         )  # fmt: skip
         assert prediction.labels is not None and prediction.members is not None
@@ -332,21 +336,21 @@ def register_task(name: str, make: Callable[..., Task]) -> None:
     _TASKS[name] = make
 
 
-def build_task(task: str | Task, label_smoothing: float = 0.0) -> Task:
-    """Return a task by its name, with the run's label smoothing where it has such."""
+def build_task(task: str | Task, label_smoothing: float = 0.0, **settings: Any) -> Task:
+    """Return a task by its name with its settings, with the run's label smoothing where it has such."""
     if isinstance(task, str) and task not in _TASKS:
         raise ValueError(f"task={task!r}: {nearest(task, _TASKS)}")
     if not label_smoothing:
-        return _TASKS[task]() if isinstance(task, str) else task
+        return _TASKS[task](**settings) if isinstance(task, str) else task
     if task not in ("classification", "tokens"):
         named = task if isinstance(task, str) else type(task).__name__
         raise ValueError(
             f"label_smoothing={label_smoothing} changes nothing with task={named}; set it on the task itself, or leave it 0."
         )
-    return _TASKS[str(task)](label_smoothing=label_smoothing)
+    return _TASKS[str(task)](label_smoothing=label_smoothing, **settings)
 
 
-class _Pairs:
+class Pairs:
     """Batches as the task splits them, readable again and again."""
 
     def __init__(self, task: Task, batches: Iterable[Any]) -> None:
@@ -355,6 +359,22 @@ class _Pairs:
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
             yield self.task.split(batch)
+
+
+def two_columns(logits: Tensor) -> Tensor:
+    """Return the logits of classes 0 and 1 where there is one column, which is class 1's; else the logits."""
+    return F.pad(logits, (1, 0)) if logits.ndim == 2 and logits.shape[1] == 1 else logits
+
+
+def _labels(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return labels as torch's cross-entropy takes them; refuse those of another shape."""
+    soft = targets.is_floating_point() and targets.shape == logits.shape
+    if logits.ndim == 2 and not soft and (targets.is_floating_point() or targets.shape != logits.shape[:1]):
+        raise ValueError(
+            f"labels of shape {tuple(targets.shape)} and type {targets.dtype} for logits {tuple(logits.shape)}; give class numbers "
+            "of shape (n,), whole numbers from 0 (squeeze a column, argmax one-hot rows), or task='regression' for numbers"
+        )
+    return targets if soft else targets.long()
 
 
 def _same_shape(mean: Tensor, targets: Tensor) -> None:

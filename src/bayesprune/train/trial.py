@@ -41,6 +41,9 @@ def trial_config(config: RunConfig) -> RunConfig:
 def trial_data(data: Any, batch_size: int) -> Any:
     """Return data with training examples for a few steps, and a few examples to test and validate on."""
     if isinstance(data, Splits):
+        for split in ("train", "test", "validation"):
+            if getattr(data, split) is not None:
+                data.loader(split, batch_size=batch_size)  # what would be refused is refused here
         return replace(
             data, train=_first(data.train, batch_size * _STEPS, _STEPS), test=_first(data.test, _EXAMPLES, 2),
             validation=_first(data.validation, _EXAMPLES, 2), num_data=data.count("train"), steps_per_epoch=_STEPS,

@@ -195,6 +195,27 @@ class StreamLoader:
             self.batches.load_state_dict(state["own"])  # type: ignore[attr-defined]
 
 
+class PassLoader:
+    """Iterate over a loader as it is, one whole pass each time: what is tested on."""
+
+    exact = True
+
+    def __init__(
+        self, batches: Iterable[Any], *, device: torch.device | str | None = None, channels_last: bool = False
+    ) -> None:
+        self.batches, self.place = batches, Placement(device, channels_last)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the batches of a pass."""
+        return (self.place(batch) for batch in self.batches)
+
+    def first(self, count: int) -> Any:
+        """Return the first examples of a pass."""
+        for batch in self:
+            return _cut(batch, count)
+        raise ValueError("the data to test on hold no batch; give data with at least one, which can be read again")
+
+
 class Placement:
     """Moves a batch's tensors to where the run computes, pictures in its memory format."""
 

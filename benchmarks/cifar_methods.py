@@ -18,6 +18,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -246,14 +247,14 @@ def finished(path: Path) -> list[dict[str, Any]]:
     return [row for row in standing(path)["rows"] if row["status"] == "done" and not row["changes"]]
 
 
-def _where(rows: list[dict[str, Any]]) -> str:
+def where(held: dict[str, Any]) -> str:
+    """Return on what a row was trained, by its environment."""
+    return f"{held['cpu']}, one thread a run" if held["device"] == "cpu" else f"{held['device']}, many runs at once"
+
+
+def _trained_on(rows: list[dict[str, Any]]) -> str:
     """Return on what machines rows were trained, and how many on each."""
-    count: dict[str, int] = {}
-    for row in rows:
-        held = row["environment"]
-        on = f"{held['cpu']}, one thread a run" if held["device"] == "cpu" else f"{held['device']}, many runs at once"
-        said = f"{on}, torch {held['torch']}"
-        count[said] = count.get(said, 0) + 1
+    count = Counter(f"{where(row['environment'])}, torch {row['environment']['torch']}" for row in rows)
     return "; ".join(f"{name} ({number} of {len(rows)} runs)" for name, number in count.items())
 
 
@@ -276,8 +277,8 @@ def table(place: str) -> str:
     timer = json.loads(TIMES.read_text(encoding="utf-8"))["environment"] if TIMES.exists() else rows[0]["environment"]
     note = (
         f"Mean ± standard deviation over n seeds; {rows[0]['epochs']} epochs each, all 10,000 test images, last epoch. "
-        f"Averaged: over the samples, SGD's over its late snapshots. Trained on {_where(rows)}; training s: of the runs on a CPU. "
-        f"MB and ms: one network in float32, pruned channels removed, single zeros not; ms: the best of 40, sizes in turns, "
+        f"Averaged: over the samples, SGD's over its late snapshots. Trained on {_trained_on(rows)}; "
+        f"training s: of the runs on a CPU, beside other work. MB and ms: one network in float32, pruned channels removed, single zeros not; ms: the best of 40, sizes in turns, "
         f"processor time of one thread, {timer['cpu']}, torch {timer['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"

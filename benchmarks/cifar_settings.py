@@ -19,6 +19,7 @@ from typing import Any
 from bayesprune.train import NonFiniteLoss, evaluate, recipe, train
 from bayesprune.train.folder import environment
 from bayesprune.train.settings import as_dict
+from benchmarks.cifar_methods import where
 from paper.cells import Cell
 from paper.jobs import Job, Outcome, run_jobs
 from paper.ledger import Ledger
@@ -117,10 +118,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for key in sorted({(row["recipe"], tuple(row["changes"])) for row in rows}):  # the recipe itself first
         own = [row for row in rows if (row["recipe"], tuple(row["changes"])) == key]
         lines.append(f"| `{key[0]}` | {' '.join(key[1]) or 'none'} {_said(own)}")
-    environment = rows[0]["environment"]
-    return (
-        "\n".join(lines) + f"\n\n5,000 held-out training images. {environment['device']}, torch {environment['torch']}."
-    )
+    places = {(where(row["environment"]), row["environment"]["torch"]) for row in rows}
+    said = "; ".join(f"{place}, torch {version}" for place, version in sorted(places))
+    return "\n".join(lines) + f"\n\n5,000 held-out training images. {said}."
 
 
 def main() -> None:

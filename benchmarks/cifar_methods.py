@@ -278,7 +278,8 @@ def table(place: str) -> str:
     note = (
         f"Mean ± standard deviation over n seeds; {rows[0]['epochs']} epochs each, all 10,000 test images, last epoch. "
         f"Averaged: over the samples, SGD's over its late snapshots. Trained on {_trained_on(rows)}; "
-        f"training s: of the runs on a CPU, beside other work. MB and ms: one network in float32, pruned channels removed, single zeros not; ms: the best of 40, sizes in turns, "
+        f"training s: of the runs on a CPU, beside other work. MB and ms: one network in float32, pruned channels "
+        f"removed, single zeros not; ms: the best of 40, sizes in turns, "
         f"processor time of one thread, {timer['cpu']}, torch {timer['torch']}."
     )
     return "\n".join(lines) + f"\n\n{note}"

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import log_ndtr, ndtri_exp
+from scipy.special import ndtri_exp
 
 from bayesprune.tabular.clusters import Cluster, findings, interchangeable, step_up
 from bayesprune.tabular.conditional import ConditionalModels
 from bayesprune.tabular.spread import variance_p_values
+from bayesprune.tabular.tails import larger_tail
 from bayesprune.tabular.weighing import Weigher, Weight
 
 
@@ -100,8 +101,8 @@ def _chain_scores(weight: Weight) -> np.ndarray:
 
 def p_value_of(weight: Weight) -> float:
     """Return the p-value of the sums over the chains: twice the smaller of the network's and the linear one."""
-    network = log_ndtr(-_z(weight.network.sum(0)))
-    linear = math.log(2) + log_ndtr(-abs(_z(weight.linear.sum(0))))
+    network = larger_tail(weight.network.sum(0), weight.network_parts)
+    linear = math.log(2) + larger_tail(weight.linear.sum(0), weight.linear_parts, two_sided=True)
     return float(np.exp(min(0.0, math.log(2) + min(network, linear))))
 
 

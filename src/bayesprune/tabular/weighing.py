@@ -14,6 +14,7 @@ from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.comparison import Folds, gains_without_refit
 from bayesprune.tabular.conditional import ColumnModel, ConditionalModels
 from bayesprune.tabular.rows import Rows
+from bayesprune.tabular.tails import white_sums
 from bayesprune.tabular.trainer import ChainSettings, ChainTrainer
 
 _CLIP = 3.0  # robust standard deviations beyond which a residual is an outlier
@@ -102,12 +103,14 @@ def _useful(columns: Tensor, gains: list[dict[int, float]], owner: np.ndarray, l
 
 @dataclass(frozen=True)
 class Weight:
-    """What an input (or a cluster) says about y, chain by chain."""
+    """What an input (or a cluster) says about y, chain by chain: sums and their variances, and what they are sums of."""
 
     network: np.ndarray
     linear: np.ndarray
     each: np.ndarray
     gain: np.ndarray
+    network_parts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    linear_parts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def shares(self) -> list[float]:
         """Return how far each column of a cluster is the one that matters: exp(½z²) of it alone, over their sum."""
@@ -172,6 +175,8 @@ class Weigher:
         network, linear = np.zeros((len(self.own), 2)), np.zeros((len(self.own), 2))
         variances, direction_variance = model.variances(), _direction_variance(model)
         gain, each = np.zeros(len(self.own)), np.zeros((len(model.columns), 2))
+        network_parts: list[tuple[np.ndarray, np.ndarray]] = []
+        linear_parts: list[tuple[np.ndarray, np.ndarray]] = []
         direction, residual = _direction(model), model.residual
         linear_part = self.ridge - residual @ self.coefficient[model.columns]
         for place, chain in enumerate(self.own):
@@ -193,13 +198,19 @@ class Weigher:
             r, h, spread, better = self._parts(with_input, without, self.y[rows], torch.from_numpy(linear_part[at]))
             r = r * self.weight[rows][:, None]
             # The variance that draws in the input's place would give, y and all others as they are.
-            network[place] = float((r * h).sum()), self.inflation * float((r * spread).sum(-1).square().mean(0).sum())
+            drawn_variance = float((r * spread).sum(-1).square().mean(0).sum())
+            network[place] = white_sums(r.numpy(), h.numpy(), drawn_variance, self.inflation)
+            scale = math.sqrt(self.inflation)
+            network_parts.append((r.numpy(), scale * spread.flatten(0, 1).numpy()))
             if r.shape[-1] == 1:
-                flat = r[:, 0].numpy()
-                linear[place] = flat @ direction[at], self.inflation * (flat**2 @ direction_variance[at])
-                each += np.stack([flat @ residual[at], self.inflation * (flat**2 @ variances[at])], axis=1)
+                flat, along = r.numpy(), direction[at, None]
+                linear[place] = white_sums(flat, along, flat[:, 0] ** 2 @ direction_variance[at], self.inflation)
+                linear_parts.append((flat, scale * direction[:, None]))
+                each += np.stack(
+                    [flat[:, 0] @ residual[at], self.inflation * (flat[:, 0] ** 2 @ variances[at])], axis=1
+                )
             gain[place] = better
-        return Weight(network, linear, each, gain)
+        return Weight(network, linear, each, gain, network_parts, linear_parts)
 
     def _parts(
         self, with_input: Tensor, without: Tensor, y: Tensor, linear_part: Tensor

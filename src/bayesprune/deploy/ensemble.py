@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 
 from bayesprune.deploy.architecture import Spec, describe, rebuild
-from bayesprune.deploy.common_part import clones, cut
+from bayesprune.deploy.common_part import clones, cut, orderly
 from bayesprune.deploy.folding import fold
 from bayesprune.deploy.threads import side_by_side
 from bayesprune.graph.source import releasing_source
@@ -314,7 +314,8 @@ def _averaged(members: Sequence[fx.GraphModule]) -> fx.GraphModule:
 
 
 def _channels_last(model: fx.GraphModule) -> fx.GraphModule:
-    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    # Where a write is seen through another name, the layout would decide whether a reshape is one (or a copy).
+    if any(isinstance(module, nn.Conv2d) for module in model.modules()) and orderly(model):
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 

@@ -39,13 +39,9 @@ def fold(model: fx.GraphModule) -> fx.GraphModule:
         node.replace_all_uses_with(replaced)
         model.graph.erase_node(node)
     for node in model.graph.nodes:
-        if (
-            node.op == "call_function"
-            and node.target in (operator.add, operator.iadd, torch.add)
-            and _own(node, modules)
-        ):
+        if node.op == "call_function" and node.target in (operator.add, torch.add) and _own(node, modules):
             node.target = add_into
-    model.graph.eliminate_dead_code()
+    # What nobody reads stays: it may write into what others read (h.relu_()), and the model runs it too.
     model.delete_all_unused_submodules()
     model.recompile()
     return releasing_source(model)

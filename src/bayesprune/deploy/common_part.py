@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 from bayesprune.graph.source import releasing_source
 
@@ -52,10 +54,14 @@ def orderly(model: fx.GraphModule) -> bool:
     return all(_alone(node, modules) for node in model.graph.nodes if _in_place(node, modules))
 
 
-def clones(values: tuple[Tensor, ...]) -> list[Tensor]:
+def clones(values: Any) -> Any:
     """Copy values for a member that may write into them; the same tensor twice stays one."""
     copied: dict[int, Tensor] = {}
-    return [copied.setdefault(id(value), value.clone()) if isinstance(value, Tensor) else value for value in values]
+
+    def copy(value: Any) -> Any:
+        return copied.setdefault(id(value), value.clone()) if isinstance(value, Tensor) else value
+
+    return tree_map(copy, values)
 
 
 def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

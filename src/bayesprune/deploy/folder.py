@@ -78,7 +78,8 @@ def save(
     inputs = as_inputs(model, example_input)
     whole = isinstance(model, Ensemble)  # it brings its own stacked tensors
     if isinstance(model, Ensemble):
-        check_members(model, inputs)
+        original, model = model, model.traced(inputs)
+        check_members(model, inputs, original)
     spec, tensors = model.parts() if isinstance(model, Ensemble) else describe(model, inputs)
     content: dict[str, Any] = {
         "format": FORMAT,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.common.modes import evaluating
+from bayesprune.deploy.ensemble import Ensemble
 from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.source import deep_copy
 
@@ -17,7 +18,7 @@ ALIGNMENT = 64
 
 def as_inputs(model: nn.Module, example_input: Any) -> Inputs:
     """The inputs of a model, every one with the batch on its first axis."""
-    inputs = Inputs.of(model, example_input)
+    inputs = Inputs.of(model.template if isinstance(model, Ensemble) else model, example_input)
     for value in inputs.tensors or [example_input]:
         if not isinstance(value, Tensor) or value.ndim < 1 or not len(value):
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -78,12 +79,12 @@ def check_same(model: nn.Module, again: nn.Module, inputs: Inputs, *, evaluation
 
 
 @torch.no_grad()
-def check_members(ensemble: Any, inputs: Inputs) -> None:
-    """Refuse an ensemble whose outputs are not those of its members, one after the other, but for rounding."""
+def check_members(ensemble: Ensemble, inputs: Inputs, members: Ensemble) -> None:
+    """Refuse an ensemble whose outputs are not those of the members, one after the other, but for rounding."""
     inputs = inputs.map(lambda value: value.detach().to(ensemble.device))
     found = flat(inputs.map(torch.clone).run(ensemble))
     for index in range(len(ensemble)):
-        expected = flat(inputs.map(torch.clone).run(ensemble.member(index)))
+        expected = flat(inputs.map(torch.clone).run(members.member(index)))
         if len(expected) != len(found):
             raise ValueError(f"model: gives {len(found)} outputs, its member {index} gives {len(expected)}")
         for stacked, own in zip(found, expected):

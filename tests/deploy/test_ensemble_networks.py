@@ -295,9 +295,13 @@ class Odd(nn.Module):
 def test_error_networks_of_another_kind():
     nets = pair(Odd)
     ensemble = joined(nets)
-    with pytest.raises(ValueError, match=r"its output has the entries \['a', 'b'\]; give one of them the name 'logits'"):
+    with pytest.raises(
+        ValueError, match=r"its output has the entries \['a', 'b'\]; give one of them the name 'logits'"
+    ):
         ensemble.predict(torch.ones(2, 4))
-    with pytest.raises(ValueError, match="its output holds a SimpleNamespace; return a tensor, or a tuple, list or dict"):
+    with pytest.raises(
+        ValueError, match="its output holds a SimpleNamespace; return a tensor, or a tuple, list or dict"
+    ):
         ensemble(-torch.ones(2, 4))
     with pytest.raises(ValueError, match=r"Odd cannot be traced"):
         joined(nets, strategy="folded")

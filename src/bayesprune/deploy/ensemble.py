@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from bayesprune.deploy.architecture import Spec, describe
 from bayesprune.deploy.members import averaged, batches, logits_of, stack_members
 from bayesprune.deploy.strategies import Strategies
+from bayesprune.deploy.tracing import closed
 from bayesprune.graph.hooks import detached_copy, hooked
 from bayesprune.graph.inputs import Inputs
 from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction
@@ -71,6 +72,8 @@ class Ensemble(Strategies):
         try:
             if example_input is None and strategy != "folded" and (optional := _optional(model)):
                 raise ValueError(f"argument {optional!r} of forward may be left out: give example_input")
+            if closed(model):
+                raise ValueError(f"nn.{type(model).__name__} cannot be traced: it is the whole model")
             spec, own = describe(model, example_input)
             constants = {name for name, entry in spec["tensors"].items() if entry["kind"] == "constant"}
         except ValueError as error:
@@ -138,13 +141,21 @@ class Ensemble(Strategies):
         """
         if self._spec is not None:
             return self
-        spec, _ = describe(self._template[0], Inputs.of(self._template[0], example_input))
+        model = self._template[0]
+        spec, own = describe(model, Inputs.of(model, example_input))
         other = type(self).__new__(type(self))
         nn.Module.__init__(other)
         other._own_copy, other._reason = [], ""
-        stacked, shared = (
-            {name: tensor for name, tensor in tensors.items() if name in spec["tensors"]} for tensors in self._tensors()
-        )
+        names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        held = self._tensors()
+        stacked: dict[str, Tensor] = {}
+        shared: dict[str, Tensor] = {}
+        for name, tensor in own.items():
+            known = names.get(id(tensor), "")
+            if known in held[0]:
+                stacked[name] = held[0][known]
+            else:  # what forward makes is in no list of the model's
+                shared[name] = held[1].get(known, tensor.detach())
         other._begin(spec, stacked, shared, self.count, self.strategy)
         return other
 

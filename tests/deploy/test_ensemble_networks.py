@@ -151,6 +151,7 @@ def test_property_auto_runs_what_the_model_runs(tmp_path, what):
     if what == "view":
         folded = joined(nets, strategy="folded")
         assert torch.allclose(folded(x), expected, atol=1e-6)
+        assert not folded._refused  # channels last, and at the first try: torch.fx prints what fails
 
 
 @torch.no_grad()

@@ -200,8 +200,7 @@ class Ensemble(Strategies):
         """
         if not -self.count <= index < self.count:
             raise IndexError(f"index {index}: there are {self.count} members")
-        stacked, shared = self._tensors()
-        return self._model({name: tensor[index] for name, tensor in stacked.items()} | shared)
+        return self._member(index)
 
     def averaged(self) -> nn.Module:
         """The mixture of a classifier with at least two logits as an ordinary module, for ONNX and ``torch.export``.

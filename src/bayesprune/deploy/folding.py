@@ -14,6 +14,7 @@ from bayesprune.graph.source import deep_copy, releasing_source
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_VIEWS = {"view": "reshape", "view_as": "reshape_as"}
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -42,6 +43,9 @@ def fold(model: fx.GraphModule, layout: bool = False) -> fx.GraphModule:
     for node in model.graph.nodes:
         if node.op == "call_function" and node.target in (operator.add, torch.add) and _own(node, modules):
             node.target = add_into
+        elif layout and _is_view(node):
+            # A view may not exist in this layout; who asks for it has made sure that no write tells it from a copy.
+            node.target = _VIEWS[str(node.target)]
     # What nobody reads stays: it may write into what others read (h.relu_()), and the model runs it too.
     model.delete_all_unused_submodules()
     model.recompile()
@@ -62,6 +66,12 @@ def channels_last(value: Tensor) -> Tensor:
 def add_into(a: Tensor, b: Tensor) -> Tensor:
     """Add b to a, in a's place where that is of the result's shape and type: an addition is bound by memory."""
     return a.add_(b) if a.shape == b.shape and a.dtype == b.dtype else a + b
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether a node is a view of another shape (not of another type)."""
+    plain = node.op == "call_method" and node.target in _VIEWS and not node.kwargs
+    return plain and not isinstance(node.args[1], torch.dtype)
 
 
 def _own(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

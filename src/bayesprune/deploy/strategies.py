@@ -42,8 +42,9 @@ class Strategies(nn.Module):
         """What is made from the tensors as they are now."""
         stacked, shared = self._tensors()
         self._template: list[nn.Module] = [self._model({name: tensor[0] for name, tensor in stacked.items()} | shared)]
-        traced = self._template[0] if self._spec is not None else None
-        self._halves = cut(traced, stacked) if isinstance(traced, fx.GraphModule) else None
+        model = self._template[0]
+        traced = model if self._spec is not None and isinstance(model, fx.GraphModule) else None
+        self._halves = None if traced is None else cut(traced, stacked)
         self._folded: tuple[fx.GraphModule | None, list[fx.GraphModule]] | None = None
         self._layout = traced is not None and wants_channels_last(traced) and "channels_last" not in self._refused
         self._built = self._state()
@@ -57,6 +58,11 @@ class Strategies(nn.Module):
         for name, tensor in tensors.items():
             held[name].data = tensor  # tied ones follow
         return model
+
+    def _member(self, index: int) -> nn.Module:
+        """One member; its weights are views of the stacked ones."""
+        stacked, shared = self._tensors()
+        return self._model({name: tensor[index] for name, tensor in stacked.items()} | shared)
 
     def _state(self) -> list[tuple[int, int]]:
         """Tells whether a tensor was exchanged or written into."""
@@ -123,7 +129,7 @@ class Strategies(nn.Module):
     def _fold(self) -> tuple[fx.GraphModule | None, list[fx.GraphModule]]:
         """What all members share, if anything, and of each member the rest; BatchNorm folded, channels last."""
         if self._folded is None:
-            members = [self.member(index) for index in range(self.count)]
+            members = [self._member(index) for index in range(self.count)]
             graphs = [member for member in members if isinstance(member, fx.GraphModule)]
             common = None
             if self._halves is not None:

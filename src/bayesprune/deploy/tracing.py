@@ -35,6 +35,8 @@ def whole(model: nn.Module) -> nn.Module:
         return model
 
     class Around(nn.Module):
+        layer: nn.Module
+
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return self.layer(*args, **kwargs)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesprune.deploy import export_program, load, profile, save
+from bayesprune.deploy import Ensemble, export_program, load, profile, save
 
 
 class Auxiliary(nn.Module):
@@ -109,3 +109,21 @@ def test_roundtrip_of_what_forward_makes_and_assigns(tmp_path):
     model, x = Assigns(), torch.randn(5, 3)
     again = load(save(model, tmp_path / "model", example_input=x[:2]))
     assert torch.equal(again(x), model(x)) and bool((again(x) != 0).any())
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+def test_roundtrip_of_a_recurrent_layer_that_is_the_whole_model(tmp_path, cell):
+    nets, x = [cell(3, 4, num_layers=2, batch_first=True).eval() for _ in range(2)], torch.randn(2, 5, 3)
+    again = load(save(nets[0], tmp_path / "model", example_input=x))
+    assert torch.equal(again(x)[0], nets[0](x)[0])
+    for strategy in ("auto", "loop"):
+        ensemble = Ensemble(nets[0], [net.state_dict() for net in nets], strategy=strategy)
+        loaded = load(save(ensemble, tmp_path / strategy, example_input=x))
+        for made in (ensemble, loaded):
+            assert torch.allclose(made(x)[0], torch.stack([net(x)[0] for net in nets]), atol=1e-6)
+
+
+def test_roundtrip_of_an_attention_layer_that_is_the_whole_model(tmp_path):
+    model, x = nn.MultiheadAttention(8, 2, batch_first=True).eval(), torch.randn(2, 5, 8)
+    again = load(save(model, tmp_path / "model", example_input=(x, x, x)))
+    assert torch.equal(again(x, x, x)[0], model(x, x, x)[0])

@@ -80,6 +80,21 @@ def test_equation_multiply_adds_of_attention():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_equation_multiply_adds_of_recurrent_layers(kind, gates):
+    # Five steps, each gate a product of (10 + 7) by 7; two layers and two directions read 14 then.
+    x = torch.randn(4, 5, 10)
+    assert multiply_adds(kind(10, 7, batch_first=True), x) == 5 * gates * 7 * (10 + 7)
+    both = kind(10, 7, num_layers=2, bidirectional=True, batch_first=True)
+    assert multiply_adds(both, x) == 5 * gates * 7 * 2 * ((10 + 7) + (14 + 7))
+    whole = profile(kind(10, 7, batch_first=True), example_input=x, batch_sizes=(), seconds=0.01)
+    assert whole.compact.madds == 5 * gates * 7 * 17 and not whole.notes
+
+
+def test_equation_multiply_adds_of_bilinear():
+    assert multiply_adds(nn.Bilinear(4, 5, 6), (torch.randn(3, 4), torch.randn(3, 5))) == 4 * 5 * 6
+
+
 def test_equation_an_ensemble_counts_all_members(make, images):
     nets = [make("mlp", seed).eval() for seed in range(3)]
     ensemble = Ensemble(nets[0], [net.state_dict() for net in nets])
@@ -98,6 +113,13 @@ def test_property_scattered_zeros_are_named(make, images):
     result = profile(net, example_input=images, batch_sizes=(), seconds=0.01)
     assert any("cost full time in dense kernels" in note for note in result.notes)
     assert not profile(make("mlp", 0), example_input=images, batch_sizes=(), seconds=0.01).notes
+
+
+def test_property_zeros_of_biases_are_not_named():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
+    assert sum(int((p == 0).sum()) for p in net.parameters()) > 0.01 * sum(p.numel() for p in net.parameters())
+    result = profile(net, example_input=torch.randn(2, 1, 6, 6), batch_sizes=(), seconds=0.01)
+    assert result.compact.zeros == 0 and not result.notes
 
 
 def test_property_modes_come_back(make, images):

@@ -199,7 +199,30 @@ def edited() -> nn.Module:
     return model
 
 
+class Variadic(nn.Module):
+    def forward(self, *xs: Tensor) -> Tensor:
+        return xs[0] + 1
+
+
+def named(name: str) -> nn.Module:
+    """A submodule of that name."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({name: nn.Linear(3, 2)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.parts[name](x)
+
+    return Named()
+
+
 UNSUPPORTED = {
+    "a keyword": (lambda: named("class"), r"path 'parts.class': 'class' is not a name .* rename that part"),
+    "a space": (lambda: named("a b"), r"path 'parts.a b': 'a b' is not a name .* rename that part"),
+    "an accent": (lambda: named("été"), r"path 'parts.été': 'été' is not a name .* rename that part"),
+    "any number of arguments": (Variadic, r"forward takes '\*xs', which a file cannot hold; give each argument a name"),
     "control flow": (Branches, r"Branches cannot be traced \(TraceError"),
     "random numbers": (Random, "function torch.randn_like is not on the list"),
     "numbers out of tensors": (Escapes, "tensor method 'item' is not on the list"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from bayesprune.deploy.arguments import ByMode, check_identifier, check_path, decode, dtype_name, dtype_of, encode
 from bayesprune.deploy.operations import check_attribute, check_method, function_name, function_of
 from bayesprune.deploy.stock import build_module, describe_module
-from bayesprune.deploy.tracing import EVALUATION_ONLY, trace
+from bayesprune.deploy.tracing import EVALUATION_ONLY, trace, whole
 from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.source import releasing_source
 
@@ -28,7 +28,8 @@ def describe(model: nn.Module, example_input: Any = None) -> tuple[Spec, dict[st
 
     Args:
         model: a module whose forward the tracer can follow down to torch's own modules and functions.
-        example_input: an example, which decides conditions on shapes; not needed where there are none.
+        example_input: an example, which decides conditions on shapes; not needed where there are none. A recurrent or attention
+            layer that is the whole model needs one; in the list it has the name "layer".
 
     Returns:
         The list in JSON's own types, and the tensors by name: not copied, tied ones once.
@@ -46,7 +47,10 @@ def describe(model: nn.Module, example_input: Any = None) -> tuple[Spec, dict[st
     model = getattr(model, "_orig_mod", model)
     if model._forward_hooks or model._forward_pre_hooks:
         raise ValueError("model: has forward hooks, which a file cannot hold; remove them")
-    found = trace(model, None if example_input is None else Inputs.of(model, example_input))
+    if example_input is not None:
+        example_input = Inputs.of(model, example_input)
+        model = whole(model)
+    found = trace(model, example_input)
     constants = found.constants
     nodes: list[Spec] = []
     used, read = set(), set()
@@ -82,10 +86,29 @@ def describe(model: nn.Module, example_input: Any = None) -> tuple[Spec, dict[st
             prefixed = [f"{path}.{child}" if child else path for child, _ in module.named_modules()]
             modes += [name for name in prefixed if model.get_submodule(name).training != model.training]
     tensors, specs = _tensors(model, constants, used, read)
+    _check_names(nodes, (*modules, *specs))
     spec = {"nodes": nodes, "modules": modules, "tensors": specs, "training": model.training, "other_mode": modes}
     if found.evaluation_only:
         spec |= {"training": False, "other_mode": [], "evaluation_only": found.evaluation_only}
     return spec, tensors
+
+
+def _check_names(nodes: list[Spec], paths: Iterable[str]) -> None:
+    """Refuse, by name, what `rebuild` would not take back."""
+    for path in paths:
+        try:
+            check_path(path, "module or tensor")
+        except ValueError as error:
+            raise ValueError(f"model: {error} that a file may hold; rename that part of it") from None
+    for node in nodes:
+        if node["op"] == "placeholder":
+            try:
+                check_identifier(node["target"], "argument")
+            except ValueError:
+                raise ValueError(
+                    f"model: forward takes {node['target']!r}, which a file cannot hold; give each argument a name of its "
+                    "own in letters, digits and '_'"
+                ) from None
 
 
 def _refusal(graph: fx.Graph) -> Spec:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 from bayesprune.graph.source import releasing_source
 
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 _NEW = (operator.add, operator.mul, operator.sub, torch.add, torch.cat)  # their results are nobody else's storage
 
 
 def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule, fx.GraphModule] | None:
     """Cut a model where the first varying tensor comes in."""
-    modules = dict(model.named_modules())
-    if not all(_alone(node, modules) for node in model.graph.nodes if _in_place(node, modules)):
+    if not orderly(model):
         return None
+    modules = dict(model.named_modules())
     late: set[fx.Node] = set()
     for node in model.graph.nodes:
         own = node.op in ("call_module", "get_attr") and any(
@@ -46,10 +48,20 @@ def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule
     return one.eval(), two.eval()
 
 
-def clones(values: tuple[Tensor, ...]) -> list[Tensor]:
+def orderly(model: fx.GraphModule) -> bool:
+    """Whether nobody else reads what an operation writes into."""
+    modules = dict(model.named_modules())
+    return all(_alone(node, modules) for node in model.graph.nodes if _in_place(node, modules))
+
+
+def clones(values: Any) -> Any:
     """Copy values for a member that may write into them; the same tensor twice stays one."""
     copied: dict[int, Tensor] = {}
-    return [copied.setdefault(id(value), value.clone()) if isinstance(value, Tensor) else value for value in values]
+
+    def copy(value: Any) -> Any:
+        return copied.setdefault(id(value), value.clone()) if isinstance(value, Tensor) else value
+
+    return tree_map(copy, values)
 
 
 def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
@@ -59,7 +71,7 @@ def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return str(node.target).endswith("_") and not str(node.target).endswith("__")
     name = getattr(node.target, "__name__", "")
     return node.op == "call_function" and (
-        node.target in _IN_PLACE or name.endswith("_") or bool(node.kwargs.get("inplace"))
+        node.target in _IN_PLACE or name.endswith("_") or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
     )
 
 

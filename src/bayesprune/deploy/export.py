@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from bayesprune.common.files import replacing, write_bytes
 from bayesprune.common.modes import evaluating
+from bayesprune.deploy.ensemble import Ensemble
 from bayesprune.deploy.verify import as_inputs, flat
 from bayesprune.graph.inputs import Inputs
 
@@ -61,7 +62,8 @@ def export_onnx(
             raise ImportError(f"ONNX export needs {name}: pip install 'bayesprune[export]'") from error
     import onnxruntime
 
-    model, inputs = _ready(model), _two(model, example_input)
+    inputs = _two(model, example_input)
+    model = _ready(model, inputs)
     with replacing(path) as temporary:
         with evaluating(model), _quiet():
             try:
@@ -116,7 +118,8 @@ def export_program(
         >>> worst <= 1e-4
         True
     """
-    model, inputs = _ready(model), _two(model, example_input)
+    inputs = _two(model, example_input)
+    model = _ready(model, inputs)
     if Path(path).suffix != ".pt2":
         raise ValueError(f"path={str(path)!r}: torch.export's files end in .pt2")
     content = io.BytesIO()
@@ -133,10 +136,10 @@ def export_program(
     return worst
 
 
-def _ready(model: nn.Module) -> nn.Module:
+def _ready(model: nn.Module, inputs: Inputs) -> nn.Module:
     """What is exported of a model: the mixture of an ensemble, on the CPU."""
-    averaged = getattr(model, "averaged", None)
-    model = averaged() if averaged is not None else model
+    if isinstance(model, Ensemble):
+        model = model.traced(inputs).averaged()
     if any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError("model: is not on the CPU; move it there before exporting")
     return model

@@ -22,7 +22,7 @@ from bayesprune.common.tensors import LIMIT, read_tensors, stored_bytes, write_t
 from bayesprune.deploy.architecture import Spec, describe, rebuild
 from bayesprune.deploy.arguments import dtype_name
 from bayesprune.deploy.ensemble import Ensemble
-from bayesprune.deploy.verify import as_inputs, check_same
+from bayesprune.deploy.verify import as_inputs, check_members, check_same
 from bayesprune.graph.inputs import Inputs
 
 FORMAT = "bayesprune-model"
@@ -45,7 +45,8 @@ def save(
 
     The folder gets ``architecture.json`` (the traced graph over torch's own modules and an allow-list of functions) and
     ``weights.safetensors``. Before it takes its name it is read back, and its outputs are compared with the model's bit
-    for bit: in evaluation at two batch sizes and, with the buffers after it, in one training pass.
+    for bit: in evaluation at two batch sizes and, with the buffers after it, in one training pass. An ensemble is compared with
+    its members first, one by one.
 
     Args:
         model: a module whose forward can be traced, or a `bayesprune.deploy.Ensemble`. Where forward takes another path in
@@ -76,6 +77,9 @@ def save(
     """
     inputs = as_inputs(model, example_input)
     whole = isinstance(model, Ensemble)  # it brings its own stacked tensors
+    if isinstance(model, Ensemble):
+        original, model = model, model.traced(inputs)
+        check_members(model, inputs, original)
     spec, tensors = model.parts() if isinstance(model, Ensemble) else describe(model, inputs)
     content: dict[str, Any] = {
         "format": FORMAT,

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.deploy.common_part import orderly
 from bayesprune.graph.source import deep_copy, releasing_source
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_VIEWS = {"view": "reshape", "view_as": "reshape_as"}
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @torch.no_grad()
-def fold(model: fx.GraphModule) -> fx.GraphModule:
-    """A copy of a model for evaluation alone, with fewer operations."""
+def fold(model: fx.GraphModule, layout: bool = False) -> fx.GraphModule:
+    """A copy of a model for evaluation alone, with fewer operations, and if wanted with channels last."""
     model = deep_copy(model).eval()
     modules = dict(model.named_modules())
     calls: dict[str, int] = {}
@@ -39,21 +41,37 @@ def fold(model: fx.GraphModule) -> fx.GraphModule:
         node.replace_all_uses_with(replaced)
         model.graph.erase_node(node)
     for node in model.graph.nodes:
-        if (
-            node.op == "call_function"
-            and node.target in (operator.add, operator.iadd, torch.add)
-            and _own(node, modules)
-        ):
+        if node.op == "call_function" and node.target in (operator.add, torch.add) and _own(node, modules):
             node.target = add_into
-    model.graph.eliminate_dead_code()
+        elif layout and _is_view(node):
+            # A view may not exist in this layout; who asks for it has made sure that no write tells it from a copy.
+            node.target = _VIEWS[str(node.target)]
+    # What nobody reads stays: it may write into what others read (h.relu_()), and the model runs it too.
     model.delete_all_unused_submodules()
     model.recompile()
-    return releasing_source(model)
+    return releasing_source(model.to(memory_format=torch.channels_last) if layout else model)  # type: ignore[call-overload]
+
+
+def wants_channels_last(model: fx.GraphModule) -> bool:
+    """Whether convolutions gain by it and nothing else changes."""
+    # Where a write is seen through another name, the layout would decide whether a reshape is one (or a copy).
+    return any(isinstance(module, nn.Conv2d) for module in model.modules()) and orderly(model)
+
+
+def channels_last(value: Tensor) -> Tensor:
+    """An image batch with its channels last."""
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
 def add_into(a: Tensor, b: Tensor) -> Tensor:
     """Add b to a, in a's place where that is of the result's shape and type: an addition is bound by memory."""
     return a.add_(b) if a.shape == b.shape and a.dtype == b.dtype else a + b
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether a node is a view of another shape (not of another type)."""
+    plain = node.op == "call_method" and node.target in _VIEWS and not node.kwargs
+    return plain and not isinstance(node.args[1], torch.dtype)
 
 
 def _own(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,11 @@ from bayesprune.deploy.timing import Comparison, compare_times
 from bayesprune.deploy.verify import as_inputs
 from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.source import deep_copy
-from bayesprune.sparsity.report import sparsity_report
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a model takes up."""
+    """What a model takes up; ``zeros`` are those of weights, of two axes or more."""
 
     bytes: int
     parameters: int
@@ -175,7 +177,7 @@ def _notes(small: Size) -> list[str]:
     share = small.zeros / small.parameters if small.parameters else 0.0
     if share > 0.01:
         notes.append(
-            f"{share:.1%} of the compact parameters are zeros that no structure removes: they cost full time in dense "
+            f"{share:.1%} of the compact parameters are zero weights that no structure removes: they cost full time in dense "
             "kernels (sparse storage saves their disk, see bayesprune.sparsity.packing)"
         )
     return notes
@@ -185,13 +187,15 @@ def _size(model: nn.Module, inputs: Inputs, disk: int | None) -> Size:
     single: nn.Module = model.member(0) if isinstance(model, Ensemble) else model
     members = len(model) if isinstance(model, Ensemble) else 1
     device = next(iter(single.parameters()), torch.zeros(())).device
-    report = sparsity_report(single)
     if disk is None:
         with tempfile.TemporaryDirectory() as folder:
             path = save(deep_copy(model).cpu(), Path(folder) / "model", example_input=inputs)
             disk = (path / WEIGHTS).stat().st_size
     madds = members * multiply_adds(single, inputs.map(lambda value: value.to(device)))
-    return Size(disk, report.all_total, report.all_zeros, madds, members)
+    parameters = list(single.parameters())
+    # Of weights: biases, shifts and scales begin at zero, or may, and cost nothing.
+    zeros = sum(int((p == 0).sum()) for p in parameters if p.ndim > 1)
+    return Size(disk, sum(p.numel() for p in parameters), zeros, madds, members)
 
 
 def multiply_adds(model: nn.Module, inputs: Any) -> int:
@@ -200,7 +204,7 @@ def multiply_adds(model: nn.Module, inputs: Any) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    # Fused kernels hide their products from the counter; the plain forms do the same arithmetic.
+    # Fused kernels (attention, LSTM) hide their products from the counter; the plain forms do the same arithmetic.
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -208,12 +212,27 @@ def multiply_adds(model: nn.Module, inputs: Any) -> int:
             torch.no_grad(),
             evaluating(model),
             sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False) as counter,
+            _plain_kernels(),
+            FlopCounterMode(display=False, custom_mapping={torch.ops.aten._trilinear: _bilinear}) as counter,
         ):
             inputs.map(torch.clone).run(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
     return counter.get_total_flops() // (2 * inputs.batch)
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Without the libraries whose recurrent layers are one kernel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an Intel GPU that is not there
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+            yield
+
+
+def _bilinear(one: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """Operations of ``nn.Bilinear``: every weight (out, in1, in2) once for each row."""
+    return 2 * int(one[0]) * math.prod(weight)
 
 
 def _noise(inputs: Inputs) -> Inputs:

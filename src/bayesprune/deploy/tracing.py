@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,33 @@ from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.trace import Tracer
 
 EVALUATION_ONLY = "this model was saved for evaluation only: its forward takes another path in training"
+
+
+_CLOSED = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Layers whose own code cannot be followed: they are nodes, which a whole model is not."""
+
+
+def closed(model: nn.Module) -> bool:
+    """Whether a model is a single layer that cannot be followed."""
+    return is_stock(model) and isinstance(model, _CLOSED)
+
+
+def whole(model: nn.Module) -> nn.Module:
+    """A model to trace: a single layer that cannot be followed, in a model around it; any other as it is."""
+    if not closed(model):
+        return model
+
+    class Around(nn.Module):
+        layer: nn.Module
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.layer(*args, **kwargs)
+
+    Around.forward.__signature__ = inspect.signature(type(model).forward)  # type: ignore[attr-defined]
+    around = Around()
+    around.layer = model
+    around.training = model.training
+    return around
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.common.modes import evaluating
+from bayesprune.deploy.ensemble import Ensemble
 from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.source import deep_copy
 
@@ -17,7 +18,7 @@ ALIGNMENT = 64
 
 def as_inputs(model: nn.Module, example_input: Any) -> Inputs:
     """The inputs of a model, every one with the batch on its first axis."""
-    inputs = Inputs.of(model, example_input)
+    inputs = Inputs.of(model.template if isinstance(model, Ensemble) else model, example_input)
     for value in inputs.tensors or [example_input]:
         if not isinstance(value, Tensor) or value.ndim < 1 or not len(value):
             found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -75,6 +76,35 @@ def check_same(model: nn.Module, again: nn.Module, inputs: Inputs, *, evaluation
     for name, buffer in one.named_buffers():
         if name in buffers:
             _compare([buffer], [buffers[name]], f"of buffer {name!r} after a training pass")
+
+
+@torch.no_grad()
+def check_members(ensemble: Ensemble, inputs: Inputs, members: Ensemble) -> None:
+    """Refuse an ensemble whose outputs are not those of the members, one after the other, but for rounding."""
+    inputs = inputs.map(lambda value: value.detach().to(ensemble.device))
+    found = flat(inputs.map(torch.clone).run(ensemble))
+    for index in range(len(ensemble)):
+        expected = flat(inputs.map(torch.clone).run(members.member(index)))
+        if len(expected) != len(found):
+            raise ValueError(f"model: gives {len(found)} outputs, its member {index} gives {len(expected)}")
+        for stacked, own in zip(found, expected):
+            if not own.is_floating_point():
+                continue
+            worst = _worst(stacked[index], own)
+            if not worst <= torch.finfo(own.dtype).eps ** 0.5:
+                raise ValueError(
+                    f"model: strategy={ensemble.strategy!r} differs from member {index} by {worst:.1e} of the largest "
+                    "output; use strategy='loop', and report the network"
+                )
+
+
+def _worst(one: Tensor, other: Tensor) -> float:
+    """The largest difference, relative to the largest output where that exceeds 1; what is not finite must be equal."""
+    one, other = one.double(), other.double()
+    difference = (one - other).abs()
+    difference[(one == other) | (one.isnan() & other.isnan())] = 0
+    scale = other[other.isfinite()].abs().amax().clamp(min=1.0) if other.isfinite().any() else torch.ones(())
+    return float(difference.max() / scale) if difference.numel() else 0.0
 
 
 def _random_modules(model: nn.Module) -> list[nn.Module]:

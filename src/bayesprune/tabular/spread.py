@@ -28,43 +28,47 @@ def variance_p_values(
     _, fitted, coefficient, share = models.explained(size)
     result = np.ones(len(units))
     tested = _strongest(size, models.X, units)
-    if not tested:
-        return result
-    curved = _Squares(models.X, np.concatenate([units[j] for j in tested]), size - fitted)
-    scale = 1 / (1 - min(share + curved.share, 0.9))
+    squares = _Squares(models.X, [column for j in tested for column in units[j]])
     for j in tested:
-        model = models.of(units[j])
+        model, curved = models.of(units[j]), squares.without(units[j])
         linear = size - fitted + model.residual @ coefficient[units[j]]
-        flat = winsorised(linear - curved.without(units[j]), _CLIP)
-        flat = (flat - flat.mean())[:, None]
+        said, freedom = _fit(curved, linear)
+        flat = winsorised(linear - said, _CLIP)[:, None]
+        flat -= flat.mean()
+        scale = 1 / (1 - min(share + freedom, 0.9))
         values, variances = _statistics(model)
         tails = []
-        for value, variance in zip(values.T[..., None], variances.T):
-            sums = white_sums(flat, value, flat[:, 0] ** 2 @ variance, scale)
-            tails.append(larger_tail(np.array(sums), [(flat, math.sqrt(scale) * value)], two_sided=True))
+        for value, variance in zip(values.T, variances.T):
+            left_over = (value - _fit(curved, value)[0])[:, None]
+            sums = white_sums(flat, left_over, flat[:, 0] ** 2 @ variance, scale)
+            tails.append(larger_tail(np.array(sums), [(flat, math.sqrt(scale) * left_over)], two_sided=True))
         result[j] = min(1.0, 2 * len(tails) * math.exp(min(tails)))
     return result
 
 
 class _Squares:
-    """What the squares of some columns say of a response, ridge-regressed."""
+    """The standardised squares of some columns."""
 
-    def __init__(self, X: np.ndarray, columns: np.ndarray, y: np.ndarray) -> None:
-        squares = X[:, columns].astype(np.float64) ** 2
+    def __init__(self, X: np.ndarray, columns: Sequence[int]) -> None:
+        squares = X[:, list(columns)].astype(np.float64) ** 2
         squares -= squares.mean(0)
         deviation = squares.std(0)
         held = deviation > 1e-6  # of ±1 the square is a constant
-        self.place = {int(column): at for at, column in enumerate(columns[held])}
+        self.columns = np.asarray(columns, dtype=np.int64)[held]
         self.values = squares[:, held] / deviation[held]
-        self.fitted, self.coefficient, self.share = np.zeros(len(X)), np.zeros(0), 0.0
-        if self.place:
-            models = ConditionalModels(self.values, np.zeros(len(self.place), dtype=bool))
-            _, self.fitted, self.coefficient, self.share = models.explained(y)
 
-    def without(self, columns: np.ndarray) -> np.ndarray:
-        """Return (n,) what all squares but those of these columns say."""
-        own = [self.place[int(column)] for column in columns if int(column) in self.place]
-        return self.fitted - self.values[:, own] @ self.coefficient[own]
+    def without(self, columns: np.ndarray) -> ConditionalModels | None:
+        """Return ridge regressions on all squares but those of these columns, None where there is no other."""
+        others = self.values[:, ~np.isin(self.columns, columns)]
+        return ConditionalModels(others, np.zeros(others.shape[1], dtype=bool)) if others.shape[1] else None
+
+
+def _fit(models: ConditionalModels | None, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return what a ridge regression says of y, and its degrees of freedom over the rows."""
+    if models is None:
+        return np.zeros(len(y)), 0.0
+    _, fitted, _, share = models.explained(y)
+    return fitted, share
 
 
 def _statistics(model: ColumnModel) -> tuple[np.ndarray, np.ndarray]:

@@ -190,6 +190,7 @@ def test_error_training_differs():
     model = Mixed()
     with torch.no_grad():
         model.head.weight[:, 0] = 0
+    model.head.weight.requires_grad_(False)  # its zeros stay
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with refused("training-differs", "after one training step"):
         compact(model, None, optimizer, IMAGE)

@@ -209,10 +209,14 @@ def compact(
     example = Inputs.of(model, example_input)
 
     masked, notes = masked_copy(model, pruner)
-    masks = None if pruner is None else {plain_name(name): mask for name, mask in pruner.weight_masks().items()}
+    # Without a pruner nothing holds the zeros of what the optimizer trains.
+    held_at_zero = {} if pruner is None else pruner.weight_masks()
+    masks = None if optimizer is None else {plain_name(name): mask for name, mask in held_at_zero.items()}
     held = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = {n for n, p in model.named_parameters() if p.requires_grad and (held is None or id(p) in held)}
     zeros_masks = None if fold else masks
+    if not fold and optimizer is None:
+        notes.append("neither a pruner nor an optimizer was given: what is zero is taken to stay at zero in training")
     original = masked
     if fold and optimizer is None and any(map(computed_weights, masked.modules())):
         masked = detached_copy(masked)

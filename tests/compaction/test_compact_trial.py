@@ -1,0 +1,61 @@
+"""What an outside trial of compaction found: zeros that move, values that decide, results that were not compared."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bayesprune as bp
+from bayesprune.compaction import compact
+
+
+def _off(model: nn.Module, small: nn.Module, *inputs: Tensor) -> float:
+    """Largest difference of the outputs, relative to the largest."""
+    with torch.no_grad():
+        one, two = model(*inputs), small(*inputs)
+    assert one.shape == two.shape
+    return float((one - two).abs().max() / one.abs().max())
+
+
+def _drift(model: nn.Module, small: nn.Module, optimizers: list, inputs: Tensor, steps: int = 5) -> float:
+    """Largest difference of the outputs in the course of training both alike."""
+    worst, generator = 0.0, torch.Generator().manual_seed(0)
+    target = torch.randn(model(inputs).shape, generator=generator, dtype=inputs.dtype)
+    for _ in range(steps):
+        for net, optimizer in zip((model, small), optimizers):
+            optimizer.zero_grad()
+            ((net(inputs) - target) ** 2).mean().backward()
+            optimizer.step()
+        worst = max(worst, _off(model, small, inputs))
+    return worst
+
+
+# -- what training moves -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:compact removed")
+@pytest.mark.parametrize("freeze", [False, True])
+def test_property_zeros_that_no_pruner_holds_train_on(freeze):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    with torch.no_grad():
+        model[2].weight[:, 3:] = 0
+    model[2].weight.requires_grad_(not freeze)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(6, 4, dtype=torch.float64)
+    result = compact(model, optimizer=optimizer, example_input=x)
+    assert result.report.training == "exact" and result.model[0].out_features == (3 if freeze else 8)
+    assert _drift(model, result.model, [optimizer, result.optimizer], x) <= 1e-12
+
+
+def test_property_zeros_taken_to_stay_are_named():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[2].weight[:, 3:] = 0
+    result = compact(model, example_input=torch.randn(2, 4), constants="keep")
+    assert result.model[0].out_features == 3
+    assert "neither a pruner nor an optimizer was given" in result.report.notes[0]

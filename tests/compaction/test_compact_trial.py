@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -59,3 +60,25 @@ def test_property_zeros_taken_to_stay_are_named():
     result = compact(model, example_input=torch.randn(2, 4), constants="keep")
     assert result.model[0].out_features == 3
     assert "neither a pruner nor an optimizer was given" in result.report.notes[0]
+
+
+def test_property_a_shift_of_group_norm_that_trains_stays():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.GroupNorm(8, 8), nn.GELU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 2),
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        model[0].weight[:4] *= 1e-3
+        model[3].weight *= 5
+    x = torch.randn(8, 3, 8, 8, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    pruner = bp.ForwardPruning(
+        model, optimizer, sparsity=0.5, warmup_steps=0, ramp_end_step=1, groups="output", prior=None, keep_ends=False,
+        exclude=["3", "5"],
+    )  # fmt: skip
+    pruner.finish_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = compact(model, pruner, example_input=x)
+    assert not model[0].weight[:4].any() and result.model[0].out_channels == 8
+    assert _drift(model, result.model, [optimizer, result.optimizer], x, steps=2) <= 1e-9

@@ -184,7 +184,7 @@ def group_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
     nothing = (source.const == 0).view(groups, -1).all(1).repeat_interleave(size // groups)
     no_shift = a.zeros.of(module.bias) if module.bias is not None else torch.ones(size, dtype=torch.bool)
     no_scale = a.zeros.of(module.weight) if module.weight is not None else torch.zeros(size, dtype=torch.bool)
-    shift = _double(module.bias, size, 0.0)
+    shift = _double(module.bias, size, 0.0) if a.fold else torch.full((size,), NAN, dtype=torch.float64)  # it may train
     const = torch.where(nothing | no_scale, torch.where(no_shift, 0.0, shift), unknown_like(shift))
     return source.with_const(a.settled(const))
 

@@ -82,3 +82,51 @@ def test_property_a_shift_of_group_norm_that_trains_stays():
         result = compact(model, pruner, example_input=x)
     assert not model[0].weight[:4].any() and result.model[0].out_channels == 8
     assert _drift(model, result.model, [optimizer, result.optimizer], x, steps=2) <= 1e-9
+
+
+# -- values that decide ------------------------------------------------------------------------------------------------
+
+DECISIONS = {
+    "item": lambda h: h.sum().item() > 0,
+    "tolist": lambda h: h[0].tolist()[0] > 0,
+    "equal": lambda h: torch.equal(h, h.abs()),
+    "nonzero": lambda h: len(torch.nonzero(h > 0)) > 3,
+    "shape of a mask": lambda h: h[h > 0].shape[0] > 3,
+    "int": lambda h: int(h.argmax().item()) > 2,
+}
+SETTINGS = {
+    "buffer": lambda h, module: module.flag.item() > 0,
+    "shape": lambda h, module: h.shape[1] > 2 and h.size(0) > 0,
+    "arange": lambda h, module: torch.arange(h.shape[1])[-1].item() > 2,
+    "length": lambda h, module: len(h) > 0 and h.numel() > 0 and h.new_zeros(1).item() == 0,
+}
+
+
+class _Decided(nn.Module):
+    def __init__(self, decide) -> None:
+        super().__init__()
+        self.one, self.two, self.decide = nn.Linear(4, 8), nn.Linear(8, 2), decide
+        self.register_buffer("flag", torch.ones(1))
+
+    def forward(self, x):
+        h = self.one(x)
+        return self.two(h) if self.decide(h) else self.two(h * 2)
+
+
+@pytest.mark.parametrize("kind", list(DECISIONS))
+def test_error_a_value_that_decides_is_refused(kind, tmp_path):
+    model = _Decided(DECISIONS[kind]).eval()
+    with pytest.raises(ValueError, match="^not-traceable: .*a tensor's value decides"):
+        compact(model, example_input=torch.randn(2, 4))
+    with pytest.raises(ValueError, match="a tensor's value decides"):
+        bp.save(model, tmp_path / "model", example_input=torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("kind", list(SETTINGS))
+def test_property_shapes_and_single_numbers_may_decide(kind):
+    model = _Decided(lambda h: SETTINGS[kind](h, model)).eval()
+    with torch.no_grad():
+        model.two.weight[:, :3] = 0
+    x = torch.randn(5, 4)
+    result = compact(model, example_input=x[:2])
+    assert result.model.one.out_features == 5 and _off(model, result.model, x) <= 1e-5

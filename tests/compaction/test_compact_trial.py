@@ -130,3 +130,71 @@ def test_property_shapes_and_single_numbers_may_decide(kind):
     x = torch.randn(5, 4)
     result = compact(model, example_input=x[:2])
     assert result.model.one.out_features == 5 and _off(model, result.model, x) <= 1e-5
+
+
+# -- what works in place -----------------------------------------------------------------------------------------------
+
+IN_PLACE = {
+    "module": lambda h: nn.ReLU(inplace=True)(h),
+    "method": lambda h: h.relu_(),
+    "product": lambda h: h.mul_(0.5),
+    "function": lambda h: nn.functional.relu(h, inplace=True),
+    "of a view": lambda h: h.view(-1).relu_(),
+}
+
+
+class _Overwritten(nn.Module):
+    def __init__(self, change, dtype=None) -> None:
+        super().__init__()
+        self.one, self.two, self.change, self.dtype = nn.Linear(8, 16), nn.Linear(16, 4), change, dtype
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        h = self.one(x if self.dtype is None else x.to(self.dtype))
+        (self.change or self.relu)(h)
+        return self.two(h)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["own", *IN_PLACE])
+def test_property_what_changes_in_place_is_not_folded_as_it_was(kind, dtype):
+    torch.manual_seed(0)
+    model = _Overwritten(IN_PLACE.get(kind), dtype).to(dtype or torch.float32)
+    with torch.no_grad():
+        model.one.weight[8:], model.one.bias[8:] = 0, -1
+    x = torch.randn(4, 8)
+    small = compact(model, example_input=x).model
+    with torch.no_grad():
+        assert (model(x) - small(x)).abs().max() <= (1e-5 if dtype is None else 0.03)
+
+
+def test_error_half_precision_is_compared_at_its_own_steps():
+    from bayesprune.compaction.verify import _difference
+
+    wanted = torch.tensor([0.5, -0.4])
+    for dtype in (torch.bfloat16, torch.float16):
+        near = [(wanted * (1 + 2 * torch.finfo(dtype).eps)).to(dtype)]
+        assert _difference([wanted.to(dtype)], near, 1e-5, (2,)) > 0
+        with pytest.raises(ValueError, match="the outputs differ by 1.0e-01"):
+            _difference([wanted.to(dtype)], [(wanted + 0.1).to(dtype)], 1e-5, (2,))
+
+
+@pytest.mark.parametrize("change", [lambda y: y.relu_(), lambda y: y.mul_(0.5), torch.relu_])
+def test_property_a_dropped_branch_leaves_the_stream_as_it_was(change):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.dead, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            h = self.stem(x)
+            y = change(h + self.dead(h))
+            return self.head(y + 3 * h)
+
+    torch.manual_seed(0)
+    model = Net()
+    with torch.no_grad():
+        model.dead.weight.zero_(), model.dead.bias.zero_()
+    x = torch.randn(4, 4)
+    result = compact(model, example_input=x)
+    assert result.kind == "graph" and _off(model, result.model, x) <= 1e-5

@@ -167,6 +167,8 @@ class Analysis:
                     name = self.names.setdefault(id(module), str(node.target))
                     node.meta["name"] = name
                 self.values[node] = rule_for(node, module)(self, node, module)
+                if works_in_place(node, module):
+                    self._overwritten(node)
         self._find_alive()
         for name, (_, atoms, node) in self.tensors.items():
             if name.rpartition(".")[0] in self.calls:
@@ -317,13 +319,29 @@ class Analysis:
             if node in self.drops:
                 args = [node.args[1 - self.drops[node]]]  # type: ignore[list-item]
             waiting.extend(args)
-        # What is done to a tensor in place, with its result thrown away, is still done.
-        for node in self.graph.nodes:
-            in_place = label(node).endswith("_") or label(node) in ("iadd", "imul", "isub")
-            if in_place and not node.users and node not in self.alive:
-                for arg in node.all_input_nodes:
-                    if arg in self.alive:
-                        self.pin(node, self.values.get(arg), f"{label(node)} returns nothing that is used")
+
+    def _overwritten(self, node: fx.Node) -> None:
+        """What shares its memory with a tensor that changed in place, and is read later, is no longer what it was."""
+        memory = node.meta.get("memory")
+        if memory is None:
+            return
+        done = [each for each in self.values if each is not node and each.meta.get("memory") == memory]
+        for held in done:
+            later = [user for user in held.users if user is not node and user not in self.values]
+            value = self.values[held]
+            if later and isinstance(value, Value):
+                self.values[held] = value.with_const(torch.full_like(value.const, NAN))
+                for user in later:
+                    self.pin(user, value, f"{label(node)} changes it in place")
+
+
+def works_in_place(node: fx.Node, module: Any = None) -> bool:
+    """Whether a node writes over the tensor that it reads."""
+    if getattr(module, "inplace", False) or node.kwargs.get("inplace"):
+        return True
+    name = str(getattr(node.target, "__name__", node.target))
+    in_place = name.endswith("_") and not name.endswith("__") and node.op != "call_module"
+    return in_place or name in ("iadd", "imul", "isub", "itruediv", "ipow")
 
 
 def label(node: fx.Node) -> str:

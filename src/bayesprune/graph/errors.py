@@ -8,6 +8,7 @@ REASONS = {
     "example-input": "the example input does not run through the model",
     "compiled-part": "a part of the model was wrapped by torch.compile",
     "uninitialised": "a lazy layer has no shape yet",
+    "no-outputs": "the model returns no tensor that could be compared",
     "not-finite": "the masked model's own outputs are not finite",
     "masks-disagree": "coupling='group' was asked for, and a sum's terms are zero at different channels",
     "training-dependent-graph": "the graph must change, and it is not the same in training and in evaluation",

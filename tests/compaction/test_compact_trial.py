@@ -198,3 +198,86 @@ def test_property_a_dropped_branch_leaves_the_stream_as_it_was(change):
     x = torch.randn(4, 4)
     result = compact(model, example_input=x)
     assert result.kind == "graph" and _off(model, result.model, x) <= 1e-5
+
+
+# -- results that were not compared ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Result:
+    logits: object
+    extra: object = None
+
+
+class _Wrapped(nn.Module):
+    """Its forward counts the first layer's channels, in a way that torch.fx does not show."""
+
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.one, self.two, self.wrap = nn.Linear(4, 8), nn.Linear(8, 2), wrap
+
+    def forward(self, x):
+        return self.wrap(self.two(torch.relu(self.one(x))) * self.one.out_features)
+
+
+@pytest.mark.parametrize("wrap", [_Result, lambda y: _Result([{"y": y}]), lambda y: _Result(_Result(y))])
+def test_error_what_a_dataclass_holds_is_compared(wrap):
+    model = _Wrapped(wrap)
+    with torch.no_grad():
+        model.two.weight[:, 3:] = 0
+    with pytest.raises(ValueError, match="^outputs-differ"):
+        compact(model, example_input=torch.randn(2, 4))
+
+
+def test_error_no_outputs():
+    with pytest.raises(ValueError, match="^no-outputs: on an input of shape .* return tensors"):
+        compact(_Wrapped(lambda y: None), example_input=torch.randn(2, 4))
+
+
+# -- further samples ---------------------------------------------------------------------------------------------------
+
+
+def _two_layers(constant: float) -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight[3:], model[0].bias[3:] = 0, 0
+        model[0].bias[5] = constant
+    return model
+
+
+def test_error_a_sample_whose_constants_have_no_place():
+    result = compact(_two_layers(0.0), example_input=torch.randn(2, 4))
+    with pytest.raises(ValueError, match=r"^sample-differs: .* need 2\.bias, which the compact model does not have"):
+        result.convert(_two_layers(0.7).state_dict())
+
+
+def test_property_a_sample_without_the_models_constants_has_zeros_in_their_place():
+    result, sample, x = compact(_two_layers(0.7), example_input=torch.randn(2, 4)), _two_layers(0.0), torch.randn(5, 4)
+    small = copy.deepcopy(result.model)
+    small.load_state_dict(result.convert(sample.state_dict()))
+    assert _off(sample, small, x) <= 1e-5
+
+
+class _Branches(nn.Module):
+    def __init__(self, first: float, second: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.f, self.g, self.head = (nn.Linear(4, 4) for _ in range(4))
+        with torch.no_grad():
+            for layer, value in ((self.f, first), (self.g, second)):
+                layer.weight.zero_(), layer.bias.fill_(value)
+
+    def forward(self, x):
+        h = torch.relu(self.stem(x))
+        h = torch.relu(h + self.f(h))
+        return self.head(torch.relu(h + self.g(h)))
+
+
+@pytest.mark.parametrize("first, second", [(0.0, 0.5), (0.5, 0.0), (0.0, 0.0), (0.2, 0.3)])
+def test_property_constants_of_dropped_branches_follow_the_sample(first, second):
+    result, x = compact(_Branches(0.7, 0.4), example_input=torch.randn(2, 4)), torch.randn(5, 4)
+    sample = _Branches(first, second)
+    small = copy.deepcopy(result.model)
+    small.load_state_dict(result.convert(sample.state_dict()))
+    assert result.kind == "graph" and _off(sample, small, x) <= 1e-5

@@ -137,6 +137,14 @@ class _Plan:
                 f"{found[0]}{more}; mask the sample as the model was, or convert(state, check=False) to leave them out",
             )
         small = self.small(model, analysis)[0].state_dict()
+        if lacking := [name for name in small if name not in own]:
+            raise CompactionError(
+                "sample-differs",
+                f"constants of the sample's removed channels need {lacking[0]}, which the compact model does not have; "
+                "compact with constants='keep', or mask the sample as the model was",
+            )
+        for name in set(own) - set(small):  # constants that are zero in the sample
+            small[name] = torch.zeros_like(own[name])
         return {name: small[name].to(state[name].device if name in state else small[name].device) for name in own}
 
 

@@ -31,6 +31,7 @@ class Mixer:
     uses: Tensor
     const: Tensor
     folds: bool
+    moves: bool = True  # a constant that it reads can be moved, into a bias or a carrier
 
 
 @dataclass(eq=False)
@@ -142,6 +143,7 @@ class Analysis:
     repeated: set[str] = field(default_factory=set)
     untaken: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, tuple[int, Tensor, fx.Node]] = field(default_factory=dict)
+    consumed: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
@@ -170,6 +172,7 @@ class Analysis:
                 if works_in_place(node, module):
                     self._overwritten(node)
         self._find_alive()
+        self._pin_used_outside()
         for name, (_, atoms, node) in self.tensors.items():
             if name.rpartition(".")[0] in self.calls:
                 reason = f"{name} is used by its layer and outside it"
@@ -228,6 +231,7 @@ class Analysis:
             self.untaken[str(node.meta["name"])] = reason
         for arg in node.all_input_nodes:
             self.pin(node, self.values.get(arg), reason)
+            self.pin(node, self._edges.get((node, arg)), reason)
             if arg.op == "get_attr":
                 self.untaken[str(arg.target).rpartition(".")[0]] = reason
         return self.opaque(node, reason)
@@ -303,8 +307,28 @@ class Analysis:
             if tensor is not None:
                 owner = self.owners.setdefault(id(tensor), name)
                 if owner != name:
-                    return f"layers {owner} and {name} share their weight"
+                    reason = f"layers {owner} and {name} share their weight"
+                    self._keep_whole(node, owner, reason)
+                    return reason
         return None
+
+    def _keep_whole(self, node: fx.Node, name: str, reason: str) -> None:
+        """Keep all channels of a layer, on both sides."""
+        call = self.calls.get(name)
+        for atoms in (call.source, call.target, call.heads) if call is not None else ():
+            if atoms is not None:
+                self.pins.append(Pin(node, atoms, reason))
+
+    def _pin_used_outside(self) -> None:
+        """Keep the layers whose own weights the forward uses in another way, too."""
+        for bare in [each for each in self.graph.nodes if each.op == "get_attr"]:
+            path, _, which = str(bare.target).rpartition(".")
+            owner = self.modules.get(path)
+            if owner is None or not isinstance(owner._parameters.get(which), Tensor) or bare.target in self.tensors:
+                continue
+            for user in bare.users:
+                if (bare, user) not in self.consumed and (user.op == "output" or user.meta.get("shape") is not None):
+                    self._keep_whole(user, self.names.get(id(owner), path), f"{bare.target} is used outside its layer")
 
     def _find_alive(self) -> None:
         """The nodes whose results still reach the output."""

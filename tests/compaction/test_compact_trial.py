@@ -376,3 +376,28 @@ def test_property_a_pool_with_a_divisor_of_its_own_makes_another_constant():
         model[0].weight[3:], model[0].bias[3:] = 0, 1
     x = torch.randn(2, 3, 8, 8)
     assert _off(model, compact(model, example_input=x).model, x) <= 1e-5
+
+
+# -- gradients switched off --------------------------------------------------------------------------------------------
+
+
+class _Frozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    @torch.no_grad()
+    def features(self, x):
+        return torch.relu(self.stem(x))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def test_error_a_saved_graph_that_lost_no_grad_does_not_train(tmp_path):
+    model, x = _Frozen(), torch.randn(2, 4)
+    bp.save(model, tmp_path / "model", example_input=x)
+    again = bp.load(tmp_path / "model")
+    assert _off(model.eval(), again, x) == 0
+    with pytest.raises(Exception, match="saved for evaluation only: .* switches gradients off for a part"):
+        again.train()(x)

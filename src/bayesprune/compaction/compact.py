@@ -25,6 +25,7 @@ from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import FORWARD, changing_hooks, detached_copy, silent_copy, whole_copy
 from bayesprune.graph.inputs import Inputs, small_batch
 from bayesprune.graph.rules import analyse
+from bayesprune.graph.switches import switched
 from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
 from bayesprune.sparsity.groups import plain_name
@@ -256,6 +257,12 @@ def compact(
                 "training-dependent-graph",
                 f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, "
                 "or dead_branches='keep' and coupling='intersection'",
+            )
+        if reasons and not fold and (part := switched(bare, few)):
+            raise CompactionError(
+                "gradient-mode",
+                f"{reasons[0]}, and in forward {part}, which a graph does not hold; freeze by requires_grad_(False) and "
+                "detach(), leave that part to the caller, or compact with constants='fold' for evaluation",
             )
         source = None if original is masked else original
         plan = _Plan(bare, source, analysis, solution, zeros_masks, trained, bool(reasons))

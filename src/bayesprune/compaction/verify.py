@@ -42,7 +42,9 @@ def flat(outputs: Any, seen: tuple[int, ...] = ()) -> list[Tensor]:
     elif isinstance(outputs, (tuple, list)):
         entries = list(outputs)
     else:
-        names = [each.name for each in fields(outputs)] if is_dataclass(outputs) else [*getattr(outputs, "__dict__", ())]
+        names = (
+            [each.name for each in fields(outputs)] if is_dataclass(outputs) else [*getattr(outputs, "__dict__", ())]
+        )
         entries = [] if isinstance(outputs, type) else [getattr(outputs, name, None) for name in names]
     if id(outputs) in seen:
         return []
@@ -215,10 +217,12 @@ def _compare_step(
         return
     worst = _relative(first, got)
     scale = max([float(g.abs().max()) for g in gradients.values() if g.numel()], default=1.0) or 1.0
-    for name, value in own.items():
-        if name in gradients:
+    known = dict(masked.named_parameters())
+    for name, param in compact.named_parameters():
+        if name in known and (name in gradients or name in own):
             cut = cuts.get(name, [])
-            wanted = take(gradients[name], cut)
+            wanted = take(gradients.get(name, torch.zeros_like(known[name])), cut)  # without one, it does not move
+            value = own.get(name, torch.zeros_like(param))
             if name in frozen:  # what is held at zero does not move, whatever its gradient
                 held = take(frozen[name], cut).to(value.device)
                 wanted, value = wanted.masked_fill(held, 0.0), value.masked_fill(held, 0.0)

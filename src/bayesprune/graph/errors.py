@@ -12,6 +12,7 @@ REASONS = {
     "not-finite": "the masked model's own outputs are not finite",
     "masks-disagree": "coupling='group' was asked for, and a sum's terms are zero at different channels",
     "training-dependent-graph": "the graph must change, and it is not the same in training and in evaluation",
+    "gradient-mode": "the graph must change, and forward switches gradients or autocast, which a graph does not hold",
     "optimizer-mismatch": "the optimizer is not the model's",
     "optimizer-state": "the optimizer keeps a tensor whose relation to its parameter is not known",
     "pruner-mismatch": "the pruner is not the model's, or not the optimizer's",

@@ -116,9 +116,9 @@ class _Decided(nn.Module):
 @pytest.mark.parametrize("kind", list(DECISIONS))
 def test_error_a_value_that_decides_is_refused(kind, tmp_path):
     model = _Decided(DECISIONS[kind]).eval()
-    with pytest.raises(ValueError, match="^not-traceable: .*a tensor's value decides"):
+    with pytest.raises(ValueError, match=r"^not-traceable: .*a tensor's value decides"):
         compact(model, example_input=torch.randn(2, 4))
-    with pytest.raises(ValueError, match="a tensor's value decides"):
+    with pytest.raises(ValueError, match=r"a tensor's value decides"):
         bp.save(model, tmp_path / "model", example_input=torch.randn(2, 4))
 
 
@@ -175,7 +175,7 @@ def test_error_half_precision_is_compared_at_its_own_steps():
     for dtype in (torch.bfloat16, torch.float16):
         near = [(wanted * (1 + 2 * torch.finfo(dtype).eps)).to(dtype)]
         assert _difference([wanted.to(dtype)], near, 1e-5, (2,)) > 0
-        with pytest.raises(ValueError, match="the outputs differ by 1.0e-01"):
+        with pytest.raises(ValueError, match=r"the outputs differ by 1.0e-01"):
             _difference([wanted.to(dtype)], [(wanted + 0.1).to(dtype)], 1e-5, (2,))
 
 
@@ -225,7 +225,7 @@ def test_error_what_a_dataclass_holds_is_compared(wrap):
     model = _Wrapped(wrap)
     with torch.no_grad():
         model.two.weight[:, 3:] = 0
-    with pytest.raises(ValueError, match="^outputs-differ"):
+    with pytest.raises(ValueError, match=r"^outputs-differ"):
         compact(model, example_input=torch.randn(2, 4))
 
 
@@ -399,5 +399,40 @@ def test_error_a_saved_graph_that_lost_no_grad_does_not_train(tmp_path):
     bp.save(model, tmp_path / "model", example_input=x)
     again = bp.load(tmp_path / "model")
     assert _off(model.eval(), again, x) == 0
-    with pytest.raises(Exception, match="saved for evaluation only: .* switches gradients off for a part"):
+    with pytest.raises(Exception, match=r"saved for evaluation only: .* switches gradients off for a part"):
         again.train()(x)
+
+
+# -- inputs and optimizers ---------------------------------------------------------------------------------------------
+
+
+class _Timed(nn.Module):
+    """As a diffusion network: an image, and a time for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.time, self.two = nn.Linear(4, 8), nn.Linear(1, 8), nn.Linear(8, 2)
+
+    def forward(self, x, t):
+        return self.two(torch.relu(self.one(x) + self.time(t.unsqueeze(1))))
+
+
+def test_property_an_example_that_cannot_be_cut_is_taken_whole():
+    torch.manual_seed(0)
+    model = _Timed()
+    with torch.no_grad():
+        model.two.weight[:, 5:] = 0
+    x, t = torch.randn(4, 4), torch.rand(4)
+    result = compact(model, example_input=(x, t))
+    assert result.model.one.out_features == 5 and _off(model, result.model, x, t) <= 1e-5
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Adafactor"), reason="needs torch.optim.Adafactor")
+def test_error_an_optimizer_whose_steps_depend_on_shapes():
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4)
+    with torch.no_grad():
+        model[2].weight[:, 5:] = 0
+    model[2].weight.requires_grad_(False)
+    optimizer = torch.optim.Adafactor(model.parameters())
+    with pytest.raises(ValueError, match=r"^optimizer-state: the steps of Adafactor depend on the shapes"):
+        compact(model, optimizer=optimizer, example_input=x)

@@ -23,7 +23,7 @@ from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.computed import bake_, computed_weights
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import FORWARD, changing_hooks, detached_copy, silent_copy, whole_copy
-from bayesprune.graph.inputs import Inputs, small_batch
+from bayesprune.graph.inputs import Inputs, few_that_run
 from bayesprune.graph.rules import analyse
 from bayesprune.graph.switches import switched
 from bayesprune.graph.trace import depends_on_mode, trace, with_training
@@ -230,7 +230,7 @@ def compact(
     if fold and optimizer is None and any(map(computed_weights, masked.modules())):
         masked = detached_copy(masked)
         notes += bake_(masked)
-    few = small_batch(example)
+    few = few_that_run(lambda: silent_copy(masked, changing_hooks(masked, example)), example)
     changing = changing_hooks(masked, few)
     # What a hook only records is no part of the graph.
     bare = silent_copy(masked, changing)

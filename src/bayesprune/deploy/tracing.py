@@ -17,7 +17,10 @@ from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.switches import switched
 from bayesprune.graph.trace import Tracer
 
-EVALUATION_ONLY = "this model was saved for evaluation only: its forward takes another path in training, or switches gradients off for a part"
+EVALUATION_ONLY = (
+    "this model was saved for evaluation only: "
+    "its forward takes another path in training, or switches gradients off for a part"
+)
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,7 @@ class Analysis:
     untaken: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, tuple[int, Tensor, fx.Node]] = field(default_factory=dict)
     consumed: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
+    written: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
@@ -343,6 +344,7 @@ class Analysis:
             if node in self.drops:
                 args = [node.args[1 - self.drops[node]]]  # type: ignore[list-item]
             waiting.extend(args)
+            waiting.extend(writer for held, writer in self.written if held is node)
 
     def _overwritten(self, node: fx.Node) -> None:
         """What shares its memory with a tensor that changed in place, and is read later, is no longer what it was."""
@@ -355,7 +357,13 @@ class Analysis:
             value = self.values[held]
             if later and isinstance(value, Value):
                 self.values[held] = value.with_const(torch.full_like(value.const, NAN))
-                for user in later:
+                self.written.append((held, node))
+                self.drops.pop(node, None)
+                result = self.values[node]
+                alike = (
+                    isinstance(result, Value) and result.axes == value.axes and torch.equal(result.atoms, value.atoms)
+                )
+                for user in later if not alike or len(node.all_input_nodes) > 1 else ():
                     self.pin(user, value, f"{label(node)} changes it in place")
 
 

@@ -117,6 +117,9 @@ def test_property_constants_that_train_stay_where_training_goes_on():
     assert compact(model, None, optimizer, IMAGE, constants="fold").model[0].out_channels == 3
     with torch.no_grad():
         model[1].weight[1] = model[1].bias[1] = 0
+    assert compact(model, None, optimizer, IMAGE).model[0].out_channels == 4  # they move with the next step
+    for param in (model[0].weight, model[1].weight, model[1].bias):
+        param.requires_grad_(False)
     result = compact(model, None, optimizer, IMAGE)
     assert result.model[0].out_channels == 3 and result.report.training == "exact"
     assert result.report.gradients <= 1e-7

@@ -377,7 +377,7 @@ def test_property_auxiliary_heads_train_on():
         model.stem.weight[:4], model.stem.bias[:4], model.body.weight[:, :4], model.aux.weight[:, :3] = 0, 0, 0, 0
         model.head.weight[:, 5:] = 0
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for param in (model.stem.weight, model.stem.bias):
+    for param in (model.stem.weight, model.stem.bias, model.head.weight):
         param.requires_grad_(False)
     result = compact(model, None, optimizer, IMAGE)
     assert result.report.training == "exact" and _off(model, result.model, IMAGE) <= 1e-5

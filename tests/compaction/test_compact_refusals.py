@@ -190,10 +190,43 @@ def test_error_training_differs():
     model = Mixed()
     with torch.no_grad():
         model.head.weight[:, 0] = 0
+    model.head.weight.requires_grad_(False)  # its zeros stay
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with refused("training-differs", "after one training step"):
         compact(model, None, optimizer, IMAGE)
     assert compact(model, example_input=IMAGE).report.training == "evaluation only"
+
+
+def test_error_no_outputs():
+    class Silent(_Net):
+        def forward(self, x):
+            super().forward(x)
+
+    with refused("no-outputs", "the model returns no tensor that could be compared"):
+        compact(Silent(), example_input=IMAGE)
+
+
+def test_error_gradient_mode():
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mid, self.head = nn.Conv2d(3, 4, 1), nn.Linear(256, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            with torch.no_grad():
+                h = self.stem(x)
+            return self.head(torch.relu(self.mid(h.view(-1, 256))))
+
+    torch.manual_seed(0)
+    model = Frozen()
+    with torch.no_grad():
+        model.mid.weight[:, 192:] = 0
+    model.mid.weight.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with refused("gradient-mode", "Conv2d runs without gradients"):
+        compact(model, None, optimizer, IMAGE)
+    folded = compact(model, example_input=IMAGE)
+    assert folded.kind == "graph" and folded.model.stem.out_channels == 3
 
 
 def test_error_sample_differs():

@@ -21,6 +21,7 @@ def test_property_a_dead_branch_is_replaced_by_its_shortcut(constants):
     block = model.stages[0][1]
     for tensor in (block.conv2.weight, block.bn2.weight, block.bn2.bias):
         zero_(tensor)
+        tensor.requires_grad_(False)  # its zeros stay
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     result = compact(model, None, optimizer, IMAGE, constants=constants)
     assert result.kind == "graph" and isinstance(result.model, fx.GraphModule)

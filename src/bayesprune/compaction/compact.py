@@ -23,8 +23,9 @@ from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.computed import bake_, computed_weights
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import FORWARD, changing_hooks, detached_copy, silent_copy, whole_copy
-from bayesprune.graph.inputs import Inputs, small_batch
+from bayesprune.graph.inputs import Inputs, few_that_run
 from bayesprune.graph.rules import analyse
+from bayesprune.graph.switches import switched
 from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
 from bayesprune.sparsity.groups import plain_name
@@ -137,6 +138,14 @@ class _Plan:
                 f"{found[0]}{more}; mask the sample as the model was, or convert(state, check=False) to leave them out",
             )
         small = self.small(model, analysis)[0].state_dict()
+        if lacking := [name for name in small if name not in own]:
+            raise CompactionError(
+                "sample-differs",
+                f"constants of the sample's removed channels need {lacking[0]}, which the compact model does not have; "
+                "compact with constants='keep', or mask the sample as the model was",
+            )
+        for name in set(own) - set(small):  # constants that are zero in the sample
+            small[name] = torch.zeros_like(own[name])
         return {name: small[name].to(state[name].device if name in state else small[name].device) for name in own}
 
 
@@ -209,15 +218,19 @@ def compact(
     example = Inputs.of(model, example_input)
 
     masked, notes = masked_copy(model, pruner)
-    masks = None if pruner is None else {plain_name(name): mask for name, mask in pruner.weight_masks().items()}
+    # Without a pruner nothing holds the zeros of what the optimizer trains.
+    held_at_zero = {} if pruner is None else pruner.weight_masks()
+    masks = None if optimizer is None else {plain_name(name): mask for name, mask in held_at_zero.items()}
     held = None if optimizer is None else {id(p) for group in optimizer.param_groups for p in group["params"]}
     trained = {n for n, p in model.named_parameters() if p.requires_grad and (held is None or id(p) in held)}
     zeros_masks = None if fold else masks
+    if not fold and optimizer is None:
+        notes.append("neither a pruner nor an optimizer was given: what is zero is taken to stay at zero in training")
     original = masked
     if fold and optimizer is None and any(map(computed_weights, masked.modules())):
         masked = detached_copy(masked)
         notes += bake_(masked)
-    few = small_batch(example)
+    few = few_that_run(lambda: silent_copy(masked, changing_hooks(masked, example)), example)
     changing = changing_hooks(masked, few)
     # What a hook only records is no part of the graph.
     bare = silent_copy(masked, changing)
@@ -244,6 +257,12 @@ def compact(
                 "training-dependent-graph",
                 f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, "
                 "or dead_branches='keep' and coupling='intersection'",
+            )
+        if reasons and not fold and (part := switched(bare, few)):
+            raise CompactionError(
+                "gradient-mode",
+                f"{reasons[0]}, and in forward {part}, which a graph does not hold; freeze by requires_grad_(False) and "
+                "detach(), leave that part to the caller, or compact with constants='fold' for evaluation",
             )
         source = None if original is masked else original
         plan = _Plan(bare, source, analysis, solution, zeros_masks, trained, bool(reasons))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.compaction.solve import Solution
-from bayesprune.graph.analysis import Analysis, Gather, Scatter, label
+from bayesprune.graph.analysis import Analysis, Gather, Scatter, label, works_in_place
 from bayesprune.graph.hooks import FORWARD, HOOKS
 from bayesprune.graph.source import releasing_source
 
@@ -79,10 +79,10 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
             node = env[old]
             rest = node.args[1 - place]
             constant = _offset(a, solution, old)
+            count += 1  # whether or not it adds a constant, that further samples have the same names
             if constant is None:
-                _spare_the_stream(model, node)
+                rest = _spare_the_stream(model, graph, node, rest)
             else:
-                count += 1
                 while hasattr(model, f"constant_{count}"):
                     count += 1
                 model.register_buffer(f"constant_{count}", constant.to(device, next(model.parameters()).dtype))
@@ -128,7 +128,7 @@ def _order(scatter: Scatter) -> tuple[int, int]:
     return (0, 1) if scatter.node.args[0] is scatter.base else (1, 0)
 
 
-def _spare_the_stream(model: nn.Module, node: fx.Node) -> None:
+def _spare_the_stream(model: nn.Module, graph: fx.Graph, node: fx.Node, rest: Any) -> Any:
     """What worked in place on a fresh sum must not work in place on the stream that takes its place."""
     modules: dict[str, Any] = dict(model.named_modules(remove_duplicate=False))
     for user in node.users:
@@ -137,3 +137,7 @@ def _spare_the_stream(model: nn.Module, node: fx.Node) -> None:
             module.inplace = False
         if user.kwargs.get("inplace"):
             user.update_kwarg("inplace", False)
+    if any(works_in_place(user) for user in node.users):
+        with graph.inserting_before(node):
+            return graph.call_function(torch.clone, (rest,))
+    return rest

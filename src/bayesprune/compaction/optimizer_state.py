@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from bayesprune.compaction.slices import Cut, take_like
 from bayesprune.graph.errors import CompactionError
 
+_BY_SHAPE = ("Adafactor", "Muon")  # their steps are of a whole matrix, not of each entry
+
 
 @torch.no_grad()
 def transfer_optimizer(
@@ -28,6 +30,13 @@ def transfer_optimizer(
             "optimizer-mismatch",
             f"the optimizer holds a parameter of shape {tuple(strangers[0].shape)} that is not the model's; build it on "
             "model.parameters()",
+        )
+    kind = next((each.__name__ for each in type(optimizer).__mro__ if each.__name__ in _BY_SHAPE), None)
+    if kind is not None and cuts:
+        raise CompactionError(
+            "optimizer-state",
+            f"the steps of {kind} depend on the shapes of the parameters, which change; compact the model alone and build "
+            "a new optimizer",
         )
     gone = {id(p): nn.Parameter(torch.empty(0)) for p in held if names[id(p)] not in fresh}
     memo: dict[int, Any] = {id(p): fresh.get(names[id(p)], gone.get(id(p))) for p in held}

@@ -21,7 +21,7 @@ def rewrite_(model: nn.Module, a: Analysis, solution: Solution) -> list[str]:
     modules = dict(model.named_modules(remove_duplicate=False))
     notes = []
     for place, mixer in enumerate(a.mixers):
-        if mixer.node in a.alive and a.fold and a.calls[mixer.name].heads is None:
+        if mixer.node in a.alive and a.fold and mixer.moves:
             notes += _move_constants_(modules, a, mixer, solution, solution.carriers.get(place))
     for call in a.calls.values():
         if call.node in a.alive:

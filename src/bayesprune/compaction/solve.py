@@ -42,7 +42,8 @@ def needed(a: Analysis, mixer: Mixer, solution: Solution) -> Tensor:
     """The columns that a mixer's kept rows use and that no bias can stand for."""
     used = mixer.uses[solution.kept(mixer.target)].any(0)
     # A layer that is called twice has one bias, and may read different constants.
-    return used & (mixer.const.isnan() if a.fold and mixer.name not in a.repeated else mixer.const != 0)
+    movable = a.fold and mixer.moves and mixer.name not in a.repeated
+    return used & (mixer.const.isnan() if movable else mixer.const != 0)
 
 
 def solve(a: Analysis, *, round_to: int = 1, floors: list[tuple[Tensor, int, str]] | None = None) -> Solution:
@@ -93,7 +94,7 @@ def _carry(a: Analysis, solution: Solution) -> bool:
     if not a.fold:
         return False
     for place, mixer in enumerate(a.mixers):
-        if mixer.folds or mixer.node not in a.alive or mixer.name in a.repeated:
+        if mixer.folds or not mixer.moves or mixer.node not in a.alive or mixer.name in a.repeated:
             continue
         kept = solution.kept(mixer.source)
         constant = ~mixer.const.isnan() & (mixer.const != 0)
@@ -173,7 +174,7 @@ def violations(a: Analysis, solution: Solution) -> list[str]:
             continue
         used = mixer.uses[solution.kept(mixer.target)].any(0) & ~solution.kept(mixer.source)
         lost = used & needed(a, mixer, solution)
-        if not mixer.folds and a.fold:
+        if not mixer.folds and mixer.moves and a.fold:
             constants = used & (mixer.const != 0) & ~mixer.const.isnan()
             carrier = solution.carriers.get(place)
             if constants.any() and (carrier is None or not float(mixer.const[carrier]) or mixer.const[carrier].isnan()):

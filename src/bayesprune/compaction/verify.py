@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ MOST = 8  # examples compared
 EXACT = 1e-9  # of float64 outputs, relative to the largest
 EXACT_GRADIENT = 1e-7  # of float64 gradients: BatchNorm over a few values divides by small spreads
 WORST_NOISE = 1e-2
-_STEPS = {torch.float64: 1e-4, torch.float32: 1.0, torch.bfloat16: 2.0**16, torch.float16: 2.0**13}
+_STEPS = {torch.float64: 1e-4, torch.float32: 1.0, torch.bfloat16: 2.0**13, torch.float16: 2.0**10}  # ten of their eps
 
 
 @dataclass
@@ -33,14 +33,22 @@ class Verification:
     notes: list[str] = field(default_factory=list)
 
 
-def flat(outputs: Any) -> list[Tensor]:
-    """All tensors of a model's output, in order."""
+def flat(outputs: Any, seen: tuple[int, ...] = ()) -> list[Tensor]:
+    """All tensors of a model's output, in order: of structures, and of objects by their attributes."""
     if isinstance(outputs, Tensor):
         return [outputs]
-    entries = outputs.values() if isinstance(outputs, Mapping) else outputs
-    return (
-        [t for entry in entries for t in flat(entry)] if isinstance(entries, (tuple, list, type({}.values()))) else []
-    )
+    if isinstance(outputs, Mapping):
+        entries = list(outputs.values())
+    elif isinstance(outputs, (tuple, list)):
+        entries = list(outputs)
+    else:
+        names = (
+            [each.name for each in fields(outputs)] if is_dataclass(outputs) else [*getattr(outputs, "__dict__", ())]
+        )
+        entries = [] if isinstance(outputs, type) else [getattr(outputs, name, None) for name in names]
+    if id(outputs) in seen:
+        return []
+    return [t for entry in entries for t in flat(entry, (*seen, id(outputs)))]
 
 
 def check_inputs(model: nn.Module, example: Inputs, further: Sequence[Any]) -> list[Inputs]:
@@ -110,6 +118,12 @@ def verify(
         for case in inputs:
             wanted = flat(case.run(left))
             shape = case.shape
+            if not wanted:
+                raise CompactionError(
+                    "no-outputs",
+                    f"on an input of shape {shape} the model returns no tensor that could be compared; return tensors, in "
+                    "tuples, lists, dicts or dataclasses",
+                )
             if not all(bool(t.isfinite().all()) for t in wanted):
                 raise CompactionError(
                     "not-finite", f"the masked model's outputs on an input of shape {shape} are not finite"
@@ -154,7 +168,9 @@ def _difference(wanted: list[Tensor], got: list[Tensor], tolerance: float, shape
         if not one.numel():
             continue
         off = float((one.double() - two.double()).abs().max())
-        allowed = tolerance * _STEPS.get(one.dtype, 1.0) * max(1.0, float(one.double().abs().max()))
+        largest = float(one.double().abs().max())
+        half = one.dtype in (torch.bfloat16, torch.float16)
+        allowed = tolerance * _STEPS.get(one.dtype, 1.0) * (largest if half else max(1.0, largest))
         if not off <= allowed:
             raise CompactionError(
                 "outputs-differ",
@@ -201,10 +217,12 @@ def _compare_step(
         return
     worst = _relative(first, got)
     scale = max([float(g.abs().max()) for g in gradients.values() if g.numel()], default=1.0) or 1.0
-    for name, value in own.items():
-        if name in gradients:
+    known = dict(masked.named_parameters())
+    for name, param in compact.named_parameters():
+        if name in known and (name in gradients or name in own):
             cut = cuts.get(name, [])
-            wanted = take(gradients[name], cut)
+            wanted = take(gradients.get(name, torch.zeros_like(known[name])), cut)  # without one, it does not move
+            value = own.get(name, torch.zeros_like(param))
             if name in frozen:  # what is held at zero does not move, whatever its gradient
                 held = take(frozen[name], cut).to(value.device)
                 wanted, value = wanted.masked_fill(held, 0.0), value.masked_fill(held, 0.0)

@@ -15,9 +15,13 @@ from bayesprune.deploy.arguments import ByMode
 from bayesprune.deploy.stock import is_stock
 from bayesprune.graph.hooks import detached_copy
 from bayesprune.graph.inputs import Inputs
+from bayesprune.graph.switches import switched
 from bayesprune.graph.trace import Tracer
 
-EVALUATION_ONLY = "this model was saved for evaluation only: its forward takes another path in training"
+EVALUATION_ONLY = (
+    "this model was saved for evaluation only: "
+    "its forward takes another path in training, or switches gradients off for a part"
+)
 
 
 _CLOSED = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer)
@@ -67,6 +71,8 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> Traced:
             if constants.keys() != others.keys() or not all(_same(constants[name], others[name]) for name in constants):
                 raise ValueError("forward makes constant tensors that depend on the train mode")
             _merge(trained, evaluated)
+            if inputs is not None and (part := switched(model, inputs, is_stock)):
+                raise ValueError(f"in forward {part}, which a graph does not hold")
         except ValueError as error:
             for node in evaluated.nodes:
                 node.meta["arguments"] = (node.args, node.kwargs)

@@ -31,6 +31,7 @@ class Mixer:
     uses: Tensor
     const: Tensor
     folds: bool
+    moves: bool = True  # a constant that it reads can be moved, into a bias or a carrier
 
 
 @dataclass(eq=False)
@@ -142,6 +143,8 @@ class Analysis:
     repeated: set[str] = field(default_factory=set)
     untaken: dict[str, str] = field(default_factory=dict)
     tensors: dict[str, tuple[int, Tensor, fx.Node]] = field(default_factory=dict)
+    consumed: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
+    written: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
@@ -167,7 +170,10 @@ class Analysis:
                     name = self.names.setdefault(id(module), str(node.target))
                     node.meta["name"] = name
                 self.values[node] = rule_for(node, module)(self, node, module)
+                if works_in_place(node, module):
+                    self._overwritten(node)
         self._find_alive()
+        self._pin_used_outside()
         for name, (_, atoms, node) in self.tensors.items():
             if name.rpartition(".")[0] in self.calls:
                 reason = f"{name} is used by its layer and outside it"
@@ -226,6 +232,7 @@ class Analysis:
             self.untaken[str(node.meta["name"])] = reason
         for arg in node.all_input_nodes:
             self.pin(node, self.values.get(arg), reason)
+            self.pin(node, self._edges.get((node, arg)), reason)
             if arg.op == "get_attr":
                 self.untaken[str(arg.target).rpartition(".")[0]] = reason
         return self.opaque(node, reason)
@@ -301,8 +308,28 @@ class Analysis:
             if tensor is not None:
                 owner = self.owners.setdefault(id(tensor), name)
                 if owner != name:
-                    return f"layers {owner} and {name} share their weight"
+                    reason = f"layers {owner} and {name} share their weight"
+                    self._keep_whole(node, owner, reason)
+                    return reason
         return None
+
+    def _keep_whole(self, node: fx.Node, name: str, reason: str) -> None:
+        """Keep all channels of a layer, on both sides."""
+        call = self.calls.get(name)
+        for atoms in (call.source, call.target, call.heads) if call is not None else ():
+            if atoms is not None:
+                self.pins.append(Pin(node, atoms, reason))
+
+    def _pin_used_outside(self) -> None:
+        """Keep the layers whose own weights the forward uses in another way, too."""
+        for bare in [each for each in self.graph.nodes if each.op == "get_attr"]:
+            path, _, which = str(bare.target).rpartition(".")
+            owner = self.modules.get(path)
+            if owner is None or not isinstance(owner._parameters.get(which), Tensor) or bare.target in self.tensors:
+                continue
+            for user in bare.users:
+                if (bare, user) not in self.consumed and (user.op == "output" or user.meta.get("shape") is not None):
+                    self._keep_whole(user, self.names.get(id(owner), path), f"{bare.target} is used outside its layer")
 
     def _find_alive(self) -> None:
         """The nodes whose results still reach the output."""
@@ -317,13 +344,36 @@ class Analysis:
             if node in self.drops:
                 args = [node.args[1 - self.drops[node]]]  # type: ignore[list-item]
             waiting.extend(args)
-        # What is done to a tensor in place, with its result thrown away, is still done.
-        for node in self.graph.nodes:
-            in_place = label(node).endswith("_") or label(node) in ("iadd", "imul", "isub")
-            if in_place and not node.users and node not in self.alive:
-                for arg in node.all_input_nodes:
-                    if arg in self.alive:
-                        self.pin(node, self.values.get(arg), f"{label(node)} returns nothing that is used")
+            waiting.extend(writer for held, writer in self.written if held is node)
+
+    def _overwritten(self, node: fx.Node) -> None:
+        """What shares its memory with a tensor that changed in place, and is read later, is no longer what it was."""
+        memory = node.meta.get("memory")
+        if memory is None:
+            return
+        done = [each for each in self.values if each is not node and each.meta.get("memory") == memory]
+        for held in done:
+            later = [user for user in held.users if user is not node and user not in self.values]
+            value = self.values[held]
+            if later and isinstance(value, Value):
+                self.values[held] = value.with_const(torch.full_like(value.const, NAN))
+                self.written.append((held, node))
+                self.drops.pop(node, None)
+                result = self.values[node]
+                alike = (
+                    isinstance(result, Value) and result.axes == value.axes and torch.equal(result.atoms, value.atoms)
+                )
+                for user in later if not alike or len(node.all_input_nodes) > 1 else ():
+                    self.pin(user, value, f"{label(node)} changes it in place")
+
+
+def works_in_place(node: fx.Node, module: Any = None) -> bool:
+    """Whether a node writes over the tensor that it reads."""
+    if getattr(module, "inplace", False) or node.kwargs.get("inplace"):
+        return True
+    name = str(getattr(node.target, "__name__", node.target))
+    in_place = name.endswith("_") and not name.endswith("__") and node.op != "call_module"
+    return in_place or name in ("iadd", "imul", "isub", "itruediv", "ipow")
 
 
 def label(node: fx.Node) -> str:

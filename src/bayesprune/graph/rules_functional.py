@@ -52,6 +52,8 @@ def _as_layer(a: Analysis, node: fx.Node, kind: str, kinds: tuple[type, ...], ow
         return a.unknown(node, f"operation {label(node)} with other groups than its layer's")
     for which in own:
         a.tensors.pop(f"{path}.{which}" if path else which, None)  # cut with the layer
+        if isinstance(arg := bound.get(which), fx.Node):
+            a.consumed.add((arg, node))
     node.meta["name"] = path
     return rule(a, node, module, a.read(node, bound["input"]), functional=True)
 

@@ -184,7 +184,7 @@ def group_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
     nothing = (source.const == 0).view(groups, -1).all(1).repeat_interleave(size // groups)
     no_shift = a.zeros.of(module.bias) if module.bias is not None else torch.ones(size, dtype=torch.bool)
     no_scale = a.zeros.of(module.weight) if module.weight is not None else torch.zeros(size, dtype=torch.bool)
-    shift = _double(module.bias, size, 0.0)
+    shift = _double(module.bias, size, 0.0) if a.fold else torch.full((size,), NAN, dtype=torch.float64)  # it may train
     const = torch.where(nothing | no_scale, torch.where(no_shift, 0.0, shift), unknown_like(shift))
     return source.with_const(a.settled(const))
 
@@ -263,7 +263,7 @@ def attention(a: Analysis, node: fx.Node, module: Any) -> Any:
     head_atoms = a.atoms.fresh(heads)
     used = (~a.zeros.of(module.in_proj_weight)).view(3, heads, head_dim, -1).any(2)
     for part, source in zip(used, sources):
-        a.mixers.append(Mixer(name, node, source.atoms, head_atoms, part, source.const, False))
+        a.mixers.append(Mixer(name, node, source.atoms, head_atoms, part, source.const, False, moves=False))
     silent = ~used[2].any(1)
     if module.in_proj_bias is not None:
         silent = silent & a.zeros.of(module.in_proj_bias).view(3, heads, head_dim)[2].all(1)
@@ -272,7 +272,7 @@ def attention(a: Analysis, node: fx.Node, module: Any) -> Any:
     reads = (~a.zeros.of(weight)).view(weight.shape[0], heads, head_dim).any(2)
     shape = node.meta["shape"][0]
     out = Value(shape, (2,), a.atoms.fresh(weight.shape[0]))
-    a.mixers.append(Mixer(name, node, head_atoms, out.atoms, reads, const, False))
+    a.mixers.append(Mixer(name, node, head_atoms, out.atoms, reads, const, False, moves=False))
     out.const = mixed_const(a, reads, const, torch.zeros(reads.shape, dtype=torch.float64), bias, False)
     reason = a.shared(node, module.in_proj_weight, weight)
     if any(user.args[-1] == 1 and user.users for user in node.users) or any(u.op == "output" for u in node.users):

@@ -33,7 +33,7 @@ def recurrent(a: Analysis, node: fx.Node, module: Any) -> Any:
         reads = (source.atoms, source.const) if layer == 0 else (units.repeat(both), const.repeat(both))
         for weight, (atoms, held) in (("ih", reads), ("hh", (units, const))):
             used = _used(a, module, f"weight_{weight}_l{layer}{direction}").any(0)
-            a.mixers.append(Mixer(name, node, atoms, units, used, held, False))
+            a.mixers.append(Mixer(name, node, atoms, units, used, held, False, moves=False))
     if (reason := a.shared(node, *(getattr(module, each) for each in module._flat_weights_names))) is not None:
         a.pin(node, source, reason)
         a.pin(node, Value(torch.Size((size,)), (0,), units), reason)

@@ -48,7 +48,10 @@ def pool(a: Analysis, node: fx.Node, module: Any) -> Any:
         name = type(module).__name__
         padding = getattr(module, "padding", 0)
         keeps = "Max" in name or "Adaptive" in name or "Upsample" in name or name[:4] in ("Refl", "Repl", "Circ")
-        keeps = keeps or ("AvgPool" in name and not (padding if isinstance(padding, int) else any(padding)))
+        plain = not (padding if isinstance(padding, int) else any(padding)) and not getattr(
+            module, "divisor_override", None
+        )
+        keeps = keeps or ("AvgPool" in name and plain)
     return source.shaped(shape, source.const if keeps else torch.where(source.const == 0, source.const, NAN))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.common.modes import evaluating
+from bayesprune.graph.decisions import Decisions
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import called_with_hooks, detached_copy, hooked
 from bayesprune.graph.inputs import Inputs, holds_tensors
@@ -31,7 +32,7 @@ class _Known(fx.Proxy):
         return self.tracer.known(self)  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
-        return len(self.tracer.values[self.node])  # type: ignore[attr-defined]
+        return len(self.tracer.counted(self))  # type: ignore[attr-defined]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -72,7 +73,9 @@ class Tracer(fx.Tracer):
         self.is_leaf = is_leaf
         self.values: dict[fx.Node, Any] = {}
         self.branches = 0
+        self.decisions = Decisions()
         self._running = False
+        self._origin = object()
         self._held: set[nn.Module] = set()
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
@@ -94,10 +97,17 @@ class Tracer(fx.Tracer):
     def known(self, proxy: fx.Proxy) -> Any:
         """The value of a proxy that is no tensor; a tensor's must not be looked at."""
         value = self.values.get(proxy.node)
-        if isinstance(value, Tensor) and not (proxy.node.op == "get_attr" and value.numel() == 1):
+        alone = proxy.node.op == "get_attr" and isinstance(value, Tensor) and value.numel() == 1
+        if (isinstance(value, Tensor) and not alone) or self.decisions.forbid(proxy.node, value):
             raise fx.proxy.TraceError("a tensor's value decides in Python")
         self.branches += 1
         return value
+
+    def counted(self, proxy: fx.Proxy) -> Any:
+        """The value of a proxy whose entries are counted, which a tensor's values must not decide."""
+        if self.decisions.sized(proxy.node):
+            raise fx.proxy.TraceError("a tensor's value decides in Python")
+        return self.values[proxy.node]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that knows its example's value."""
@@ -111,7 +121,7 @@ class Tracer(fx.Tracer):
         """As many entries as the example has."""
         if self.inputs is None:
             return super().iter(obj)
-        value = self.values[obj.node]
+        value = self.counted(obj)
         return iter(list(value)) if isinstance(value, dict) else iter([obj[n] for n in range(len(value))])  # type: ignore[index]
 
     def keys(self, obj: fx.Proxy) -> Any:
@@ -145,7 +155,10 @@ class Tracer(fx.Tracer):
 
     def _note(self, node: fx.Node, value: Any) -> None:
         self.values[node] = value
+        self.decisions.note(node, self.values)
         node.meta["shape"] = _shape_of(value)
+        if isinstance(value, Tensor) and value.layout is torch.strided:
+            node.meta["memory"] = (self._origin, value.untyped_storage().data_ptr())
 
     def _run(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)

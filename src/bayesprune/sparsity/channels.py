@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import changing_hooks, silent_copy
-from bayesprune.graph.inputs import Inputs, small_batch
+from bayesprune.graph.inputs import Inputs, few_that_run
 from bayesprune.graph.layers import BATCH_NORMS, PACKED
 from bayesprune.graph.rules import analyse
 from bayesprune.graph.trace import trace, with_training
@@ -212,8 +212,8 @@ def _groups_of(
 
 def _zeroed_analysis(model: nn.Module, example: Inputs) -> Analysis:
     """The analysis of a copy whose parameters are all zero."""
-    few = small_batch(example)
     try:
+        few = few_that_run(lambda: silent_copy(model, changing_hooks(model, example)), example)
         bare = silent_copy(model, changing_hooks(model, few))
         graph = with_training(bare, trace(bare, few), few)
     except CompactionError as error:

@@ -72,8 +72,21 @@ def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numer
     weight = None
     if sample_weight is not None:
         weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
-        table, y, weight = table[weight > 0], y[weight > 0], weight[weight > 0]
+        table, y, weight = table[weight > 0], y[weight > 0], _as_counts(weight[weight > 0])
     return TrainingData(table, np.asarray(y, dtype=np.float64) if numeric else y, weight, encoder, names, members)
+
+
+def _as_counts(weight: np.ndarray) -> np.ndarray:
+    """Return the rows' weights, raised in proportion where they add up to fewer rows than there are."""
+    total, rows = float(weight.sum()), len(weight)
+    if not 0 < total < (1 - 1e-9) * rows:
+        return weight
+    warnings.warn(
+        f"sample_weight adds up to {total:.4g} over {rows:,} rows: raised in proportion to a mean of 1, for a row of weight "
+        "2 counts as two; give a mean of 1 or more",
+        stacklevel=6,
+    )
+    return weight * (rows / total)
 
 
 def _offending(X: Any) -> str:

@@ -210,6 +210,15 @@ def test_roundtrip_a_model_of_given_inputs(tmp_path):
     assert np.array_equal(load(tmp_path).predict(X), model.predict(X))
 
 
+def test_property_six_rows_are_enough_for_a_prior_that_suits_them():
+    """At a precision of 1 the posterior of six rows predicts as if it had diverged; another precision is taken."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(6, 3))
+    y = X[:, 0] + 0.1 * rng.normal(size=6)
+    model = fit_many(SparseBNNRegressor(random_state=0, fit_steps=60), [(X, y)], [[0, 1, 2]])[0]
+    assert model.prior_["network_precision"] > 1 and np.corrcoef(model.predict(X), y)[0, 1] > 0.8
+
+
 def test_error_given_inputs_that_do_not_fit():
     X = np.random.default_rng(0).standard_normal((20, 4))
     with pytest.raises(ValueError, match="columns 0 to 3"):

@@ -171,6 +171,10 @@ def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes"),
         ({"expected_inputs": -1}, "expected_inputs=-1"),
         ({"random_state": "one"}, "random_state='one' must be a whole number"),
+        ({"refit": "no"}, "refit='no' must be True or False"),
+        ({"verbose": "no"}, "verbose='no' must be True or False or a whole number"),
+        ({"groups": 5}, "groups=5 must be lists of columns"),
+        ({"groups": np.array([0, 1])}, "must be lists of columns"),
     ],
 )
 def test_error_parameters_name_the_mend(settings, message):

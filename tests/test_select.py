@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from bayesprune.cli import main
 from bayesprune.predict_rows import run_predict
 from bayesprune.select import run_select
 from bayesprune.select_output import is_selection
+from bayesprune.tabular.prediction_sets import PredictionSets
 from bayesprune.tabular.store import read_estimator
 
 FILES = ["model", "report.html", "result.json", "selected.csv"]
@@ -186,6 +188,25 @@ def test_property_nothing_selected_is_said_and_is_no_failure(tmp_path, capsys, n
     assert read(tmp_path / "out" / "selected.csv") == []
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     assert np.ptp(run_predict(tmp_path / "out", path, tmp_path / "p.csv")["prediction"]) < 1e-12
+
+
+def test_property_nothing_selected_names_the_inputs_that_are_averaged_over(tmp_path, capsys, no_page, monkeypatch):
+    """The model without a finding reads columns all the same, and the page and the command say which."""
+
+    def none_found(*given, **rest):
+        found = quick_fits.find_quickly(*given, **rest)
+        sets = PredictionSets([np.array(own) for own in ([2, 6], [2], [2, 6])], np.arange(3), np.zeros(3))
+        return [replace(one, leading=[], clusters=[], sets=sets) for one in found]
+
+    monkeypatch.setattr("bayesprune.tabular.estimator_base.find_inputs", none_found)
+    path = write(tmp_path / "t.csv", inputs_of(table(), "y"))
+    result = run_select(path, "y", tmp_path / "out")
+    assert result["selected"] == [] and result["fallback"]["kind"] == "average"
+    assert result["model"]["needed"] == ["v3", "v7"]
+    printed = capsys.readouterr().out
+    assert "averages over networks on 2 inputs that predict best together ('v3', 'v7')" in printed
+    assert "constant" not in result["fallback"]["sentence"]
+    assert np.ptp(run_predict(tmp_path / "out", path, tmp_path / "p.csv")["prediction"]) > 1
 
 
 def test_property_the_same_seed_gives_the_same_result(made, tmp_path, no_page):

@@ -72,7 +72,7 @@ def run_select(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
         estimator.fit(frame.iloc[train], response.column(train))
-        told.clear()  # columns that are not used are told below
+        told.clear()  # columns that are not used, and what is averaged over where nothing is found, are told below
         result = _describe(estimator, response, frame, train, held, seed)
         unseen = list(dict.fromkeys(str(warning.message) for warning in told if warning.category is UserWarning))
     inputs = estimator.encoder_.inputs
@@ -151,7 +151,7 @@ def _describe(
         "interactions": interacting,
         "on_variance": describe_variance(estimator),
         "expected_false": float(sum(1 - row["probability"] for row in selected)),
-        "fallback": None if selected else nothing_selected(inputs, rule),
+        "fallback": None if selected else nothing_selected(inputs, rule, estimator.needed_names()),
         "held_out": scores,
         "model": {
             "members": estimator.posterior_.net.chains,

@@ -76,6 +76,22 @@ def test_equation_standardiser_of_sparse_equals_dense():
     assert dense.scale[2:].tolist() == [1.0, 1.0]  # constant columns stay at zero
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_property_times_in_milliseconds_are_scaled_and_rounding_is_not(weighted):
+    """Columns that vary by 6e-8, 3e-13, 0 and 1e-16 of their means."""
+    sparse = pytest.importorskip("scipy.sparse")
+    z = np.random.default_rng(0).standard_normal(1001)
+    X = np.stack([1.7e12 + 1e5 * z, 3e12 + z, np.full(1001, 1e9 / 3), np.where(z > 0, 0.3, 0.1 + 0.2)], axis=1)
+    weight = np.arange(1.0, 1002.0) if weighted else None
+    for table in (X, sparse.csr_matrix(X)):
+        found = Standardiser.of(table, weight=weight)
+        moved = X[:, :2] - [1.7e12, 3e12]
+        mean = np.average(moved, axis=0, weights=weight)
+        np.testing.assert_allclose(found.scale[:2], np.sqrt(np.average((moved - mean) ** 2, axis=0, weights=weight)))
+        assert found.scale[2:].tolist() == [1.0, 1.0]
+        np.testing.assert_allclose(found.inputs(table)[:, 0], (moved[:, 0] - mean[0]) / found.scale[0], atol=1e-4)
+
+
 def test_target_principal_directions_of_equicorrelated_columns():
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((2000, 1)) + rng.standard_normal((2000, 30))) / np.sqrt(2)

@@ -196,3 +196,60 @@ def test_error_cells_are_named_with_column_row_and_mend(quick, change, message):
     X, y = change(frame, y)
     with pytest.raises(ValueError, match=message):
         SparseBNNRegressor().fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b", None] * 10, "Input y contains NaN or None: it is missing in 10 rows, first in row 2"),
+        (["a", "b", pandas.NA] * 10, "it is missing in 10 rows, first in row 2: leave those rows out"),
+        (["a", 1, "b"] * 10, r"y holds text \('a'\) and numbers \(1\): give labels of one kind"),
+        (pandas.date_range("2020-01-01", periods=2).repeat(15), r"y holds labels of type datetime64\[.*\]: turn them into text"),
+        ([pandas.Timestamp("2020-01-01", tz="UTC"), pandas.Timestamp("2021-01-01", tz="UTC")] * 15, "y holds a label of type Time"),
+    ],
+)  # fmt: skip
+def test_error_labels_that_cannot_be_classes(quick, labels, message):
+    values = labels if isinstance(labels, pandas.Index) else np.array(labels, dtype=object)
+    with pytest.raises(ValueError, match=message):
+        SparseBNNClassifier().fit(np.random.default_rng(0).normal(size=(30, 2)), values)
+
+
+def test_error_responses_of_another_shape_have_no_density(quick):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    model = SparseBNNRegressor(random_state=0).fit(X, X[:, 1])
+    rows = len(model.predict_members(X[:1]))  # as many rows as members: nothing else would tell
+    assert model.log_density(X[:rows], X[:rows, 1]).shape == (rows,)
+    with pytest.raises(ValueError, match=rf"y has shape \({rows}, 1\): expected \({rows},\), one response a row of X"):
+        model.log_density(X[:rows], X[:rows, 1:])
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2], pandas.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)])])
+def test_property_columns_without_names_of_text_are_named_as_they_print(quick, names, tmp_path):
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    frame = pandas.DataFrame(X, columns=names)
+    model = SparseBNNRegressor(random_state=0).fit(frame, X[:, 1])
+    model.save(tmp_path)
+    for one in (model, load(tmp_path)):
+        assert (
+            one.get_feature_names_out().tolist()
+            == [list(map(str, frame.columns))[1]]
+            == list(one.transform(frame).columns)
+        )
+
+
+def test_property_groups_may_be_an_array(quick, tmp_path):
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    model = SparseBNNRegressor(random_state=0, groups=np.array([[0, 1]])).fit(X, X[:, 1])
+    assert model.support_.tolist() == [True, True, False]
+    model.save(tmp_path)
+    assert load(tmp_path).groups == [[0, 1]]
+
+
+def test_property_columns_with_missing_values_go_back_among_zeros(quick):
+    frame, _ = mixed()
+    model = SparseBNNRegressor(random_state=0).fit(frame[["age", "size"]], frame["age"].fillna(0))
+    assert model.support_.tolist() == [True, False]
+    back = model.inverse_transform(model.transform(frame[["age", "size"]]))
+    np.testing.assert_array_equal(back, np.column_stack([frame["age"], np.zeros(len(frame))]))
+    with pytest.raises(ValueError, match="X has 2 columns: expected the 1 that are selected"):
+        model.inverse_transform(frame[["age", "size"]])

@@ -171,6 +171,10 @@ def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes"),
         ({"expected_inputs": -1}, "expected_inputs=-1"),
         ({"random_state": "one"}, "random_state='one' must be a whole number"),
+        ({"refit": "no"}, "refit='no' must be True or False"),
+        ({"verbose": "no"}, "verbose='no' must be True or False or a whole number"),
+        ({"groups": 5}, "groups=5 must be lists of columns"),
+        ({"groups": np.array([0, 1])}, "must be lists of columns"),
     ],
 )
 def test_error_parameters_name_the_mend(settings, message):
@@ -208,6 +212,15 @@ def test_roundtrip_a_model_of_given_inputs(tmp_path):
     model = fit_many(SparseBNNRegressor(**QUICK), [(X, y)], [[2, 5]])[0]
     model.save(tmp_path)
     assert np.array_equal(load(tmp_path).predict(X), model.predict(X))
+
+
+def test_property_six_rows_are_enough_for_a_prior_that_suits_them():
+    """At a precision of 1 the posterior of six rows predicts as if it had diverged; another precision is taken."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(6, 3))
+    y = X[:, 0] + 0.1 * rng.normal(size=6)
+    model = fit_many(SparseBNNRegressor(random_state=0, fit_steps=60), [(X, y)], [[0, 1, 2]])[0]
+    assert model.prior_["network_precision"] > 1 and np.corrcoef(model.predict(X), y)[0, 1] > 0.8
 
 
 def test_error_given_inputs_that_do_not_fit():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -91,6 +92,36 @@ def test_property_a_level_unseen_in_training_is_warned_of_by_name():
         "1 rows have a 'x' unseen in training ('q'): counted as none of the levels",
         "1 rows have a 's' unseen in training ('d'): counted as the base level 'f'",
     ]
+
+
+def test_property_an_unseen_level_is_warned_of_where_there_are_rare_ones():
+    encoder = learn_encoder(frame(x=["a"] * 20 + ["b"] * 20 + ["rare"]))
+    with pytest.warns(UserWarning) as told:
+        assert encoder.encode(frame(x=["a", "q", "rare"])).tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+    assert [str(one.message) for one in told] == [
+        "1 rows have a 'x' unseen in training ('q'): counted as the level '(other)'"
+    ]
+
+
+def test_property_codes_are_the_same_levels_as_whole_numbers_floats_and_text():
+    """A missing cell turns whole numbers into floats; files spell them either way."""
+    codes = np.tile([1, 2, 3], 10)
+    wanted = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    spellings = ([1, 2, 3], [1.0, 2.0, 3.0], ["1", "2", "3"], ["1.0", "2.0", "3.0"])
+    for own in ("int64", "float64", "str"):
+        data = frame(x=codes.astype(own)).astype("category")
+        encoder = learn_encoder(data)
+        assert encoder.inputs[0].levels == ("1", "2", "3")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for cells in spellings:
+                assert encoder.encode(frame(x=cells)).tolist() == wanted
+    older = FrameEncoder.from_dict(
+        {"inputs": [{**asdict(encoder.inputs[0]), "levels": ["1.0", "2.0", "3.0"]}], "dropped": {}}
+    )
+    assert older.encode(frame(x=[1, 2, 3])).tolist() == wanted  # a file of before
+    with pytest.warns(UserWarning, match="'4', 'x'"):
+        assert encoder.encode(frame(x=[4.0, 1.0, "x"])).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
 def test_property_columns_that_say_nothing_are_left_out_with_the_reason():

@@ -35,6 +35,25 @@ def test_property_delimiter_is_found_in_the_header(tmp_path, mark):
     assert columns(read_frame(write(tmp_path / "t.csv", text))) == {"a": [1, 3], "b c": ["x", "y"], "d": [2, 4]}
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|", ","])
+def test_property_delimiters_inside_quoted_names_do_not_count(tmp_path, mark):
+    names = ["Height, cm", "Weight, kg", 'Say "a, b; c|d"']
+    header = mark.join('"' + name.replace('"', '""') + '"' for name in names)
+    frame = read_frame(write(tmp_path / "t.csv", f"{header}\n1{mark}2{mark}3\n4{mark}5{mark}6\n"))
+    assert columns(frame) == dict(zip(names, ([1, 4], [2, 5], [3, 6])))
+
+
+def test_property_rows_of_more_than_a_megabyte(tmp_path):
+    count = 120_000
+    header = ",".join(f"gene{i}" for i in range(count))
+    path = write(tmp_path / "t.csv", "\n".join([header, *[",".join([f"{at + 0.25}"] * count) for at in range(3)]]))
+    assert len(header) > 2**20
+    frame = read_frame(path, only=["gene0", f"gene{count - 1}"])
+    assert columns(frame) == {"gene0": [0.25, 1.25, 2.25], f"gene{count - 1}": [0.25, 1.25, 2.25]}
+    wide = "x" * (2**20 + 5)  # a cell as wide, later in the file
+    assert read_frame(write(tmp_path / "u.csv", f"a,b\n1,y\n2,{wide}\n"))["b"].tolist() == ["y", wide]
+
+
 def test_property_windows_files_tsv_and_gz(tmp_path):
     text = "a,b\r\n1,x\r\n2,y\r\n"
     plain = read_frame(write(tmp_path / "t.csv", text, encoding="utf-8-sig", newline=""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,37 @@ def test_limit_rows_of_weight_zero_are_not_there():
     assert np.array_equal(one.predict(table), two.predict(table)) and np.array_equal(one.evidence_, two.evidence_)
     with pytest.raises(ValueError, match="sample_weight"):
         SparseBNNRegressor(**quick).fit(table, y, sample_weight=-weight)
+
+
+def test_property_weights_that_sum_to_one_find_what_weights_of_one_find():
+    pytest.importorskip("sklearn")
+    from bayesprune.tabular import SparseBNNRegressor
+
+    quick = {"search_steps": 40, "evidence_steps": 20, "fit_steps": 40, "n_chains": 3, "n_starts": 2, "random_state": 0}
+    table = np.random.default_rng(1).normal(size=(80, 4))
+    y = 2 * table[:, 1] + 0.3 * np.random.default_rng(2).normal(size=80)
+    one = SparseBNNRegressor(**quick, refit=False).fit(table, y, sample_weight=np.ones(80))
+    with pytest.warns(UserWarning, match="sample_weight adds up to 1 over 80 rows"):
+        two = SparseBNNRegressor(**quick, refit=False).fit(table, y, sample_weight=np.full(80, 1 / 80))
+    assert one.support_[1]
+    np.testing.assert_allclose(one.p_value_, two.p_value_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("lr, fits", [(5.0, True), (1e9, False)])
+def test_error_fold_networks_that_diverge_are_trained_with_smaller_steps_or_named(lr, fits):
+    from bayesprune.tabular.plan import Plan
+    from bayesprune.tabular.selection import find_inputs
+
+    table = np.random.default_rng(1).normal(size=(80, 3))
+    y = table[:, 1] + 0.3 * np.random.default_rng(2).normal(size=80)
+    plan = Plan.of(80, 3, chains=3, steps=30, evidence_steps=40)
+    plan = replace(plan, weighing=replace(plan.weighing, chain=replace(plan.weighing.chain, lr=lr)))
+    given = ([table], [y], [Standardiser.of(table, y)], 1, plan, [np.array([j]) for j in range(3)])
+    if fits:
+        assert find_inputs(*given, expected=None, seed=0)[0].p_value[1] < 1
+        return
+    with pytest.raises(RuntimeError, match=r"the networks that weigh the inputs diverge at lr=1e\+09"):
+        find_inputs(*given, expected=None, seed=0)
 
 
 def test_equation_progress_says_what_is_left(capsys):

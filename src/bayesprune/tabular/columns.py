@@ -143,6 +143,27 @@ def column_cells(name: str, column: Any, kind: str) -> dict[str, np.ndarray]:
 
 
 def cells_as_text(column: Any) -> np.ndarray:
-    """Return the cells as an object array of text."""
+    """Return the cells as an object array of text; 1.0 is "1", for a missing cell turns whole numbers into floats."""
     cells = column.astype(object).to_numpy(dtype=object)
-    return np.array([MISSING_LEVEL if gone else str(cell) for cell, gone in zip(cells, column.isna())], dtype=object)
+    return np.array([MISSING_LEVEL if gone else _text(cell) for cell, gone in zip(cells, column.isna())], dtype=object)
+
+
+def _text(cell: Any) -> str:
+    """Return a cell as text, whole floats as whole numbers."""
+    return str(int(cell)) if isinstance(cell, (float, np.floating)) and float(cell).is_integer() else str(cell)
+
+
+def respelled(cells: np.ndarray, known: Collection[str]) -> np.ndarray:
+    """Return cells of text with whole numbers as the known levels spell them, "1" or "1.0".
+
+    Example:
+        >>> respelled(np.array(["1.0", "2", "3.0", "a.0"], dtype=object), ["1", "2.0"]).tolist()
+        ['1', '2.0', '3.0', 'a.0']
+    """
+    told = {}
+    for cell in set(cells) - set(known):
+        whole = re.fullmatch(r"([-+]?\d+)(\.0*)?", cell)
+        other = whole and (whole[1] if whole[2] else f"{cell}.0")
+        if other in known:
+            told[cell] = other
+    return np.array([told.get(cell, cell) for cell in cells], dtype=object) if told else cells

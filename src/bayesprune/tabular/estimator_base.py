@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.feature_selection import SelectorMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from bayesprune.common.modes import threads
 from bayesprune.tabular.chains import ChainMLP
@@ -174,6 +174,25 @@ class SparseBNN(SelectorMixin, Parameters):
     def _get_support_mask(self) -> np.ndarray:
         check_is_fitted(self)
         return self.support_
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return the names of the selected columns, of a data frame its own, as text."""
+        check_is_fitted(self)
+        if input_features is None and self.column_names_:
+            return np.array(self.column_names_, dtype=object)[self.support_]
+        return super().get_feature_names_out(input_features)
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Return selected columns among zeros; those of a data frame may lack values."""
+        check_is_fitted(self)
+        if self.encoder_ is None:
+            return super().inverse_transform(X)
+        X = check_array(X, dtype=None, ensure_all_finite=False)
+        if X.shape[1] != self.support_.sum():
+            raise ValueError(f"X has {X.shape[1]} columns: expected the {self.support_.sum()} that are selected")
+        out = np.zeros((len(X), len(self.support_)), dtype=X.dtype)
+        out[:, self.support_] = X
+        return out
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -166,8 +166,13 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
 
         Returns:
             (n,) nats; minus their mean is the negative log-likelihood.
+
+        Raises:
+            ValueError: y of another shape than (n,).
         """
         members, variances = self._members(X)
+        if np.shape(y) != (members.shape[1],):
+            raise ValueError(f"y has shape {np.shape(y)}: expected ({members.shape[1]},), one response a row of X")
         dof = self.posterior_.dof
         square = np.maximum(variances / variance_over_scale(dof), 1e-300)
         each = log_density((np.asarray(y, dtype=np.float64) - members) ** 2 / square, dof) - 0.5 * np.log(square)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesprune.tabular.columns import cells_as_text, column_cells, column_kind, nearest_name
+from bayesprune.tabular.columns import cells_as_text, column_cells, column_kind, nearest_name, respelled
 
 OTHER_LEVEL = "(other)"
 _MISSING_SHARE = 0.05  # from here on, that a number is missing is an input of its own
@@ -80,7 +80,8 @@ class FrameEncoder:
             blocks.append(_imputer(read).transform(np.column_stack(values)))
         words = [one for one in self.inputs if one.kind == "text"]
         if words:
-            cells = np.column_stack([cells_as_text(frame[one.name]) for one in words]).astype(object)
+            columns = [respelled(cells_as_text(frame[one.name]), {*one.levels, *one.rare}) for one in words]
+            cells = np.column_stack(columns).astype(object)
             _warn_unseen(words, cells)
             with warnings.catch_warnings():  # scikit-learn names the column by its number
                 warnings.filterwarnings("ignore", message="Found unknown categories")
@@ -216,11 +217,12 @@ def _one_hot(words: Sequence[Input]) -> Any:
 def _warn_unseen(words: Sequence[Input], cells: np.ndarray) -> None:
     """Warn of levels that count as none of those known."""
     for one, column in zip(words, cells.T):
-        new = sorted(set(column) - set(one.levels)) if not one.rare else []
+        new = sorted(set(column) - {*one.levels, *one.rare})
         if new:
             rows, more = int(np.isin(column, new).sum()), ", …" if len(new) > 3 else ""
             shown = ", ".join(map(repr, new[:3])) + more
-            counted = f"the base level {one.levels[0]!r}" if len(one.levels) == 2 else "none of the levels"
+            base = f"the base level {one.levels[0]!r}" if len(one.levels) == 2 else "none of the levels"
+            counted = f"the level {OTHER_LEVEL!r}" if one.rare else base
             warnings.warn(
                 f"{rows} rows have a {one.name!r} unseen in training ({shown}): counted as {counted}", stacklevel=4
             )

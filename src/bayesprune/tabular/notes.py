@@ -63,14 +63,19 @@ def chain_notes(inputs: dict[str, list[Any]]) -> list[str]:
     return said
 
 
-def nothing_selected(inputs: dict[str, list[Any]], rule: str) -> dict[str, str]:
-    """Say that nothing was selected, and what the model predicts then."""
+def nothing_selected(inputs: dict[str, list[Any]], rule: str, needed: Sequence[str]) -> dict[str, str]:
+    """Say that nothing was selected, and what the model predicts then: with the columns that it needs, or a constant."""
+    predicts = (
+        f"averages over networks on {_count(len(needed), 'input')} that predict best together "
+        f"({_few([repr(name) for name in needed])}), without control of errors."
+        if needed
+        else "is a constant that uses no input; select=prediction takes what predicts best, without control of errors."
+    )
     at = int(np.argmax(inputs["probability"]))
     return {
-        "kind": "constant",
+        "kind": "average" if needed else "constant",
         "sentence": f"No input is selected {rule}: the likeliest, {inputs['name'][at]!r}, has inclusion probability "
-        f"{inputs['probability'][at]:.2f} (q-value {inputs['q_value'][at]:.2f}). The model's prediction is a constant that "
-        "uses no input; select=prediction takes what predicts best, without control of errors.",
+        f"{inputs['probability'][at]:.2f} (q-value {inputs['q_value'][at]:.2f}). The model's prediction " + predicts,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -28,6 +28,11 @@ _CHOICES = {
 MANY_ROWS = 1000  # from which the automatic network reads features of the inputs and may have a variance of its own
 _DEEP = (32, 32, 32, 32)  # of the automatic network from there on
 _COUNTS = ("n_chains", "candidates", "search_steps", "evidence_steps", "fit_steps", "n_starts", "batch_size")
+
+
+def _is_listed(value: Any) -> bool:
+    """Return whether a value lists others: a sequence or an array of some dimension, no text."""
+    return isinstance(value, Collection) and not isinstance(value, str) and getattr(value, "ndim", 1) > 0
 
 
 class Parameters(BaseEstimator):
@@ -100,7 +105,13 @@ class Parameters(BaseEstimator):
             isinstance(self.n_jobs, Integral) and (self.n_jobs >= 1 or self.n_jobs == -1)
         ):
             raise ValueError(f"n_jobs={self.n_jobs!r} must be None, a whole number of at least 1, or -1 for all cores")
-        if isinstance(self.groups, str) or any(isinstance(group, str) for group in self.groups or ()):
+        for name in ("refit", "verbose"):
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_, Integral)) or (name == "refit" and value not in (0, 1)):
+                more = "" if name == "refit" else " or a whole number"
+                raise ValueError(f"{name}={value!r} must be True or False{more}")
+        groups = () if self.groups is None else self.groups
+        if not _is_listed(groups) or not all(_is_listed(group) for group in groups):
             raise ValueError(f"groups={self.groups!r} must be lists of columns, as in groups=[['a', 'b']]")
         sizes = self.hidden_layer_sizes
         if sizes != "auto" and not all(isinstance(size, Integral) and int(size) >= 1 for size in np.atleast_1d(sizes)):
@@ -108,7 +119,8 @@ class Parameters(BaseEstimator):
 
     def _units(self, names: Sequence[str], members: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Return the encoded columns of everything that is selected as a whole: the groups, then the other columns."""
-        given = [[column_number("groups", one, names, len(members)) for one in group] for group in self.groups or ()]
+        groups = () if self.groups is None else self.groups
+        given = [[column_number("groups", one, names, len(members)) for one in group] for group in groups]
         together = {column for group in given for column in group}
         if sum(map(len, given)) != len(together):
             raise ValueError(f"groups={self.groups!r} name a column twice: every column belongs to one group")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bayesprune.tabular.features import RankFeatures
 from bayesprune.tabular.rows import Rows, Standardiser
-from bayesprune.tabular.sampling import PosteriorNetworks, SamplingSettings, sample_posterior
+from bayesprune.tabular.sampling import DivergenceError, PosteriorNetworks, SamplingSettings, sample_posterior
 
 _T = TypeVar("_T")
 _TRIED = 5  # members of settings that are tried
@@ -38,7 +38,8 @@ def sample_networks(
         standardisers: one each.
         inputs: the columns of each data set, by number.
         outputs: outputs of the networks.
-        settings: how they are sampled; of several those with which few members predict best the rows that they leave out.
+        settings: how they are sampled; of several those with which few members predict best the rows that they leave
+            out, and that do not diverge.
         masks: (C, inputs) of each data set which of its columns each member has; none gives all of them to all.
         weights: (n,) of the rows of each data set; none weighs all alike.
         batch_size: rows a step.
@@ -57,12 +58,26 @@ def sample_networks(
     every = range(len(tables))
     if len(settings) == 1:
         return sampled(every, settings[0])
-    tried = [sampled(every, one.trial(_TRIED)) for one in settings]
-    best = [min(range(len(settings)), key=lambda number: tried[number][which].held_out) for which in every]
+    tried: dict[int, list[PosteriorNetworks]] = {}
     found: dict[int, PosteriorNetworks] = {}
-    for number in sorted(set(best)):
-        own = [which for which in every if best[which] == number]
-        found |= zip(own, sampled(own, settings[number]))
+    failure: DivergenceError | None = None
+    for number, one in enumerate(settings):
+        try:
+            tried[number] = sampled(every, one.trial(_TRIED))
+        except DivergenceError as error:  # on few rows the posterior of a weak prior is as bad as divergence
+            failure = error
+    while tried and len(found) < len(every):
+        open_ = [which for which in every if which not in found]
+        best = {which: min(tried, key=lambda number: tried[number][which].held_out) for which in open_}
+        for number in sorted(set(best.values())):
+            own = [which for which in open_ if best[which] == number]
+            try:
+                found |= zip(own, sampled(own, settings[number]))
+            except DivergenceError as error:
+                failure = error
+                del tried[number]
+    if failure is not None and len(found) < len(every):
+        raise failure
     return [found[which] for which in every]
 
 

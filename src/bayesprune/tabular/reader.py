@@ -21,6 +21,7 @@ FORMATS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq", ".npz")
 # What spreadsheets, R, pandas and SQL write for "no value".
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None", "<NA>", "?", ".")
 _DELIMITERS = ",;\t|"
+_BLOCKS = (1 << 20, 1 << 25, (1 << 31) - 1)  # bytes that Arrow takes in at once; a row must fit into a block
 
 
 def read_frame(
@@ -86,15 +87,22 @@ def absent(name: str, names: Collection[str], source: str) -> str:
     return f"{source} has no column {name!r}{guess} has {len(names)} columns: {listed}"
 
 
+def _delimiter(line: str) -> str:
+    """Return what separates the names of a header: of the marks that stand outside quotes the most frequent."""
+    bare = re.sub(r'"(?:[^"]|"")*"', "", line)
+    return max(_DELIMITERS, key=lambda mark: (bare.count(mark), mark == ","))
+
+
 def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collection[str], limit: int) -> Any:
     import pyarrow.csv as arrow
+    from pyarrow import ArrowInvalid
 
     with opened_text(path, limit=limit) as lines:
         line = next(lines, "")
         if not line.strip():
             raise ArtefactError(path, "is empty; its first line must name the columns")
         tabs = ".tsv" in [suffix.lower() for suffix in path.suffixes[-2:]]
-        mark = "\t" if tabs else max(_DELIMITERS, key=lambda mark: (line.count(mark), mark == ","))
+        mark = "\t" if tabs else _delimiter(line)
         header = next(csv.reader(itertools.chain([line], lines), delimiter=mark, strict=True))
     names = [name.strip() for name in header]
     if all(re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", name) for name in names):
@@ -104,18 +112,22 @@ def _read_csv(path: Path, wanted: Callable[[list[str]], list[str]], text: Collec
     kept = set(wanted(names))
     read = kept or set(names)  # Arrow reads all columns where none is named
     raw = dict(zip(names, header))
-    with opened_bytes(path, limit=limit) as raw_bytes:
-        table = arrow.read_csv(
-            raw_bytes,
-            read_options=arrow.ReadOptions(use_threads=False),
-            parse_options=arrow.ParseOptions(delimiter=mark, newlines_in_values=True),
-            convert_options=arrow.ConvertOptions(
-                include_columns=[raw[name] for name in names if name in read],
-                column_types={raw[name]: "string" for name in text if name in kept},
-                null_values=list(MISSING),
-                strings_can_be_null=True,
-            ),
-        )
+    parsed = arrow.ParseOptions(delimiter=mark, newlines_in_values=True)
+    converted = arrow.ConvertOptions(
+        include_columns=[raw[name] for name in names if name in read],
+        column_types={raw[name]: "string" for name in text if name in kept},
+        null_values=list(MISSING),
+        strings_can_be_null=True,
+    )
+    for size in _BLOCKS:
+        options = arrow.ReadOptions(use_threads=False, block_size=size)
+        try:
+            with opened_bytes(path, limit=limit) as raw_bytes:
+                table = arrow.read_csv(raw_bytes, options, parsed, converted)
+            break
+        except ArrowInvalid as error:  # a row that is longer than a block
+            if size == _BLOCKS[-1] or "block" not in str(error):
+                raise
     return _from_arrow(table.rename_columns([name for name in names if name in read]))[[n for n in names if n in kept]]
 
 

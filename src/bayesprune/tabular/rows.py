@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _DENSE = 2 * 10**8  # a sparse table of at most this many entries (800 MB) is made dense once
+_NEAR = 1e-7  # of its mean: a column that varies by less (milliseconds since 1970) is measured about its mean
+_ROUNDING = 1e-14  # of its mean: what varies by less is constant
+_COLUMNS = 256  # that are measured so at once
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,10 @@ class Standardiser:
             mean = X.mean(axis=0, dtype=np.float64)
             variance = X.var(axis=0, dtype=np.float64)
         scale = np.sqrt(variance)
-        # Rounding leaves a constant column a variance of about (ε·mean)².
-        scale = np.where(scale <= 1e-7 * np.maximum(np.abs(mean), 1e-30), 1.0, scale)
+        near = np.flatnonzero((scale <= _NEAR * np.abs(mean)) & (mean != 0))
+        for part in (near[start : start + _COLUMNS] for start in range(0, len(near), _COLUMNS)):
+            mean[part], scale[part] = _measured_about(mean[part], X[:, part], weight)
+        scale = np.where(scale <= _ROUNDING * np.maximum(np.abs(mean), 1e-30), 1.0, scale)
         return cls(mean, scale) if y is None else cls(mean, scale).with_response(y, weight)
 
     def with_response(self, y: np.ndarray, weight: np.ndarray | None = None) -> Standardiser:
@@ -61,6 +66,13 @@ class Standardiser:
             part = slice(start, start + 2048)
             out[part] = (dense[part] - mean) / scale
         return out
+
+
+def _measured_about(mean: np.ndarray, X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and standard deviations of columns of about these means, with the means' own rounding taken off."""
+    apart = (X.toarray() if hasattr(X, "toarray") else X) - mean
+    further = np.average(apart, axis=0, weights=weight)
+    return mean + further, np.sqrt(np.average((apart - further) ** 2, axis=0, weights=weight))
 
 
 class Rows:

@@ -23,6 +23,10 @@ _WORSE = 2.0  # a training loss of so many times that of a constant prediction i
 _MEASURED = 4096  # rows by which the noise is measured
 
 
+class DivergenceError(RuntimeError):
+    """The predictive networks diverge at all step sizes."""
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """How the predictive network is sampled.
@@ -148,7 +152,7 @@ def sample_posterior(
         One entry a data set.
 
     Raises:
-        RuntimeError: the networks diverge at 1/27 of the step size too.
+        DivergenceError: the networks diverge at 1/27 of the step size too.
     """
     if masks is not None:
         settings = _in_turns(settings, masks)
@@ -159,9 +163,9 @@ def sample_posterior(
         if result is not None:
             return result
         lr /= 3
-    raise RuntimeError(
+    raise DivergenceError(
         f"the predictive network diverges at step sizes {settings.chain.lr:g} to {3 * lr:.2g}: look for outliers in the "
-        "selected columns of X or in y"
+        f"selected columns of X or in y, or give more than these {rows.count} rows"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from bayesprune.tabular.plan import LONGEST, Plan
 from bayesprune.tabular.prediction_sets import PredictionSets, choose_for_prediction
 from bayesprune.tabular.rows import Rows, Standardiser
 from bayesprune.tabular.search import SearchResult, search
-from bayesprune.tabular.weighing import Weigher, train_fold_networks
+from bayesprune.tabular.weighing import FoldNetworks, Weigher, train_fold_networks
 
 _OUTLYING = 6.0  # robust standard deviations of y beyond which a response is brought back for the search
 _TWINS = 2  # interchangeable inputs that join each candidate in the networks; all of them join its cluster
@@ -158,7 +159,7 @@ def _evidence(
     wide = [np.concatenate([groups[j] for j in union]) for union in candidates]
     common = _padded_columns(wide).repeat_interleave(chains, 0)
     net = net.choose(torch.arange(net.chains), _places(columns, common))
-    networks = train_fold_networks(net, common, rows, folds, owner, plan.weighing, seed)
+    networks = _fold_networks(net, common, rows, folds, owner, plan, seed)
     result = []
     for which, union in enumerate(candidates):
         X = rows.only(which).inputs(0, rows.count)[0].numpy()
@@ -170,6 +171,22 @@ def _evidence(
         further, correlation = _with_twins(rows, which, _further(weigher, owner, union, X), groups, union)
         result.append(gather_evidence(weigher, models, groups, further, correlation, rows.count))
     return result
+
+
+def _fold_networks(
+    net: ChainMLP, columns: Tensor, rows: Rows, folds: Folds, owner: np.ndarray, plan: Plan, seed: int
+) -> FoldNetworks:
+    """Train the networks that weigh, with smaller steps where they diverge: one that is not finite says nothing of y."""
+    settings = plan.weighing
+    for _ in range(4):
+        networks = train_fold_networks(copy.deepcopy(net), columns, rows, folds, owner, settings, seed)
+        if all(bool(parameter.isfinite().all()) for parameter in networks.net.parameters()):
+            return networks
+        settings = replace(settings, chain=replace(settings.chain, lr=settings.chain.lr / 3))
+    raise RuntimeError(
+        f"the networks that weigh the inputs diverge at lr={plan.weighing.chain.lr:g} and at {3 * settings.chain.lr:.2g}: "
+        "look for outliers in X or y and for rows of enormous sample_weight"
+    )
 
 
 def _orders(

@@ -54,6 +54,8 @@ class TrainingData:
 def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numeric: bool) -> TrainingData:
     """Check a data set as scikit-learn does; the columns of a data frame are encoded."""
     encoder, names = None, []
+    if not numeric:
+        _check_labels(y)
     try:
         if is_frame(X):
             check_distinct(X)
@@ -72,8 +74,51 @@ def read_training_data(estimator: Any, X: Any, y: Any, sample_weight: Any, numer
     weight = None
     if sample_weight is not None:
         weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
-        table, y, weight = table[weight > 0], y[weight > 0], weight[weight > 0]
+        table, y, weight = table[weight > 0], y[weight > 0], _as_counts(weight[weight > 0])
     return TrainingData(table, np.asarray(y, dtype=np.float64) if numeric else y, weight, encoder, names, members)
+
+
+def _as_counts(weight: np.ndarray) -> np.ndarray:
+    """Return the rows' weights, raised in proportion where they add up to fewer rows than there are."""
+    total, rows = float(weight.sum()), len(weight)
+    if not 0 < total < (1 - 1e-9) * rows:
+        return weight
+    warnings.warn(
+        f"sample_weight adds up to {total:.4g} over {rows:,} rows: raised in proportion to a mean of 1, for a row of weight "
+        "2 counts as two; give a mean of 1 or more",
+        stacklevel=6,
+    )
+    return weight * (rows / total)
+
+
+def _check_labels(y: Any) -> None:
+    """Refuse labels that are missing, of kinds that have no order, or that no file holds."""
+    labels = np.asarray(y)
+    if labels.ndim != 1 or labels.dtype.kind not in "mMSO":
+        return
+    if labels.dtype.kind != "O":
+        raise ValueError(f"y holds labels of type {labels.dtype}: turn them into text or whole numbers")
+    lacking = [row for row, label in enumerate(labels) if _is_missing(label)]
+    if lacking:
+        raise ValueError(
+            f"Input y contains NaN or None: it is missing in {len(lacking)} rows, first in row {lacking[0]}: leave those rows out"
+        )
+    plain = (str, bool, int, float, np.bool_, np.integer, np.floating)
+    odd = next((label for label in labels if not isinstance(label, plain)), None)
+    if odd is not None:
+        raise ValueError(f"y holds a label of type {type(odd).__name__} ({odd!r}): turn it into text or a whole number")
+    text = next((label for label in labels if isinstance(label, str)), None)
+    number = next((label for label in labels if not isinstance(label, str)), None)
+    if text is not None and number is not None:
+        raise ValueError(f"y holds text ({text!r}) and numbers ({number!r}): give labels of one kind")
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether a label is None, NaN, NaT or pandas' NA, which does not say whether it differs from itself."""
+    try:
+        return label is None or bool(label != label)
+    except (TypeError, ValueError):
+        return True
 
 
 def _offending(X: Any) -> str:

@@ -244,3 +244,20 @@ def test_property_frozen_layers_stay_as_they_are_and_are_named(groups):
     pruner.finish_()
     assert torch.equal(model[2].weight, before) and pruner.hard_sparsity == pytest.approx(0.5, abs=0.05)
     assert "2.weight (frozen (requires_grad=False))" in repr(pruner)
+
+
+def test_roundtrip_a_state_that_holds_masks_of_what_is_frozen_now_is_read():
+    def made(frozen):
+        model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+        model[0].requires_grad_(not frozen)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        settings = {"sparsity": 0.5, "warmup_steps": 0, "ramp_end_step": 1, "groups": "weight", "keep_ends": False}
+        return model, optimizer, ForwardPruning(model, optimizer, **settings)
+
+    _, optimizer, pruner = made(frozen=False)
+    pruner.finish_()
+    _, again, other = made(frozen=True)
+    other.load_state_dict(pruner.state_dict())
+    assert torch.equal(other.keep_masks["2.weight"], pruner.keep_masks["2.weight"])
+    again.load_state_dict(optimizer.state_dict())
+    assert set(other.keep_masks) == {"2.weight", "4.weight"}

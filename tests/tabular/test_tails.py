@@ -49,6 +49,21 @@ def test_limit_several_columns_add_up():
     assert twice == pytest.approx(once, rel=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_target_of_three_classes_the_tail_is_kept_whatever_the_order_of_the_draws(seed):
+    """1,000, 970 and 30 of a class, log-normal draws: between a third and three times the share of 20,000 sums."""
+    rng = np.random.default_rng(0)
+    classes = np.eye(3)[np.repeat([0, 1, 2], [1000, 970, 30])]
+    residuals = classes - classes.mean(0)
+    size = rng.lognormal(0, 1.5, 4000)
+    draws = (size - size.mean())[:, None] * np.array([0.1, -0.1, 1.0])
+    along = residuals @ np.array([0.1, -0.1, 1.0])
+    sums = np.array([along @ rng.choice(size - size.mean(), 2000) for _ in range(20_000)])
+    permuted = draws[np.random.default_rng(seed).permutation(4000)]
+    tail = math.exp(log_tail([Terms.of(residuals, permuted)], np.quantile(sums, 0.999)))
+    assert 0.001 / 3 < tail < 0.003
+
+
 def test_property_the_larger_tail_is_taken_on_the_values_side():
     rng = np.random.default_rng(3)
     residuals, draws = rng.exponential(size=(300, 1)), rng.lognormal(0, 1.5, (300, 1))
@@ -67,6 +82,13 @@ def test_equation_whites_variance_counts_where_the_draws_would_not_vary_so():
     shown = sum(((a - slope * b) * b) ** 2 for a, b in zip(r[:, 0], h[:, 0]))
     assert white_sums(r, h, 0.0, 2.0) == pytest.approx((total, 2 * shown))
     assert white_sums(r, h, 100.0, 2.0) == pytest.approx((total, 200.0))
+
+
+def test_equation_whites_variance_of_weighted_rows_leaves_the_signal_out():
+    rng = np.random.default_rng(0)
+    h, weight = rng.standard_normal((400, 1)), rng.lognormal(0, 1, (400, 1))
+    total, variance = white_sums(0.5 * h, h, 0.0, 1.0, weight)
+    assert total == pytest.approx(float((weight * 0.5 * h * h).sum())) and variance == pytest.approx(0, abs=1e-18)
 
 
 @pytest.mark.parametrize("rare", ["class", "response"])

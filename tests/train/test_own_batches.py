@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     RandomSampler,
@@ -94,8 +95,9 @@ def test_error_a_batch_of_three_parts_is_not_guessed_at(tmp_path):
         (lambda: RandomSampler(PAIRS, num_samples=16), 2, 64),
         (lambda: SubsetRandomSampler(range(16)), 2, 16),
         (lambda: WeightedRandomSampler(torch.ones(64), 24), 3, 64),
+        (lambda: list(range(16)), 2, 16),
     ],
-    ids=["sequential", "random", "subset", "weighted"],
+    ids=["sequential", "random", "subset", "weighted", "list"],
 )
 def test_property_a_loaders_sampler_decides_what_is_read(sampler, steps, number):
     data = Splits(DataLoader(PAIRS, batch_size=8, sampler=sampler()), PAIRS)
@@ -108,6 +110,24 @@ def test_property_a_loaders_sampler_decides_what_is_read(sampler, steps, number)
         assert {tuple(row.tolist()) for row in seen} == allowed
 
 
+def test_property_a_batch_sampler_decides_what_is_read():
+    weights = [1.0] + [0.0] * 63
+    batches = BatchSampler(WeightedRandomSampler(weights, 64), 16, drop_last=False)
+    data = Splits(DataLoader(PAIRS, batch_sampler=batches), PAIRS)
+    loader = data.loader("train", batch_size=8)
+    assert len(loader) == 4 and data.count("train") == 64
+    assert all(torch.equal(batch[0], INPUTS[:1].expand(16, 6)) for batch in loader)
+    subset = DataLoader(PAIRS, batch_sampler=BatchSampler(SubsetRandomSampler(range(16)), 8, drop_last=False))
+    assert Splits(subset, PAIRS).count("train") == 16
+    with pytest.raises(ValueError, match="WeightedRandomSampler reads another order"):
+        Splits(PAIRS, DataLoader(PAIRS, batch_sampler=batches)).loader("test", batch_size=8)
+
+
+def test_error_test_data_that_can_be_read_once_only(tmp_path):
+    with pytest.raises(ValueError, match="can be read once only"):
+        run(tmp_path / "run", data=(PAIRS, iter([(INPUTS, LABELS)])))
+
+
 def test_property_a_subset_sampler_is_replayed_and_can_be_tested_on(tmp_path):
     data = Splits(*(DataLoader(PAIRS, batch_size=8, sampler=SubsetRandomSampler(range(32))) for _ in range(2)))
     assert run(tmp_path / "run", data=data)["exact"] is True
@@ -118,6 +138,8 @@ def test_property_a_subset_sampler_is_replayed_and_can_be_tested_on(tmp_path):
 def test_property_a_worker_init_fn_is_not_dropped():
     loader = DataLoader(PAIRS, batch_size=8, worker_init_fn=print)
     assert type(Splits(loader, PAIRS).loader("train", batch_size=8)).__name__ == "StreamLoader"
+    shuffled = DataLoader(PAIRS, batch_size=8, worker_init_fn=print, shuffle=True)  # of test data the order is ours
+    assert torch.equal(next(iter(Splits(PAIRS, shuffled).loader("test", batch_size=8)))[0], INPUTS[:8])
 
 
 def test_error_ready_batches_have_no_number_of_examples(tmp_path):
@@ -241,6 +263,9 @@ def test_property_one_logit_is_class_one_beside_class_zero(tmp_path):
     binary = TensorDataset(INPUTS, (INPUTS[:, 0] > 0).long())
     config = override(CONFIG, {"epochs": 20, "lr": 0.1})
     assert run(tmp_path / "run", config, lambda: nn.Linear(6, 1), (binary, binary))["accuracy_mean"] > 0.85
+    config = override(config, {"method": "rank1", "random_sign": 1.0})
+    run(tmp_path / "rank1", config, lambda: nn.Linear(6, 1), (binary, binary))
+    assert json.loads((tmp_path / "rank1" / "history.json").read_text())[-1]["accuracy"] > 0.85
 
 
 @pytest.mark.parametrize("labels", [LABELS[:, None], LABELS.float(), nn.functional.one_hot(LABELS, 3)])
@@ -272,5 +297,8 @@ def test_property_the_ends_of_an_own_network_stay_dense_unless_asked(tmp_path):
         with pytest.raises(FileExistsError):
             run(tmp_path / name, config, conv, (pictures, pictures))
         run(tmp_path / name, config, conv, (pictures, pictures), resume=True)  # the folder's configuration is the same
+    path = tmp_path / "asked" / "config.json"  # as every run was written before the ends could be unset
+    assert json.loads(path.read_text())["pruning"]["keep_ends"] is False
+    run(tmp_path / "asked", override(CONFIG, given), conv, (pictures, pictures), resume=True)
     assert zero["default"][0] == zero["default"][2] == 0 and zero["default"][1] == pytest.approx(0.5, abs=0.01)
     assert zero["asked"][0] > 0 or zero["asked"][2] > 0

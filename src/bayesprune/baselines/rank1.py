@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bayesprune.baselines.rank1_layer import Family, Rank1Layer
 from bayesprune.common.checks import check_choice, check_number
@@ -94,7 +95,10 @@ class Rank1Network(nn.Module):
     def _mixture(self, found: list[Any]) -> Any:
         """Return what all members and draws say together."""
         if self.output == "logits":
-            log_probabilities = torch.log_softmax(self._apart(found).float(), dim=-1)
+            logits = self._apart(found).float()
+            if logits.ndim == 3 and logits.shape[-1] == 1:  # of class 1, beside class 0
+                logits = functional.pad(logits, (1, 0))
+            log_probabilities = torch.log_softmax(logits, dim=-1)
             return log_probabilities.logsumexp(dim=0) - math.log(self.draws * self.members)
         if isinstance(found[0], Tensor):
             return self._apart(found).mean(0)

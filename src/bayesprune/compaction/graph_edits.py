@@ -80,11 +80,11 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
             rest = node.args[1 - place]
             constant = _offset(a, solution, old)
             count += 1  # whether or not it adds a constant, that further samples have the same names
+            while hasattr(model, f"constant_{count}"):
+                count += 1
             if constant is None:
                 rest = _spare_the_stream(model, graph, node, rest)
             else:
-                while hasattr(model, f"constant_{count}"):
-                    count += 1
                 model.register_buffer(f"constant_{count}", constant.to(device, next(model.parameters()).dtype))
                 with graph.inserting_before(node):
                     rest = graph.call_function(torch.add, (rest, graph.get_attr(f"constant_{count}")))

@@ -51,7 +51,7 @@ def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule
 def orderly(model: fx.GraphModule) -> bool:
     """Whether nobody else reads what an operation writes into."""
     modules = dict(model.named_modules())
-    return all(_alone(node, modules) for node in model.graph.nodes if _in_place(node, modules))
+    return all(_alone(node, modules) for node in model.graph.nodes if in_place(node, modules))
 
 
 def clones(values: Any) -> Any:
@@ -64,7 +64,8 @@ def clones(values: Any) -> Any:
     return tree_map(copy, values)
 
 
-def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node writes over a tensor that others may read."""
     if node.op == "call_module":
         return bool(getattr(modules[str(node.target)], "inplace", False))
     if node.op == "call_method":

@@ -305,7 +305,7 @@ def _check_strategy(strategy: str) -> str:
 
 
 def _optional(model: nn.Module) -> str | None:
-    """An argument of forward that may be left out: without an example, nothing says whether it is."""
+    """An argument of forward that is None where it is left out: without an example, nothing says whether it is."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(model.forward).parameters.values()
-    return next((p.name for p in parameters if p.kind in kinds and p.default is not p.empty), None)
+    return next((p.name for p in parameters if p.kind in kinds and p.default is None), None)

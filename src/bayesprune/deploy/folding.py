@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesprune.deploy.common_part import orderly
+from bayesprune.deploy.common_part import in_place, orderly
 from bayesprune.graph.source import deep_copy, releasing_source
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -46,7 +46,10 @@ def fold(model: fx.GraphModule, layout: bool = False) -> fx.GraphModule:
         elif layout and _is_view(node):
             # A view may not exist in this layout; who asks for it has made sure that no write tells it from a copy.
             node.target = _VIEWS[str(node.target)]
-    # What nobody reads stays: it may write into what others read (h.relu_()), and the model runs it too.
+    # Of what nobody reads stays what writes into what others read (h.relu_()).
+    for node in reversed(list(model.graph.nodes)):
+        if not node.users and not node.is_impure() and not in_place(node, modules):
+            model.graph.erase_node(node)
     model.delete_all_unused_submodules()
     model.recompile()
     return releasing_source(model.to(memory_format=torch.channels_last) if layout else model)  # type: ignore[call-overload]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.graph.layers import Side, sides
-from bayesprune.graph.values import NAN, Atoms, Value
+from bayesprune.graph.values import NAN, Atoms, Value, overlap
 from bayesprune.graph.zeros import Zeros
 
 Rule = Callable[["Analysis", fx.Node, "nn.Module | None"], Any]
@@ -352,6 +352,7 @@ class Analysis:
         if memory is None:
             return
         done = [each for each in self.values if each is not node and each.meta.get("memory") == memory]
+        done = [each for each in done if overlap(each.meta["places"], node.meta["places"])]
         for held in done:
             later = [user for user in held.users if user is not node and user not in self.values]
             value = self.values[held]

@@ -16,7 +16,7 @@ _OF_SHAPE = {
     "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full",
 }  # fmt: skip
 # What returns as many entries as the numbers say.
-_OF_VALUES = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "repeat_interleave"}
+_OF_VALUES = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"}
 
 
 class Decisions:
@@ -40,8 +40,9 @@ class Decisions:
         """Learn of a new node; ``values`` holds its own value and those of the nodes before."""
         value = values[node]
         if node.op in ("placeholder", "get_attr"):
-            # A model's only number, a flag or a scale, is taken for a setting of it.
-            if not (node.op == "get_attr" and isinstance(value, Tensor) and value.numel() == 1):
+            # A model's only number, a flag or a scale, and its masks are taken for settings of it.
+            setting = isinstance(value, Tensor) and (value.numel() == 1 or value.dtype == torch.bool)
+            if not (node.op == "get_attr" and setting):
                 self._valued.add(node)
             return
         name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
@@ -65,6 +66,9 @@ class Decisions:
     def _by_values(self, node: fx.Node, name: str, inputs: list[fx.Node], values: Mapping[fx.Node, Any]) -> bool:
         if name in _OF_VALUES or (name == "where" and len(node.args) + len(node.kwargs) == 1):
             return True
+        if name == "repeat_interleave":
+            repeats = node.kwargs.get("repeats", node.args[min(1, len(node.args) - 1)])
+            return isinstance(repeats, fx.Node) and repeats in self._valued
         if node.target is not operator.getitem:
             return False
         index = [each for each in inputs if each is not node.args[0] and each in self._valued]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from bayesprune.graph.hooks import silent_copy
 from bayesprune.graph.inputs import Inputs
@@ -23,7 +24,7 @@ def switched(model: nn.Module, inputs: Inputs, is_leaf: Callable[[nn.Module], bo
             module.register_forward_pre_hook(watch.enter)
             module.register_forward_hook(watch.leave)
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]), watch:
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]), watch:
             inputs.map(torch.clone).run(model)
     except Exception:  # it does not train on this input: nothing to lose
         return None
@@ -42,13 +43,16 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a call, having noted the modes under which it runs."""
         result = func(*args, **(kwargs or {}))
-        if not self._inside and isinstance(result, torch.Tensor) and result.is_floating_point():
+        trains = any(
+            isinstance(each, torch.Tensor) and each.requires_grad for each in tree_leaves((args, kwargs or {}))
+        )
+        if trains and not self._inside and isinstance(result, torch.Tensor) and result.is_floating_point():
             self._note(getattr(func, "__name__", str(func)))
         return result
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """A layer of torch begins, which switches as it likes."""
-        if not self._inside:
+        if not self._inside and any(parameter.requires_grad for parameter in module.parameters()):
             self._note(type(module).__name__)
         self._inside += 1
 

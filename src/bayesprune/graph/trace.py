@@ -159,6 +159,7 @@ class Tracer(fx.Tracer):
         node.meta["shape"] = _shape_of(value)
         if isinstance(value, Tensor) and value.layout is torch.strided:
             node.meta["memory"] = (self._origin, value.untyped_storage().data_ptr())
+            node.meta["places"] = (tuple(value.shape), value.stride(), value.storage_offset())
 
     def _run(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)

@@ -102,3 +102,13 @@ class Value:
 def unknown_like(const: Tensor) -> Tensor:
     """A constant of the same shape that is nowhere known."""
     return torch.full_like(const, NAN)
+
+
+def overlap(one: tuple[Sequence[int], Sequence[int], int], other: tuple[Sequence[int], Sequence[int], int]) -> bool:
+    """Whether two views (shape, strides, offset) of one storage share an entry."""
+    if 0 in one[0] or 0 in other[0]:
+        return False
+    ends = [at + sum((size - 1) * step for size, step in zip(shape, steps)) for shape, steps, at in (one, other)]
+    mark = torch.zeros(max(ends) + 1, dtype=torch.bool)
+    mark.as_strided(*one).fill_(True)
+    return bool(mark.as_strided(*other).any())

@@ -18,6 +18,7 @@ from bayesprune.sparsity.partition import Exclusion, Partition, describe
 from bayesprune.sparsity.schedule import check
 from bayesprune.sparsity.zeroing import Zeroing
 
+FROZEN = "frozen (requires_grad=False)"
 CARRIED = "bayesprune_pruners"  # beside "state" and "param_groups", where torch casts nothing: masks stay boolean
 
 
@@ -67,7 +68,7 @@ def unwrapped(optimizer: Any) -> Optimizer:
 def _trained(groups: Partition) -> Partition:
     """The groups without those of frozen parameters, which stay as they are."""
     frozen = [each for each in groups if not all(part.param.requires_grad for part in each.slices)]
-    out = [Exclusion(each.name, each.count * each.size, "frozen (requires_grad=False)") for each in frozen]
+    out = [Exclusion(each.name, each.count * each.size, FROZEN) for each in frozen]
     return Partition([each for each in groups if each not in frozen], groups.kind, [*groups.excluded, *out])
 
 
@@ -135,7 +136,7 @@ class MaskHolder:
 
         def take(optimizer: Optimizer) -> None:
             states = [state for state in arrived if state["holder"] == own]
-            same = [state for state in states if set(state["keep"]) == set(self.keep_masks)]
+            same = [state for state in states if set(state["keep"]) - self._frozen() == set(self.keep_masks)]
             if states:  # of other tensors: load_state_dict names the difference
                 self.load_state_dict({key: value for key, value in (same or states)[0].items() if key != "holder"})
             else:
@@ -296,7 +297,7 @@ class MaskHolder:
 
     def _read(self, tensors: dict[str, Tensor], what: str) -> list[Tensor]:
         names = [each.name for each in self.groups]
-        odd = sorted(set(tensors) ^ set(names))
+        odd = sorted((set(tensors) - self._frozen()) ^ set(names))
         first = repr(odd[0]) if odd else ""
         check(not odd, f"state[{what!r}] and this pruner differ at {first}; build it with the same model and settings")
         for each in self.groups:
@@ -305,6 +306,10 @@ class MaskHolder:
                 f"state[{what!r}][{each.name!r}] has shape {tuple(tensors[each.name].shape)}, not {tuple(each.shape)}",
             )
         return [tensors[each.name].to(each.device, copy=True) for each in self.groups]
+
+    def _frozen(self) -> set[str]:
+        """Groups of parameters that are not trained, of which states of earlier versions hold masks."""
+        return {each.name for each in self.groups.excluded if each.reason == FROZEN}
 
     def _set_keep_(self, keep: list[Tensor]) -> None:
         """Take new masks, and work out once what every later step needs of them."""

@@ -150,7 +150,8 @@ def cells_as_text(column: Any) -> np.ndarray:
 
 def _text(cell: Any) -> str:
     """Return a cell as text, whole floats as whole numbers."""
-    return str(int(cell)) if isinstance(cell, (float, np.floating)) and float(cell).is_integer() else str(cell)
+    whole = isinstance(cell, (float, np.floating)) and float(cell).is_integer() and abs(cell) < 1e16
+    return str(int(cell)) if whole else str(cell)
 
 
 def respelled(cells: np.ndarray, known: Collection[str]) -> np.ndarray:

@@ -31,9 +31,8 @@ class Terms:
             rows, counts = _binned(residuals[:, 0])
             points, numbers = _binned(draws[:, 0])
             return cls(rows[:, None], counts, points[:, None], numbers / numbers.sum())
-        if len(draws) > _SAMPLE:
-            draws = draws[np.random.default_rng(0).permutation(len(draws))[:_SAMPLE]]
-        return cls(residuals, np.ones(len(residuals)), draws, np.full(len(draws), 1 / len(draws)))
+        points, shares = _represented(draws)
+        return cls(residuals, np.ones(len(residuals)), points - shares @ points, shares)
 
     def cumulants(self, t: float) -> tuple[float, float, float]:
         """Return K(t), K′(t) and K″(t) of the sum's cumulant generating function."""
@@ -48,11 +47,13 @@ class Terms:
         return float(self.counts @ logarithm), float(self.counts @ first), float(self.counts @ second)
 
 
-def white_sums(r: np.ndarray, h: np.ndarray, variance: float, inflation: float) -> tuple[float, float]:
-    """Return Σ r·h and its variance: that of draws, or what the rows themselves show (White's) where that is larger."""
-    total = float((r * h).sum())
-    slope = total / max(float((h * h).sum()), 1e-300)
-    shown = float((((r - slope * h) * h).sum(1) ** 2).sum())
+def white_sums(
+    r: np.ndarray, h: np.ndarray, variance: float, inflation: float, weight: np.ndarray | float = 1.0
+) -> tuple[float, float]:
+    """Return Σ w·r·h and its variance: that of draws, or what the rows themselves show (White's) where that is larger."""
+    total = float((weight * r * h).sum())
+    slope = total / max(float((weight * h * h).sum()), 1e-300)
+    shown = float(((weight * (r - slope * h) * h).sum(1) ** 2).sum())
     return total, inflation * max(variance, shown)
 
 
@@ -92,6 +93,17 @@ def log_tail(parts: Sequence[Terms], value: float) -> float:
     if w < 1e-3 or u <= 0:
         return float(log_ndtr(-w))
     return float(log_ndtr(-(w + math.log(u / w) / w)))
+
+
+def _represented(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return few points and their probabilities for a sample in several dimensions: the far ones, and one for each bin of the rest."""
+    if len(draws) <= _SAMPLE:
+        return draws, np.full(len(draws), 1 / len(draws))
+    half = _SAMPLE // 2
+    order = np.argsort(-np.linalg.norm(draws, axis=1), kind="stable")
+    bins, generator = np.array_split(order[half:], half), np.random.default_rng(0)
+    points = np.concatenate([draws[order[:half]], draws[[generator.choice(part) for part in bins]]])
+    return points, np.concatenate([np.ones(half), [len(part) for part in bins]]) / len(draws)
 
 
 def _binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -196,15 +196,17 @@ class Weigher:
                 moved = base[:, None] + torch.einsum("bnk,shk->sbnh", shift, weight)
                 without = _after_first(member, moved.flatten(1, 2)).unflatten(1, moved.shape[1:3])
             r, h, spread, better = self._parts(with_input, without, self.y[rows], torch.from_numpy(linear_part[at]))
+            plain, row_weight = r.numpy(), self.weight[rows][:, None].numpy()
             r = r * self.weight[rows][:, None]
             # The variance that draws in the input's place would give, y and all others as they are.
             drawn_variance = float((r * spread).sum(-1).square().mean(0).sum())
-            network[place] = white_sums(r.numpy(), h.numpy(), drawn_variance, self.inflation)
+            network[place] = white_sums(plain, h.numpy(), drawn_variance, self.inflation, row_weight)
             scale = math.sqrt(self.inflation)
             network_parts.append((r.numpy(), scale * spread.flatten(0, 1).numpy()))
             if r.shape[-1] == 1:
                 flat, along = r.numpy(), direction[at, None]
-                linear[place] = white_sums(flat, along, flat[:, 0] ** 2 @ direction_variance[at], self.inflation)
+                along_variance = flat[:, 0] ** 2 @ direction_variance[at]
+                linear[place] = white_sums(plain, along, along_variance, self.inflation, row_weight)
                 linear_parts.append((flat, scale * direction[:, None]))
                 each += np.stack(
                     [flat[:, 0] @ residual[at], self.inflation * (flat[:, 0] ** 2 @ variances[at])], axis=1

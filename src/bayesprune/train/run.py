@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bayesprune.train.claim import check_folder
 from bayesprune.train.config import RunConfig
 from bayesprune.train.loop import Trainer
 from bayesprune.train.parallel import launched
-from bayesprune.train.settings import as_dict
+from bayesprune.train.settings import as_dict, read_config
 from bayesprune.train.task import Task
 from bayesprune.train.trial import trial_config
 
@@ -84,6 +85,9 @@ def train(
     """
     out = Path(out)
     data = None if data is None else as_data(data)
+    ends = config.pruning.keep_ends
+    if resume and model is not None and ends is None and (out / names.CONFIG).exists():  # as the run was begun
+        config = replace(config, pruning=replace(config.pruning, keep_ends=read_config(out).pruning.keep_ends))
     config = own_config(config, model, data)
     config = trial_config(config) if trial else config
     with locked(out) if launched()[0] == 0 else nullcontext():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import (
     DataLoader,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -182,7 +183,7 @@ class Splits:
             data = DataLoader(
                 data, batch_size=batch_size, num_workers=self.workers or 0, collate_fn=self.collate, drop_last=drop_last
             )
-        whole = _whole(data)
+        whole = _whole(data, seeded=split == "train")
         if whole is None:
             if share[1] > 1:
                 raise ValueError(
@@ -190,9 +191,9 @@ class Splits:
                 )
             if split == "train":
                 return StreamLoader(data, steps=self.steps_per_epoch, **place)
-            if isinstance(data, DataLoader) and isinstance(data.sampler, (RandomSampler, WeightedRandomSampler)):
+            if isinstance(data, DataLoader) and isinstance(_sampler(data), (RandomSampler, WeightedRandomSampler)):
                 raise ValueError(
-                    f"{split}: its {type(data.sampler).__name__} reads another order each time, so members cannot be averaged over "
+                    f"{split}: its {type(_sampler(data)).__name__} reads another order each time, so members cannot be averaged over "
                     "it; give the data set, or a DataLoader with shuffle=False."
                 )
             return PassLoader(data, **place)
@@ -212,13 +213,22 @@ def is_map(data: Any) -> bool:
     return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not iterable
 
 
-def _whole(data: Any) -> Any:
-    """Return the map-style data whose examples are read each pass, all once; None where batches come in an order of their own."""
+def _sampler(data: DataLoader) -> Any:  # type: ignore[type-arg]
+    """Return what a DataLoader draws examples by, a batch sampler's own sampler where it has one."""
+    return getattr(data.batch_sampler, "sampler", data.sampler)
+
+
+def _whole(data: Any, seeded: bool = True) -> Any:
+    """Return the map-style data whose examples are read each pass, all once; None where batches come in an order of their own.
+
+    Without `seeded` a `worker_init_fn`, which seeds what examples draw, makes no difference.
+    """
     if not isinstance(data, DataLoader):
         return data if is_map(data) else None
     held: Any = data.dataset
     indexed = is_map(held) or isinstance(held, (list, tuple))
-    plain = type(data.batch_sampler).__name__ == "BatchSampler" and data.worker_init_fn is None
+    plain = type(data.batch_sampler).__name__ == "BatchSampler" and data.batch_size is not None
+    plain = plain and (data.worker_init_fn is None or not seeded)
     if type(data) is not DataLoader or not indexed or not plain:
         return None
     sampler: Any = data.sampler
@@ -234,8 +244,8 @@ def _number_of(data: Any) -> int | None:
     """Return the number of examples of data whose batches come in an order of their own, None where they do not tell."""
     if not isinstance(data, DataLoader):
         return _length(data) if isinstance(data, IterableDataset) else None
-    sampler, number = data.sampler, _length(data.dataset)
-    if data.batch_size is None and type(data.batch_sampler).__name__ == "NoneType":
+    sampler, number = _sampler(data), _length(data.dataset)
+    if data.batch_sampler is None:
         return None  # its items are batches
     if isinstance(data.dataset, IterableDataset):
         return number
@@ -243,6 +253,12 @@ def _number_of(data: Any) -> int | None:
         return len(sampler.weights)
     if isinstance(sampler, (RandomSampler, SequentialSampler)):
         return _length(sampler.data_source)
+    if isinstance(sampler, (list, tuple, range, torch.Tensor)):
+        return len(sampler)
+    if isinstance(sampler, DistributedSampler):
+        return _length(sampler.dataset)
+    if isinstance(sampler, SubsetRandomSampler):
+        return len(sampler)
     part = number is not None and (_length(sampler) or 0) < number  # always the same, or another each time?
     return None if part else number
 

@@ -211,6 +211,8 @@ class PassLoader:
 
     def first(self, count: int) -> Any:
         """Return the first examples of a pass."""
+        if iter(self.batches) is self.batches:
+            raise ValueError("the data to test on can be read once only; give a list of batches or a DataLoader")
         for batch in self:
             return _cut(batch, count)
         raise ValueError("the data to test on hold no batch; give data with at least one, which can be read again")

@@ -313,3 +313,15 @@ def test_error_networks_of_another_kind():
     nets[0].register_forward_hook(lambda module, inputs, output: None)
     with pytest.raises(ValueError, match="has forward hooks"):
         joined(nets)
+
+
+def test_property_batches_are_split_as_everywhere():
+    members = [nn.Linear(4, 3) for _ in range(2)]
+    ensemble, x, labels = (
+        Ensemble(members[0], [each.state_dict() for each in members]),
+        torch.randn(5, 4),
+        torch.arange(5) % 3,
+    )
+    with pytest.raises(ValueError, match="a batch of 3 parts"):
+        ensemble.predict([(x, torch.zeros(5), labels)])
+    assert torch.equal(ensemble.predict([{"input": x, "label": labels}]).labels, labels)

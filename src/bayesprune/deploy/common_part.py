@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
+from bayesprune.graph.analysis import works_in_place
 from bayesprune.graph.source import releasing_source
 
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 _NEW = (operator.add, operator.mul, operator.sub, torch.add, torch.cat)  # their results are nobody else's storage
 
 
@@ -66,14 +66,10 @@ def clones(values: Any) -> Any:
 
 def in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether a node writes over a tensor that others may read."""
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    name = getattr(node.target, "__name__", "")
-    return node.op == "call_function" and (
-        node.target in _IN_PLACE or name.endswith("_") or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
-    )
+    if node.op not in ("call_module", "call_method", "call_function"):
+        return False
+    module = modules[str(node.target)] if node.op == "call_module" else None
+    return works_in_place(node, module) or node.target is operator.setitem or "out" in node.kwargs
 
 
 def _alone(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

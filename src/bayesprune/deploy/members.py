@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bayesprune.graph.source import releasing_source
+from bayesprune.posterior.predict import answer, split_batch
 from bayesprune.posterior.samples import Samples
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -75,13 +76,11 @@ def joined(outputs: Sequence[Any]) -> Any:
 
 def logits_of(output: Any) -> Any:
     """Of a network's output the logits: the entry or attribute of that name, the only entry, or the output itself."""
-    if isinstance(output, Mapping):
-        if "logits" in output:
-            return output["logits"]
+    if isinstance(output, Mapping) and "logits" not in output:
         if len(output) == 1:
             return next(iter(output.values()))
         raise ValueError(f"model: its output has the entries {list(output)}; give one of them the name 'logits'")
-    return getattr(output, "logits", output)
+    return answer(output)
 
 
 def averaged(members: Sequence[fx.GraphModule]) -> fx.GraphModule:
@@ -124,10 +123,10 @@ def batches(inputs: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
             )
         return
     for batch in inputs:
-        values, target = (*batch, None)[:2] if isinstance(batch, (tuple, list)) else (batch, None)
+        values, target = split_batch(batch)
         if isinstance(values, Mapping):
-            target = values.get("labels") if target is None else target
-            values = {name: value for name, value in values.items() if name != "labels"}
+            values, among = split_batch(values)
+            target = among if target is None else target
         held = list(values.values()) if isinstance(values, Mapping) else [values]
         odd = next((value for value in held if not isinstance(value, Tensor)), None if held else values)
         if odd is not None:

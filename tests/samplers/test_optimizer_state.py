@@ -122,6 +122,29 @@ def test_error_state_of_another_sampler_is_named(name, preconditioner):
         optimizer.load_state_dict(theirs.state_dict())  # SGHMC is CVAdam without a preconditioner
 
 
+@pytest.mark.parametrize("stale", ["state", "gradient", "dtype"])
+@runs
+def test_error_data_replaced_after_a_step_are_named(name, way, stale):
+    """A resized embedding: the fused kernel wrote behind its momentum."""
+    params = [nn.Parameter(torch.ones(3, 8))]
+    optimizer = build(name, params, seed=0, **WAYS[way])
+    if stale != "gradient":
+        run(optimizer, params, 2)
+    params[0].grad = torch.ones(3, 8)
+    params[0].data = torch.ones(3, 8, dtype=torch.bfloat16) if stale == "dtype" else torch.ones(500, 8)
+    if stale == "state":
+        params[0].grad = torch.ones(500, 8)
+    before = params[0].detach().clone()
+    message = "bfloat16" if stale == "dtype" else r"shape \(500, 8\) .*its data were replaced"
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    assert torch.equal(params[0].detach(), before)
+    if stale == "state":
+        del optimizer.state[params[0]]
+        run(optimizer, params, 2)
+        assert bool((params[0] != before).all())
+
+
 @every
 def test_error_state_of_another_model_is_named(name):
     first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(4))

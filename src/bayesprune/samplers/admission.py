@@ -47,13 +47,21 @@ def check_parameter(owner: str, param: Tensor) -> None:
         )
 
 
-def checked_gradient(owner: str, param: Tensor) -> Tensor:
-    """Return the gradient of a parameter that has one."""
+def checked_gradient(owner: str, param: Tensor, momentum: Tensor | None) -> Tensor:
+    """Return the gradient of a parameter that has one; data replaced by such of another shape or dtype are refused."""
     gradient = cast(Tensor, param.grad).detach()
     if gradient.layout is not torch.strided:
         raise RuntimeError(
             f"gradient of the parameter of shape {tuple(param.shape)} is sparse; {owner} needs dense gradients: build the embedding "
             "with sparse=False."
+        )
+    if param.dtype is not torch.float32:
+        check_parameter(owner, param)
+    if gradient.shape != param.shape or (momentum is not None and momentum.shape != param.shape):
+        raise ValueError(
+            f"parameter of shape {tuple(param.shape)} has a gradient of {tuple(gradient.shape)} and a momentum of "
+            f"{None if momentum is None else tuple(momentum.shape)}: its data were replaced. Take a new gradient and "
+            f"del optimizer.state[param], which begins its state anew, or build a new {owner}."
         )
     return gradient if gradient.dtype == param.dtype else gradient.to(param.dtype)
 

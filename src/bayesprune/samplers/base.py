@@ -371,7 +371,8 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
                 if param in self.state:
                     still.append(self.state[param])
                 continue
-            gradient, state = checked_gradient(owner, param), self._state_of(group, param)
+            gradient = checked_gradient(owner, param, self.state.get(param, {}).get("momentum"))
+            state = self._state_of(group, param)
             states.append(state)
             weight, offset = local_part(param.detach())
             if not weight.numel():

@@ -154,7 +154,8 @@ class VariationalCVAdam(torch.optim.Optimizer):
             for param in group["params"]:
                 if param.grad is None:
                     continue
-                gradient, state = checked_gradient(type(self).__name__, param), self._state_of(param)
+                gradient = checked_gradient(type(self).__name__, param, self.state.get(param, {}).get("momentum"))
+                state = self._state_of(param)
                 if "offset" not in state and not float(group["lr"]):
                     continue  # so torch.distributed.checkpoint makes the state
                 if "offset" not in state:

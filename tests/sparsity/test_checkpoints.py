@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import warnings
 
 import pytest
@@ -85,6 +86,31 @@ def test_roundtrip_a_trainer_that_saves_model_and_optimizer_alone_resumes_bit_fo
     train(resumed, second, range(14, 24))
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values()):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("attach", [_forward, _copy])
+def test_roundtrip_copied_together_model_optimizer_and_pruner_go_on_bit_for_bit(
+    attach, how, residual, make_optimizer, train
+):
+    model = residual()
+    optimizer = make_optimizer(model.parameters())
+    pruner = attach(model, optimizer)
+    train(model, optimizer, 14)
+    ours = (model, optimizer, pruner)
+    twin, own, copied = copy.deepcopy(ours) if how == "deepcopy" else pickle.loads(pickle.dumps(ours))
+    hooks = len(optimizer._optimizer_step_post_hooks)
+    train(model, optimizer, range(14, 24))
+    assert copied.step_count == 14 and pruner.step_count == 24
+    train(twin, own, range(14, 24))
+    for (name, a), b in zip(model.state_dict().items(), twin.state_dict().values()):
+        assert torch.equal(a, b), name
+    assert copied.hard_sparsity == pruner.hard_sparsity > 0
+    assert len(optimizer._optimizer_step_post_hooks) == hooks
+
+    pruner.detach()
+    _, other, left = copy.deepcopy(ours)
+    assert not other._optimizer_step_post_hooks and left.hard_sparsity == pruner.hard_sparsity
 
 
 def test_property_a_state_without_masks_is_named(residual, train):

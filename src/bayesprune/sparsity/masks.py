@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,6 +156,16 @@ class MaskHolder:
             self.optimizer.register_load_state_dict_post_hook(take),
         ]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: not the hooks, which are of this optimizer."""
+        return {**self.__dict__, "_hooks": [None] * len(self._hooks)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Attach a copy to the optimizer that was copied with it; a detached one stays so."""
+        self.__dict__.update(state)
+        if self._hooks:
+            self._attach_()
+
     def __repr__(self) -> str:
         """What will happen."""
         named = [f"{each.name} ({each.reason})" for each in self.groups.excluded]
@@ -248,7 +257,8 @@ class MaskHolder:
             6
         """
         left = [(place, *cut) for place, each in enumerate(self.groups) if (cut := each.cut(model, cuts))]
-        new = copy.copy(self)
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
         new._take_up_(
             model,
             unwrapped(optimizer),

@@ -113,6 +113,43 @@ def test_parity_group_decay_on_a_torch_optimizer_equals_its_own_decay_where_all_
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_parity_muons_decay_is_decoupled():
+    def trained(decay, spike):
+        torch.manual_seed(0)
+        model = nn.Linear(6, 4, bias=False).double()
+        optimizer = torch.optim.Muon(model.parameters(), lr=0.1, weight_decay=decay)
+        if spike is not None:
+            pruner = forward_pruning(model, optimizer, soft_threshold=1e9, spike_decay=spike)
+            pruner._decay.set_([torch.zeros_like(mask) for mask in pruner.soft_masks.values()])
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.eye(6, dtype=torch.float64)).sin().sum().backward()
+            optimizer.step()
+        return model.weight
+
+    torch.testing.assert_close(trained(0.2, 1.3), trained(1.3, None))
+
+
+def test_parity_a_fused_step_that_undoes_the_scale_of_the_gradient_has_the_same_decays():
+    """GradScaler leaves the gradients of fused optimizers scaled: the decay's share must be too."""
+
+    def trained(scaler, **way):
+        torch.manual_seed(0)
+        model = nn.Linear(6, 4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, **way)
+        forward_pruning(model, optimizer, soft_threshold=0.05, spike_decay=0.5)
+        for _ in range(5):
+            optimizer.zero_grad()
+            scaler.scale(model(torch.eye(6)).sin().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return model.weight
+
+    plain, fused = torch.amp.GradScaler("cpu", enabled=False), torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    torch.testing.assert_close(trained(fused, fused=True), trained(plain))
+
+
 # -- the rules -------------------------------------------------------------------------------------------------------
 
 

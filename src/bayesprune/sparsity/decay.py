@@ -12,6 +12,8 @@ from bayesprune.samplers.layout import local_decay, local_part
 from bayesprune.sparsity.masks import Cover, any_true, group_of
 from bayesprune.sparsity.spike_slab import m_step
 
+_DECOUPLED = tuple(getattr(torch.optim, name) for name in ("AdamW", "Adafactor", "Muon") if hasattr(torch.optim, name))
+
 
 def spike_over(slab_decay: float) -> float:
     """The spike's weight decay unless it is given: twice the slab's, at least 1e-3."""
@@ -69,17 +71,19 @@ class GroupDecay:
     @torch.no_grad()
     def add_(self) -> None:
         """Before a step of an optimizer without ``set_weight_decay``: add the groups' share of the decay."""
+        scale = getattr(self.optimizer, "grad_scale", None)  # GradScaler's, where a fused step is to undo it
         for place, extra in self._extra.items():
             cover, group = self.held[place]
             if cover.param.grad is None:
                 continue
             param, offset = local_part(cover.param)
             gradient, extra = local_part(cover.param.grad)[0], local_decay(extra, cover.param, offset)
-            if group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW)):
+            if group.get("decoupled_weight_decay", isinstance(self.optimizer, _DECOUPLED)):
                 # The optimizer will multiply by 1 − lr·own; together the two factors are 1 − lr·(own + extra).
                 lr = float(group["lr"])
                 param.mul_(1 - extra * (lr / (1 - lr * self.own[place])))
             else:
+                extra = extra if scale is None else extra * scale.to(extra.device)
                 gradient.addcmul_(extra, param, value=-1.0 if group.get("maximize") else 1.0)
 
     @torch.no_grad()

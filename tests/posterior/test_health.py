@@ -16,7 +16,7 @@ from bayesprune.posterior import (
     temperature_of,
     weight_spread,
 )
-from bayesprune.samplers import CVAdam
+from bayesprune.samplers import SGHMC, CVAdam
 
 
 class Sampler:
@@ -188,3 +188,29 @@ def test_property_an_unfit_chain_is_named() -> None:
     assert "training loss, members" in str(report)
     assert health_report(fit=Fit(members=0.2, reference=0.1, constant=2.3)).ok
     assert health_report(fit=Fit(members=9.0)).ok  # without a constant there is nothing to compare with
+
+
+def test_property_chains_of_one_seed_are_named() -> None:
+    """A chain that loads the state of a warm one has its noise: R-hat of copies is below 1."""
+    torch.manual_seed(0)
+    start, traces = None, {"copies": [], "chains": []}
+    for kind, seeds in {"copies": (None, None), "chains": (5, 6)}.items():
+        for seed in seeds:
+            weight = nn.Parameter(torch.ones(3))
+            optimizer = SGHMC([weight], lr=0.5, num_data=10, betas=(0.1, 1.0), seed=4)
+            start = start or optimizer.state_dict()
+            optimizer.load_state_dict(start)
+            if seed is not None:
+                optimizer.param_groups[0]["seed"] = seed
+            draws = []
+            for _ in range(400):
+                weight.grad = weight.detach().clone()
+                optimizer.step()
+                draws.append(weight.detach().clone())
+            traces[kind].append(torch.stack(draws))
+    report = health_report(traces={kind: torch.stack(chains) for kind, chains in traces.items()})
+    assert report.rhat["copies"] < 1.01
+    assert [text for text in report.warnings if "one seed" in text] == [
+        "chains of copies are the same, draw for draw: they have one seed. A loaded optimizer state brings its own: set "
+        "group['seed'] of each chain after it"
+    ]

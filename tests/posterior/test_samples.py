@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bayesprune.posterior import MemorySamples, Samples, SampleStore
-from bayesprune.samplers import SGHMC
+from bayesprune.samplers import SGHMC, CVAdam
 from posterior.tied_network import Network, copy_of, randomise, states_equal
 
 
@@ -178,6 +178,20 @@ def test_equation_with_the_sampler_a_sample_is_the_midpoint_of_the_last_move(tmp
     assert torch.equal(store[1]["weight"], after) and torch.equal(store[2]["weight"], after)
     assert torch.equal(layer.weight, after)
     assert store.infos[0]["temperature"] == 1.0 and store.infos[0]["kinetic_temperature"] > 0 and store.infos[2] == {}
+
+
+def test_equation_a_frozen_group_does_not_hide_the_measured_temperature() -> None:
+    body, head = nn.Linear(3, 3), nn.Linear(3, 2)
+    model = nn.Sequential(body.requires_grad_(False), head)
+    groups = [{"params": body.parameters(), "temperature": 0.5}, {"params": head.parameters()}]
+    optimizer, samples = CVAdam(groups, lr=1e-2, num_data=10, seed=0), MemorySamples()
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(torch.ones(4, 3)).square().mean().backward()
+        optimizer.step()
+    samples.collect(model, optimizer)
+    measured = optimizer.kinetic_temperature()[1]["mean"]
+    assert samples.infos[0] == {"temperature": 1.0, "kinetic_temperature": pytest.approx(measured)} and measured > 0
 
 
 def test_property_pruned_weights_stay_zero_in_a_midpoint() -> None:

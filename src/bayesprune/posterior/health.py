@@ -268,6 +268,11 @@ def health_report(
         chains = len(trace)
         rhat[name] = _worst(rank_rhat(trace), largest=True)
         ess[name] = _worst(bulk_ess(trace), largest=False)
+        if len(torch.as_tensor(trace).flatten(1).unique(dim=0)) < chains:
+            warnings.append(
+                f"chains of {name} are the same, draw for draw: they have one seed. A loaded optimizer state brings its own: set "
+                "group['seed'] of each chain after it"
+            )
         if not rhat[name] <= max_rhat:
             warnings.append(f"R-hat of {name} is {rhat[name]:.3f} (above {max_rhat:g}): the chains have not mixed")
         if not ess[name] >= min_ess_per_chain * chains:

@@ -175,11 +175,14 @@ class MemorySamples(Samples):
 
 
 def _temperatures(sampler: Sampler) -> dict[str, Any]:
-    """The set and the measured temperature, over all groups as they weigh."""
-    sizes = [sum(p.numel() for p in group["params"]) for group in sampler.param_groups]
-    total = max(1, sum(sizes))
-    wanted = sum(size * float(group["temperature"]) for size, group in zip(sizes, sampler.param_groups)) / total
-    measured = sum(size * found["mean"] for size, found in zip(sizes, sampler.kinetic_temperature())) / total
+    """The set and the measured temperature, over the groups that move, as they weigh."""
+    groups = [
+        (sum(p.numel() for p in group["params"]), float(group["temperature"]), found["mean"])
+        for group, found in zip(sampler.param_groups, sampler.kinetic_temperature())
+    ]
+    groups = [each for each in groups if not math.isnan(each[2])] or groups
+    total = max(1, sum(size for size, _, _ in groups))
+    wanted, measured = (sum(each[0] * each[place] for each in groups) / total for place in (1, 2))
     return {"temperature": wanted, "kinetic_temperature": measured}
 
 

@@ -121,7 +121,7 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
         self._number(self.param_groups[-1]["params"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned; the choice of `foreach` and `fused` stays this optimizer's.
+        """Load what `state_dict` returned, its seed too; the choice of `foreach` and `fused` stays this optimizer's.
 
         Raises:
             ValueError: The state is that of another kind of optimizer, of another preconditioner or of other shapes.

@@ -73,3 +73,21 @@ def test_error_without_samples_or_batches() -> None:
     samples.collect(model)
     with pytest.raises(ValueError, match="batches is empty"):
         fit_check(model, samples, [])
+
+
+def test_property_batches_by_name_are_those_of_predict() -> None:
+    class Named(nn.Module):
+        def __init__(self, body: nn.Module) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.body(x)}
+
+    model, batches = toy()
+    named, plain, ours = Named(model), MemorySamples(), MemorySamples()
+    plain.collect(model), ours.collect(named)
+    by_name = [{"x": x, "labels": y} for x, y in batches]
+    assert fit_check(named, ours, by_name, epochs=2) == fit_check(model, plain, batches, epochs=2)
+    with pytest.raises(ValueError, match="no labels"):
+        fit_check(named, ours, [{"x": x} for x, _ in batches])

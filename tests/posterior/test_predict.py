@@ -293,7 +293,7 @@ def test_error_messages() -> None:
         predict(network(), samples, INPUTS, task="regression", noise_variance=[0.1, 0.2])
     with pytest.raises(ValueError, match=r"'4.weight' is parameter float32\[4, 8\]"):
         predict(network(4), samples, INPUTS)
-    with pytest.raises(ValueError, match=r"shape \(23, 6, 2\)"):
+    with pytest.raises(ValueError, match=r"shape \(23, 6, 2\); .* give forward="):
         predict(nn.Unflatten(1, (6, 2)), None, torch.zeros(23, 12))
     with pytest.raises(ValueError, match="holds a str"):
         predict(network(), samples, ["images"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesprune.common.modes import evaluating, preserved
+from bayesprune.posterior.predict import call, split_batch
 from bayesprune.posterior.samples import Samples
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -60,7 +61,7 @@ class Fit:
 def fit_check(
     model: nn.Module,
     samples: Samples,
-    batches: Iterable[tuple[Any, Tensor]],
+    batches: Iterable[Any],
     *,
     loss: Loss = F.cross_entropy,
     epochs: int = 5,
@@ -75,7 +76,7 @@ def fit_check(
     Args:
         model: The architecture; its weights, buffers and mode are left as they are.
         samples: At least one member.
-        batches: Training batches (inputs, labels), iterated several times.
+        batches: Training batches, (inputs, labels) or mappings with "labels" as `predict` takes them, iterated several times.
         loss: Mean loss of (outputs, labels).
         epochs: Passes of the reference.
         lr: Its first step size.
@@ -98,6 +99,7 @@ def fit_check(
     """
     if not len(samples):
         raise ValueError("samples is empty; collect at least one member")
+    batches = _Pairs(batches)
     with preserved(model):
         losses = []
         for index in range(max(0, len(samples) - members), len(samples)):
@@ -108,12 +110,26 @@ def fit_check(
         )
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """Batches as pairs of inputs and labels, however often they are gone through."""
+
+    batches: Iterable[Any]
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        for batch in self.batches:
+            inputs, labels = split_batch(batch)
+            if labels is None:
+                raise ValueError("batches: one has no labels; give (inputs, labels), or a mapping that holds 'labels'")
+            yield inputs, labels
+
+
 @torch.no_grad()
 def _mean_loss(model: nn.Module, batches: Iterable[tuple[Any, Tensor]], loss: Loss) -> float:
     total, seen = 0.0, 0
     with evaluating(model):
         for inputs, labels in batches:
-            total, seen = total + float(loss(model(inputs), labels)) * len(labels), seen + len(labels)
+            total, seen = total + float(loss(call(model, inputs), labels)) * len(labels), seen + len(labels)
     if not seen:
         raise ValueError(
             "batches is empty; give an iterable that can be gone through several times, such as a DataLoader"
@@ -130,7 +146,7 @@ def _quenched(model: nn.Module, batches: Iterable[tuple[Any, Tensor]], loss: Los
     with torch.enable_grad():
         for inputs, labels in (batch for _ in range(epochs) for batch in batches):
             optimizer.zero_grad()
-            loss(trained(inputs), labels).backward()
+            loss(call(trained, inputs), labels).backward()
             optimizer.step()
             scheduler.step()
     return _mean_loss(trained, batches, loss)
@@ -144,7 +160,7 @@ def _constant(model: nn.Module, batches: Iterable[tuple[Any, Tensor]], loss: Los
         constant = labels.mean(0, keepdim=True).expand_as(labels)
     elif labels.dim() == 1:
         with evaluating(model):
-            classes = model(next(iter(batches))[0]).shape[-1]
+            classes = call(model, next(iter(batches))[0]).shape[-1]
         counts = torch.bincount(labels, minlength=classes).float()
         constant = (counts / counts.sum()).clamp_min(1e-12).log().expand(len(labels), -1)
     else:

@@ -113,7 +113,10 @@ class ClassMixture:
         """Log-probabilities of one batch; in float64, for the epistemic part is a small difference of entropies."""
         if not isinstance(logits, Tensor) or logits.ndim not in (1, 2):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"model: output of shape {shape}; a classifier must give logits (n, C)")
+            raise ValueError(
+                f"model: output of shape {shape}; a classifier must give logits (n, C). Of one class for each place of a sequence or "
+                "an image give forward=lambda model, x: model(x).reshape(-1, C), and labels as flat"
+            )
         logits = (logits.cpu() if logits.device.type == "mps" else logits).double()
         if logits.ndim == 1 or logits.shape[1] == 1:
             logits = logits.reshape(-1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -192,6 +194,29 @@ def test_equation_a_frozen_group_does_not_hide_the_measured_temperature() -> Non
     samples.collect(model, optimizer)
     measured = optimizer.kinetic_temperature()[1]["mean"]
     assert samples.infos[0] == {"temperature": 1.0, "kinetic_temperature": pytest.approx(measured)} and measured > 0
+
+
+def test_property_a_padding_row_that_noise_moves_is_named_and_the_mend_that_is_named_holds_it() -> None:
+    def collected(held: bool) -> tuple[nn.Sequential, Samples]:
+        torch.manual_seed(0)
+        model, samples = nn.Sequential(nn.Embedding(5, 3, padding_idx=1), nn.Linear(3, 2)), MemorySamples()
+        optimizer = CVAdam(model.parameters(), lr=1e-2, num_data=10, seed=0)
+        if held:
+            optimizer.register_step_post_hook(lambda *_: model.get_submodule("0").weight.data[1].zero_())
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.tensor([0, 1, 2])).square().mean().backward()
+            optimizer.step()
+        samples.collect(model, optimizer)
+        return model, samples
+
+    with pytest.warns(UserWarning, match=r"0\.weight\[1\] is the row of padding_idx.*get_submodule") as told:
+        model, _ = collected(held=False)
+    assert told[0].filename == __file__ and bool(model[0].weight[1].any())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model, samples = collected(held=True)
+    assert not model[0].weight[1].any() and not samples[0]["0.weight"][1].any()
 
 
 def test_property_pruned_weights_stay_zero_in_a_midpoint() -> None:

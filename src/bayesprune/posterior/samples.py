@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -77,6 +78,7 @@ class Samples(ABC):
         """
         if isinstance(sampler, Sampler):
             info = {**_temperatures(sampler), **info}
+            _look_at_padding(model, sampler)
         with sampler.midpoint() if midpoint and isinstance(sampler, Sampler) else nullcontext():
             tensors, layout = model_tensors(model)
             if self.layout is not None:
@@ -184,6 +186,22 @@ def _temperatures(sampler: Sampler) -> dict[str, Any]:
     total = max(1, sum(size for size, _, _ in groups))
     wanted, measured = (sum(each[0] * each[place] for each in groups) / total for place in (1, 2))
     return {"temperature": wanted, "kinetic_temperature": measured}
+
+
+def _look_at_padding(model: nn.Module, sampler: Sampler) -> None:
+    """Warn where noise has moved an embedding's padding, which torch keeps still by a gradient of 0 alone."""
+    for name, module in model.named_modules():
+        row = module.padding_idx if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else None
+        momentum = None if row is None else sampler.state.get(module.weight, {}).get("momentum")
+        if momentum is None or hasattr(momentum, "to_local"):
+            continue
+        if bool(momentum[row].any() and module.weight[row].any()):
+            warnings.warn(
+                f"{name}.weight[{row}] is the row of padding_idx, which torch gives no gradient: the sampler's noise moves it. Put it "
+                "back after each step: optimizer.register_step_post_hook(lambda *_: "
+                f"model.get_submodule({name!r}).weight.data[{row}].zero_())",
+                stacklevel=3,
+            )
 
 
 def _plain(value: Any, key: str) -> Any:

@@ -122,6 +122,29 @@ def test_error_state_of_another_sampler_is_named(name, preconditioner):
         optimizer.load_state_dict(theirs.state_dict())  # SGHMC is CVAdam without a preconditioner
 
 
+@samplers
+def test_property_a_layer_frozen_midway_stays_where_its_gradient_is_set_to_zeros(name):
+    """zero_grad(set_to_none=False): noise and prior alone would carry it away."""
+    model = network()
+    optimizer = build(name, model.parameters())
+
+    def step():
+        optimizer.zero_grad(set_to_none=False)
+        model(torch.ones(4, 6)).square().mean().backward()
+        optimizer.step()
+
+    step(), step()
+    model[0].requires_grad_(False)
+    frozen, free = model[0].weight.clone(), model[2].weight.clone()
+    step(), step()
+    assert torch.equal(model[0].weight, frozen) and bool((model[2].weight != free).all())
+    with optimizer.midpoint():
+        assert torch.equal(model[0].weight, frozen)
+    model[0].requires_grad_(True)
+    step()
+    assert bool((model[0].weight != frozen).any())
+
+
 @pytest.mark.parametrize("stale", ["state", "gradient", "dtype"])
 @runs
 def test_error_data_replaced_after_a_step_are_named(name, way, stale):

@@ -367,7 +367,7 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
             "guard": self.nonfinite == "raise", "kinetic_factor": dynamics.kinetic_temperature(1.0, 1.0, 1.0, beta1, beta2, number),
         }  # fmt: skip
         for param in group["params"]:
-            if param.grad is None:
+            if param.grad is None or not (param.requires_grad or param.grad.any()):  # frozen, its gradient set to zeros
                 if param in self.state:
                     still.append(self.state[param])
                 continue

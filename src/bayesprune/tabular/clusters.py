@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 _APART = 100.0  # n(1 − ρ²) below which two inputs are interchangeable
+_DETERMINED = 1.0  # n(1 − R²) below which the others leave nothing of an input
+_SEEN = 4000  # rows from which that is measured
+_LINKED = 0.1  # correlation in the projection on the null space from which two inputs belong together
 
 
 def interchangeable(correlation: np.ndarray, rows: int) -> list[list[int]]:
@@ -40,6 +43,35 @@ def twins(correlation: np.ndarray, candidates: np.ndarray, rows: int, most: int 
         places = np.flatnonzero(mask)
         found.update(places[np.argsort(-row[places], kind="stable")[:most]].tolist())
     return np.array(sorted(found), dtype=np.int64)
+
+
+def determined(X: np.ndarray, columns: Sequence[int]) -> list[list[int]]:
+    """Return the sets among standardised columns that determine each other: the levels of a factor, parts and their sum.
+
+    Each column has n(1 − R²) < 1 given all others, by the eigenvectors whose eigenvalue is next to 0; those that share such eigenvectors
+    are a set. More columns than half the rows have eigenvalues next to 0 by chance.
+
+    Example:
+        >>> a, b, c = np.random.default_rng(0).standard_normal((3, 100))
+        >>> determined(np.stack([a, b, c, (a + b) / 2**0.5], axis=1), [0, 1, 2, 3])
+        [[0, 1, 3]]
+    """
+    n = min(len(X), _SEEN)
+    if not 2 <= len(columns) <= n / 2:
+        return []
+    part = X[:n, columns].astype(np.float64)
+    values, vectors = np.linalg.eigh(part.T @ part / n)
+    null = vectors[:, len(X) * values < _DETERMINED]
+    left = len(X) / (vectors**2 / np.maximum(values, 1e-9)).sum(1)
+    inside = np.flatnonzero((left < _DETERMINED) & (null != 0).any(1))
+    if len(inside) < 2:
+        return []
+    from scipy.sparse.csgraph import connected_components
+
+    null = null[inside] / np.linalg.norm(null[inside], axis=1, keepdims=True)
+    number = connected_components(np.abs(null @ null.T) > _LINKED)[1]
+    sets = [[int(columns[i]) for i in inside[number == one]] for one in range(number.max() + 1)]
+    return [one for one in sets if len(one) > 1]
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,29 @@ def test_property_columns_that_determine_each_other_are_a_set_and_correlated_one
     parts, noise = rng.dirichlet(np.ones(4), 300).round(3), rng.standard_normal((300, 20))
     X = np.column_stack([levels, noise, others, parts, np.zeros(300)])
     X = (X - X.mean(0)) / np.where(X.std(0) > 0, X.std(0), 1)
-    every = list(range(X.shape[1]))
+    every = [np.array([j]) for j in range(X.shape[1])]
     assert determined(X.astype(np.float32), every) == [[0, 1, 2, 3, 4], [25, 26, 27], [28, 29, 30, 31]]
-    assert determined(X.astype(np.float32), every[1:-2]) == [[25, 26, 27]]  # one of a set is not there
+    assert determined(X.astype(np.float32), every[1:-2]) == [[24, 25, 26]]  # one of a set is not there
     for p in (20, 150):
         noise = rng.standard_normal((300, p))
         series = noise.copy()
         for column in range(1, p):
             series[:, column] = 0.95 * series[:, column - 1] + np.sqrt(1 - 0.95**2) * noise[:, column]
-        assert determined((series - series.mean(0)) / series.std(0), list(range(p))) == []
-    assert determined(rng.standard_normal((40, 39)), list(range(39))) == []
+        assert determined((series - series.mean(0)) / series.std(0), [np.array([j]) for j in range(p)]) == []
+    assert determined(rng.standard_normal((40, 39)), [np.array([j]) for j in range(39)]) == []
+
+
+def test_property_a_factor_and_what_is_a_function_of_it_are_a_set_and_factors_that_share_a_level_are_none():
+    rng = np.random.default_rng(1)
+    city, other = rng.integers(0, 8, 400), rng.integers(0, 4, 400)
+    other[city == 7] = 3  # of one level all rows
+    other[city < 7] = rng.integers(0, 3, (city < 7).sum())
+    X = np.column_stack(
+        [np.eye(8)[city], np.eye(4)[other], rng.standard_normal((400, 3))[city % 3, :], city // 3, other]
+    )
+    X = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
+    units = [np.arange(8), np.arange(8, 12), np.array([12]), np.array([15]), np.array([16])]
+    assert determined(X, units[:2]) == []
+    assert determined(X, [units[0], units[3]]) == [[0, 1]]  # its country
+    assert determined(X, [units[1], units[3]]) == []
+    assert determined(X, [units[1], units[4]]) == [[0, 1]]  # its number

@@ -45,33 +45,51 @@ def twins(correlation: np.ndarray, candidates: np.ndarray, rows: int, most: int 
     return np.array(sorted(found), dtype=np.int64)
 
 
-def determined(X: np.ndarray, columns: Sequence[int]) -> list[list[int]]:
-    """Return the sets among standardised columns that determine each other: the levels of a factor, parts and their sum.
+def determined(X: np.ndarray, units: Sequence[np.ndarray]) -> list[list[int]]:
+    """Return the sets of inputs, by number, that are functions of each other: levels of a factor, parts and their sum, a
+    city and its country.
 
-    Each column has n(1 − R²) < 1 given all others, by the eigenvectors whose eigenvalue is next to 0; those that share such eigenvectors
-    are a set. More columns than half the rows have eigenvalues next to 0 by chance.
+    The columns are standardised, each group's is an orthonormal basis. A set has an input of which n(1 − R²) < 1 is left in every
+    direction, given all others, and those that share its eigenvectors of eigenvalues next to 0. More columns than half the
+    rows have such eigenvalues by chance.
 
     Example:
         >>> a, b, c = np.random.default_rng(0).standard_normal((3, 100))
-        >>> determined(np.stack([a, b, c, (a + b) / 2**0.5], axis=1), [0, 1, 2, 3])
+        >>> determined(np.stack([a, b, c, (a + b) / 2**0.5], axis=1), [np.array([j]) for j in range(4)])
         [[0, 1, 3]]
     """
     n = min(len(X), _SEEN)
-    if not 2 <= len(columns) <= n / 2:
+    if not 2 <= sum(map(len, units)) <= n / 2:
         return []
-    part = X[:n, columns].astype(np.float64)
+    bases = {number: _basis(X[:n, unit].astype(np.float64)) for number, unit in enumerate(units)}
+    bases = {number: basis for number, basis in bases.items() if basis.shape[1]}
+    numbers, sizes = list(bases), [basis.shape[1] for basis in bases.values()]
+    part = np.hstack(list(bases.values()))
     values, vectors = np.linalg.eigh(part.T @ part / n)
     null = vectors[:, len(X) * values < _DETERMINED]
-    left = len(X) / (vectors**2 / np.maximum(values, 1e-9)).sum(1)
-    inside = np.flatnonzero((left < _DETERMINED) & (null != 0).any(1))
-    if len(inside) < 2:
+    if not null.shape[1]:
         return []
     from scipy.sparse.csgraph import connected_components
 
-    null = null[inside] / np.linalg.norm(null[inside], axis=1, keepdims=True)
-    number = connected_components(np.abs(null @ null.T) > _LINKED)[1]
-    sets = [[int(columns[i]) for i in inside[number == one]] for one in range(number.max() + 1)]
+    gone = len(X) / (vectors**2 / np.maximum(values, 1e-9)).sum(1) < _DETERMINED
+    places = np.split(np.arange(len(gone)), np.cumsum(sizes)[:-1])
+    touched = np.array([gone[own].any() for own in places])
+    whole = np.array([gone[own].all() and np.linalg.matrix_rank(null[own], tol=1e-3) == len(own) for own in places])
+    starts = [own[0] for own in places]
+    shared = np.sqrt(np.add.reduceat(np.add.reduceat((null @ null.T) ** 2, starts, axis=0), starts, axis=1))
+    linked = shared > _LINKED * np.sqrt(np.outer(shared.diagonal(), shared.diagonal()))
+    linked &= np.outer(touched, touched) & (whole[:, None] | whole)
+    number = connected_components(linked)[1]
+    sets = [[numbers[i] for i in np.flatnonzero(number == one)] for one in range(number.max() + 1)]
     return [one for one in sets if len(one) > 1]
+
+
+def _basis(columns: np.ndarray) -> np.ndarray:
+    """Return a column as it is, and of several an orthonormal basis, scaled to variance 1."""
+    if columns.shape[1] == 1:
+        return columns
+    left, values, _ = np.linalg.svd(columns, full_matrices=False)
+    return left[:, values > 1e-4 * max(values[0], 1e-300)] * np.sqrt(len(columns))
 
 
 @dataclass(frozen=True)

@@ -243,15 +243,14 @@ def _with_twins(
     column_twins = twins(with_all, single[plain], rows.count, most) if plain else np.zeros(0, dtype=np.int64)
     of_column = {int(c): j for j, c in enumerate(single) if c >= 0}
     union = sorted({*union, *(of_column[int(c)] for c in column_twins if int(c) in of_column)})
-    found = determined(X.numpy(), sorted(of_column)) if most is None else []
-    sets = [own for own in ([of_column[c] for c in one] for one in found) if not set(own).isdisjoint(union)]
+    sets = [own for own in determined(X.numpy(), groups) if not set(own).isdisjoint(union)] if most is None else []
     union = sorted({*union, *(j for own in sets for j in own)})
     correlation = np.eye(len(union))
     places = [i for i, j in enumerate(union) if single[j] >= 0]
     block = X[:, single[[union[i] for i in places]]]
     correlation[np.ix_(places, places)] = (block.t() @ block / rows.count).abs().clamp(max=1.0).numpy()
     for own in sets:
-        inside = np.searchsorted(union, sorted(own))
+        inside = np.searchsorted(union, own)
         correlation[np.ix_(inside, inside)] = 1.0
     return union, correlation
 

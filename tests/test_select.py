@@ -70,6 +70,18 @@ def made(tmp_path_factory):
         return root, run_select(path, "y", root / "out", quiet=True), data
 
 
+def test_property_doubts_about_the_data_are_notes(tmp_path, no_page):
+    data = inputs_of(table(), "y")
+    data["v3"] = np.sort(data["v3"]).tolist()
+    data["y"] = (2 * np.array(data["v3"]) + np.array(data["v7"])).tolist()
+    data["y"][5] = 1e6
+    result = run_select(write(tmp_path / "t.csv", data), "y", tmp_path / "out", held_out=0.1, quiet=True)
+    assert any(note.startswith("1 of 540 responses hold 100% of the variance of y") for note in result["notes"])
+    data["y"][5] = 0.0
+    result = run_select(write(tmp_path / "t.csv", data), "y", tmp_path / "out", held_out=0.1, quiet=True, force=True)
+    assert any("Rows next to each other are alike in y" in note and "'v3'" in note for note in result["notes"])
+
+
 def test_property_the_inputs_are_found_and_everything_is_written(made):
     root, result, _ = made
     assert sorted(path.name for path in (root / "out").iterdir()) == FILES

@@ -21,7 +21,7 @@ from bayesprune.tabular.describe import (
     describe_variance,
 )
 from bayesprune.tabular.heldout import row_copies, score_classification, score_regression, split_rows
-from bayesprune.tabular.notes import chain_notes, data_notes, nothing_selected
+from bayesprune.tabular.notes import DataWarning, chain_notes, data_notes, nothing_selected
 from bayesprune.tabular.reader import read_frame
 from bayesprune.tabular.target import Target, read_target
 from bayesprune.train.folder import environment
@@ -72,7 +72,9 @@ def run_select(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
         estimator.fit(frame.iloc[train], response.column(train))
-        told.clear()  # columns that are not used, and what is averaged over where nothing is found, are told below
+        # Columns that are not used, and what is averaged over where nothing is found, are told below.
+        doubts = [f"{str(w.message)[0].upper()}{str(w.message)[1:]}." for w in told if w.category is DataWarning]
+        told.clear()
         result = _describe(estimator, response, frame, train, held, seed)
         unseen = list(dict.fromkeys(str(warning.message) for warning in told if warning.category is UserWarning))
     inputs = estimator.encoder_.inputs
@@ -87,7 +89,7 @@ def run_select(
         "columns": sum(len(one.columns) for one in inputs),
     }
     notes = data_notes(len(whole), response, frame.iloc[train], estimator.encoder_, copies)
-    result["notes"] = [*notes, *unseen, *chain_notes(result["inputs"])]
+    result["notes"] = [*notes, *doubts, *unseen, *chain_notes(result["inputs"])]
     result["dropped"] = [list(pair) for pair in estimator.encoder_.dropped.items()]
     result["settings"] = {
         "task": task, "fdr": fdr, "held_out": held_out, "seed": seed, "drop": list(drop), "text": list(text),

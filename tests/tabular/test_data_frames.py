@@ -253,3 +253,14 @@ def test_property_columns_with_missing_values_go_back_among_zeros(quick):
     np.testing.assert_array_equal(back, np.column_stack([frame["age"], np.zeros(len(frame))]))
     with pytest.raises(ValueError, match="X has 2 columns: expected the 1 that are selected"):
         model.inverse_transform(frame[["age", "size"]])
+
+
+def test_target_a_factor_and_its_number_are_found_together():
+    """A degree and its years tell the same: neither says of y what the other does not."""
+    rng = np.random.default_rng(0)
+    years = rng.integers(0, 5, 400)
+    frame = pandas.DataFrame({"degree": np.array(list("abcde"))[years], "years": years * 2.0})
+    frame = frame.assign(**{f"z{i}": rng.standard_normal(400) for i in range(6)})
+    model = SparseBNNRegressor(refit=False, random_state=0, search_steps=80, evidence_steps=80, n_chains=3)
+    model.fit(frame, frame["years"] / 3 + rng.standard_normal(400))
+    assert [cluster.members for cluster in model.clusters_] == [(0, 1)]

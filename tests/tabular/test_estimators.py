@@ -148,6 +148,18 @@ def test_target_twenty_copies_of_a_cause_are_one_finding():
     assert model.get_support().sum() == 2 and model.get_support()[25]  # the likeliest member stands for its cluster
 
 
+def test_target_levels_of_a_factor_and_parts_with_their_sum_are_found_as_a_whole():
+    """Each of them is a function of the others, so that none is found given all others; a null set is not found."""
+    rng = np.random.default_rng(0)
+    factor, noise = rng.integers(0, 4, 400), rng.standard_normal((400, 8))
+    null = np.eye(3)[rng.integers(0, 3, 400)]
+    X = np.column_stack([np.eye(4)[factor], noise, noise[:, 0] + noise[:, 1], null])
+    y = np.array([0.0, 1.0, 2.0, -1.0])[factor] + 1.5 * noise[:, 0] + rng.standard_normal(400)
+    model = SparseBNNRegressor(refit=False, random_state=0, search_steps=80, evidence_steps=80, n_chains=3).fit(X, y)
+    assert [cluster.members for cluster in model.clusters_] == [(0, 1, 2, 3), (4, 5, 12)]
+    assert int(np.argmax(model.clusters_[1].shares)) == 0 and model.get_support()[4]
+
+
 def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
     """Thirty weak inputs: none is found, and the prediction is no constant."""
     rng = np.random.default_rng(7)

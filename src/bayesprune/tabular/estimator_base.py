@@ -20,6 +20,7 @@ from bayesprune.tabular.clusters import Cluster
 from bayesprune.tabular.columns import column_number, is_frame, with_text_names
 from bayesprune.tabular.features import RankFeatures
 from bayesprune.tabular.frame import FrameEncoder
+from bayesprune.tabular.notes import DataWarning, order_note, outlier_note
 from bayesprune.tabular.parameters import Parameters
 from bayesprune.tabular.prediction_sets import masks_of
 from bayesprune.tabular.predictive import sample_networks, steps_of
@@ -101,6 +102,9 @@ class SparseBNN(SelectorMixin, Parameters):
         rows = len(data.response)
         if rows < 6:
             raise ValueError(f"X has {rows} rows (n_samples={rows}): give at least 6, some to learn and some to weigh")
+        note = outlier_note(data.response) if self._numeric and self.refit else ""
+        if note:
+            warnings.warn(note, DataWarning, stacklevel=5)
         self.encoder_, self.column_names_, self.standardiser_ = data.encoder, data.names, data.standardiser
         self.target_name_ = str(y.name) if getattr(y, "name", None) is not None else None
         return data
@@ -134,6 +138,11 @@ class SparseBNN(SelectorMixin, Parameters):
                 f"no input can be singled out at fdr={self.fdr}: support_ is empty, and predictions {means} "
                 "(see select='prediction')", UserWarning, stacklevel=5,
             )  # fmt: skip
+        found = np.flatnonzero(support)
+        names = [f"column {c}" if data.encoder is None else repr(data.names[c]) for c in data.column_of(found)]
+        note = order_note(data.table, data.response, found.tolist(), names)
+        if note:
+            warnings.warn(note, DataWarning, stacklevel=5)
         gain = data.of_columns(np.maximum(selection.gain.mean(0), 0.0))
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain
         if self.verbose:

@@ -7,11 +7,63 @@ from typing import Any
 
 import numpy as np
 
+from bayesprune.tabular.candidates import winsorised
 from bayesprune.tabular.frame import FrameEncoder
 from bayesprune.tabular.target import Target
 
 FEW_ROWS = 200  # the estimators' defaults are made for this many and more
 _APART = 0.5  # chains whose inclusion probabilities differ by more disagree
+_OUTLYING = 6.0  # robust standard deviations of y beyond which a response is an outlier
+_SERIAL = 1 / 3  # product of two lag-one correlations at which rows are worth half their number
+
+
+class DataWarning(UserWarning):
+    """What in the data makes a selection or a prediction doubtful."""
+
+
+def outlier_note(y: np.ndarray) -> str:
+    """Say that a few outliers make up most of the variance of a regression's response; "" where they do not."""
+    bounded = winsorised(y, _OUTLYING)
+    beyond = np.abs(y - bounded)
+    if bounded.var() >= 0.5 * y.var():
+        return ""
+    return (
+        f"{(beyond > 0).sum()} of {len(y):,} responses hold {1 - bounded.var() / y.var():.0%} of the variance of y (such as "
+        f"{y[beyond.argmax()]:.4g}): the selection bounds them, predictions follow them; mend or leave out what is wrong, or give the "
+        "logarithm of y"
+    )
+
+
+def order_note(table: Any, response: np.ndarray, columns: Sequence[int], names: Sequence[str]) -> str:
+    """Say that neighbouring rows are alike in the response and in a selected column, as in a time series; "" where they are not.
+
+    A file that is sorted by the response says nothing of that. The mean of the product of two series of lag-one correlations a and b
+    varies as if of n·(1 − ab)/(1 + ab) rows (Bartlett 1946).
+    """
+    steps = np.diff(response)
+    if not len(columns) or (steps >= 0).all() or (steps <= 0).all():
+        return ""
+    chosen = table[:, columns]
+    chosen = chosen.toarray() if hasattr(chosen, "toarray") else chosen
+    own, each = _likeness(response), [_likeness(column.astype(np.float64)) for column in chosen.T]
+    at = int(np.argmax(each))
+    both, rows = own * each[at], len(response)
+    if both < _SERIAL:
+        return ""
+    return (
+        f"rows next to each other are alike in y (correlation {own:.2f}) and in {names[at]} ({each[at]:.2f}): the tests take rows for "
+        f"independent; if these follow in time or belong together (one patient, one place), {rows:,} are worth about "
+        f"{rows * (1 - both) / (1 + both):,.0f} and p-values are far too small: give one row a unit, or changes in place of levels"
+    )
+
+
+def _likeness(values: np.ndarray) -> float:
+    """Return the correlation of neighbours; of labels how much oftener than by chance they are equal."""
+    if not np.issubdtype(values.dtype, np.floating):
+        chance = float(np.square(np.bincount(values) / len(values)).sum())
+        return (float((values[1:] == values[:-1]).mean()) - chance) / max(1 - chance, 1e-300)
+    apart = values - values.mean()
+    return float(apart[1:] @ apart[:-1] / max(apart @ apart, 1e-300))
 
 
 def data_notes(rows_in_file: int, target: Target, train: Any, encoder: FrameEncoder, copies: np.ndarray) -> list[str]:

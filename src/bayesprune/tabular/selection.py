@@ -15,7 +15,7 @@ from torch import Tensor
 from bayesprune.sparsity.spike_slab import probability_from_soft_threshold
 from bayesprune.tabular.candidates import common_union, interleaved, path_order, tree_order, tree_rows, winsorised
 from bayesprune.tabular.chains import ChainMLP
-from bayesprune.tabular.clusters import Cluster, twins
+from bayesprune.tabular.clusters import Cluster, determined, twins
 from bayesprune.tabular.comparison import Folds, owners
 from bayesprune.tabular.conditional import ConditionalModels
 from bayesprune.tabular.evidence import Evidence, gather_evidence, inclusion_probabilities
@@ -233,7 +233,9 @@ def _with_twins(
     *,
     most: int | None = None,
 ) -> tuple[list[int], np.ndarray]:
-    """Return some inputs with those that are interchangeable with one of them (or of `of`), and their correlations."""
+    """Return some inputs with those that are interchangeable with one of them (or of `of`), and their correlations: 1 in
+    a set that determines itself, which is taken as a whole unless there is a limit.
+    """
     X = rows.only(which).inputs(0, rows.count)[0]
     single = np.array([members[0] if len(members) == 1 else -1 for members in groups])
     plain = [j for j in (union if of is None else of) if single[j] >= 0]
@@ -241,10 +243,15 @@ def _with_twins(
     column_twins = twins(with_all, single[plain], rows.count, most) if plain else np.zeros(0, dtype=np.int64)
     of_column = {int(c): j for j, c in enumerate(single) if c >= 0}
     union = sorted({*union, *(of_column[int(c)] for c in column_twins if int(c) in of_column)})
+    sets = [own for own in determined(X.numpy(), groups) if not set(own).isdisjoint(union)] if most is None else []
+    union = sorted({*union, *(j for own in sets for j in own)})
     correlation = np.eye(len(union))
     places = [i for i, j in enumerate(union) if single[j] >= 0]
     block = X[:, single[[union[i] for i in places]]]
     correlation[np.ix_(places, places)] = (block.t() @ block / rows.count).abs().clamp(max=1.0).numpy()
+    for own in sets:
+        inside = np.searchsorted(union, own)
+        correlation[np.ix_(inside, inside)] = 1.0
     return union, correlation
 
 

@@ -17,7 +17,7 @@ from bayesprune.graph import rules_recurrent as recurrent
 from bayesprune.graph import rules_shapes as shapes
 from bayesprune.graph.analysis import Analysis, Rule, label
 from bayesprune.graph.kinds import REGISTERED
-from bayesprune.graph.layers import TRANSPOSED
+from bayesprune.graph.layers import INSTANCE_NORMS, TRANSPOSED
 from bayesprune.graph.slim_attention import SlimAttention
 from bayesprune.graph.zeros import Zeros
 
@@ -69,7 +69,7 @@ _MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(TRANSPOSED, mixing.transposed),
     **dict.fromkeys(functional.CONVOLUTIONS, layers.convolution),
     **dict.fromkeys(functional.BATCH_NORMS, layers.batch_norm),
-    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), layers.instance_norm),
+    **dict.fromkeys(INSTANCE_NORMS, layers.instance_norm),
     **dict.fromkeys(_ACTIVATIONS, shapes.elementwise),
     **dict.fromkeys(_UNCHANGED, shapes.same),
     **dict.fromkeys(_POOLS, shapes.pool),

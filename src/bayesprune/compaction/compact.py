@@ -279,6 +279,12 @@ def compact(
     try:
         plan, small, moved, check = build(reasons)
     except CompactionError as error:
+        if error.reason == "outputs-differ" and reasons and (lines := next(iter(graph.nodes)).meta.get("numbers")):
+            raise CompactionError(
+                "outputs-differ",
+                f"{reasons[0]}, which needs a graph, and a graph holds as they are on the example the sizes that forward makes "
+                f"numbers by int() ({', '.join(dict.fromkeys(lines))}): write // or -1 in place of int(… / …), or {spared(reasons)}",
+            ) from error
         if error.reason != "outputs-differ" or reasons or not any(size.computed for size in analysis.sizes):
             raise
         reasons = ["the forward computes a size from other channels than those that it counts"]

@@ -108,6 +108,17 @@ def test_error_training_dependent_graph():
     kept = compact(model, example_input=IMAGE, dead_branches="keep")
     assert kept.kind == "modules" and kept.model.stem.out_channels == 3
 
+    def viewed(size):
+        model = _Net(lambda self, x: F.dropout(x, 0.5, training=self.training).view(2, size, 8, 8))
+        with torch.no_grad():
+            model.head.weight[:, 0] = 0
+            model.conv.weight[:, 0] = 0
+        return model
+
+    with refused("training-dependent-graph", "nn.Dropout .* or -1 or x.shape"):
+        compact(viewed(4), example_input=IMAGE)
+    assert compact(viewed(-1), example_input=IMAGE).model.stem.out_channels == 3
+
 
 def test_error_optimizer_mismatch():
     with refused("optimizer-mismatch", "not the model's"):

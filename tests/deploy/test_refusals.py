@@ -219,7 +219,6 @@ def named(name: str) -> nn.Module:
 
 
 UNSUPPORTED = {
-    "a keyword": (lambda: named("class"), r"path 'parts.class': 'class' is not a name .* rename that part"),
     "a space": (lambda: named("a b"), r"path 'parts.a b': 'a b' is not a name .* rename that part"),
     "an accent": (lambda: named("été"), r"path 'parts.été': 'été' is not a name .* rename that part"),
     "any number of arguments": (Variadic, r"forward takes '\*xs', which a file cannot hold; give each argument a name"),

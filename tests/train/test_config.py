@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
 
-from bayesprune.train import recipes, settings
+from bayesprune.train import recipe, recipes, settings, train
 from bayesprune.train.build import build_clock
-from bayesprune.train.config import OPTIONAL, RunConfig
+from bayesprune.train.config import OPTIONAL, PruningConfig, RunConfig
+from bayesprune.train.idle import warn_of_idle
 from bayesprune.train.methods import ramp_steps
 from bayesprune.train.settings import from_dict, override
 from bayesprune.train.tree import load_tree, save_tree
@@ -26,6 +28,47 @@ def test_roundtrip_every_recipe(name):
     assert from_dict(settings.as_dict(config)) == config
     if config.sampler.method == "emmcmc":  # the pruner refuses a spike that is wider than the slab
         assert config.pruning.spike_decay > config.sampler.weight_decay
+
+
+@pytest.mark.parametrize(
+    ("settings_", "number"),
+    [
+        ({}, 4),
+        ({"epochs": 4}, 3),
+        ({"epochs": 1}, 1),
+        ({"epochs": 40, "cycles": 10, "sample_every": 0.5}, 4),
+        ({"method": "sgd"}, 0),
+        ({"method": "ensemble"}, 1),
+        ({"method": "swag"}, 0),
+        ({"samples_per_cycle": 0}, 0),
+    ],
+)
+def test_property_a_sampler_collects_unless_it_is_told_not_to(settings_, number):
+    config = override(RunConfig(), settings_)
+    assert config.samples_per_cycle == number and build_clock(config, 3).samples_per_cycle == number
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (RunConfig(pruning=PruningConfig(target_sparsity=0.8)), "target_sparsity changes nothing with method=cvadam"),
+        (recipe("digits-sgd", ["temperature=0.5"]), "temperature changes nothing with method=sgd"),
+        (override(RunConfig(), {"padding": 2, "augment": False}), "padding changes nothing with augment=False"),
+    ],
+)
+def test_error_a_setting_without_effect_is_named_from_python(config, message, tmp_path):
+    with pytest.warns(UserWarning, match=message), pytest.raises(FileNotFoundError, match="nowhere"):
+        train(replace(config, data=replace(config.data, dataset="cifar10")), tmp_path / "run", data_dir="nowhere")
+
+
+def test_property_settings_of_the_recipe_itself_or_that_are_off_are_not_named(recwarn):
+    for config in (
+        recipe("digits-emmcmc", ["method=sgd"]),
+        override(RunConfig(), {"method": "sgd", "temperature": 0.0, "samples_per_cycle": 0}),
+        from_dict(settings.as_dict(override(RunConfig(), {"method": "swag"}))),
+    ):
+        warn_of_idle(config, config)
+    assert not recwarn
 
 
 def test_property_keys_are_unique_and_frozen():

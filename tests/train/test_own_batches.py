@@ -12,6 +12,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
@@ -154,6 +155,27 @@ def test_error_test_data_in_another_order_each_time_are_refused_at_once(tmp_path
     for trial in (False, True):
         with pytest.raises(ValueError, match="WeightedRandomSampler reads another order each time"):
             run(tmp_path / f"run{trial}", data=(PAIRS, shuffled), trial=trial)
+
+
+class Shuffled(Sampler):
+    """A sampler of the user's own."""
+
+    def __iter__(self):
+        return iter(torch.randperm(64).tolist())
+
+    def __len__(self):
+        return 64
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_error_a_sampler_of_ones_own_that_draws_anew_is_refused_at_once(tmp_path, batches):
+    how = {"batch_sampler": BatchSampler(Shuffled(), 8, False)} if batches else {"sampler": Shuffled(), "batch_size": 8}
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="Shuffled reads another order each time"):
+        Splits(PAIRS, DataLoader(PAIRS, **how)).loader("test", batch_size=8)
+    assert torch.equal(before, torch.get_rng_state())
+    backwards = DataLoader(PAIRS, batch_size=8, sampler=list(reversed(range(64))))
+    assert sum(1 for _ in Splits(PAIRS, backwards).loader("test", batch_size=8)) == 8
 
 
 def test_property_a_list_in_a_loader_is_a_data_set(tmp_path):

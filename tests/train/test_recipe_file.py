@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesprune.cli import main
+from bayesprune.posterior import SampleStore
 from bayesprune.train import RunConfig, Splits, override, recipe, train
 from bayesprune.train.recipe_file import choose
 from bayesprune.train.recipes import forget_recipe, names
@@ -141,7 +142,7 @@ def test_property_a_trial_makes_a_few_steps_of_every_method(method, tmp_path):
     assert [row["step"] for row in rows] == [4, 8] and rows[-1]["accuracy"] is not None
     assert (result["config"]["schedule"]["epochs"], result["config"]["schedule"]["cycles"]) == (2, 2 if own else 1)
     assert rows[-1]["hard_sparsity"] is None or rows[-1]["hard_sparsity"] > 0.5
-    assert (result["num_samples"] > 0) == (method in ("ensemble", "swag", "rank1"))
+    assert (result["num_samples"] > 0) == (methods()[method].samples > 0 or method in ("swag", "rank1"))
 
 
 def test_property_fast_dev_run_writes_everything(tmp_path, capsys):
@@ -150,6 +151,24 @@ def test_property_fast_dev_run_writes_everything(tmp_path, capsys):
     assert (out / "report.html").stat().st_size > 10_000 and (out / "model.safetensors").exists()
     assert json.loads((out / "result.json").read_text())["num_samples"] == 2
     assert "the numbers mean nothing" in capsys.readouterr().err
+
+
+def test_property_a_trial_is_in_nobodys_way(tmp_path):
+    out, config = tmp_path / "run", recipe("digits-cvadam", TINY)
+    train(config, out, trial=True, quiet=True)
+    (out / "report.html").write_text("of the trial")
+    trial = json.loads((out / "result.json").read_text())["config"]
+    train(config, out, trial=True, quiet=True)
+    result = train(config, out, resume=True, quiet=True)
+    assert result["config"] != trial and result["config"]["data"]["train_size"] == config.data.train_size
+    assert not (out / "report.html").exists() and len(SampleStore(out / "samples")) == result["num_samples"]
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(config, out, trial=True, quiet=True)
+    train(config, tmp_path / "kept", trial=True, quiet=True)
+    (tmp_path / "kept" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        train(config, tmp_path / "kept", quiet=True)
+    assert (tmp_path / "kept" / "notes.txt").exists()
 
 
 def test_property_a_trial_of_own_data_takes_the_first_examples(tmp_path):

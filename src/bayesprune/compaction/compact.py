@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprune.compaction.graph_edits import graph_module, graph_reasons
+from bayesprune.compaction.graph_edits import graph_module, graph_reasons, spared
 from bayesprune.compaction.leftovers import leftovers, size_after
 from bayesprune.compaction.masked import masked_copy
 from bayesprune.compaction.optimizer_state import transfer_optimizer
@@ -129,7 +129,8 @@ class _Plan:
             return {n: cut_state({n: state[n]}, cuts)[n] if n in before else own[n].clone() for n in own}
         model = whole_copy(self.original or self.masked)
         model.load_state_dict(dict(state))
-        bake_(model)
+        if self.original is not None:
+            bake_(model)
         analysis = self.analyse(model)
         if check and (found := violations(analysis, self.solution)):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -256,7 +257,7 @@ def compact(
             raise CompactionError(
                 "training-dependent-graph",
                 f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, "
-                "or dead_branches='keep' and coupling='intersection'",
+                f"or {spared(reasons)}",
             )
         if reasons and not fold and (part := switched(bare, few)):
             raise CompactionError(
@@ -278,6 +279,12 @@ def compact(
     try:
         plan, small, moved, check = build(reasons)
     except CompactionError as error:
+        if error.reason == "outputs-differ" and reasons and (lines := next(iter(graph.nodes)).meta.get("numbers")):
+            raise CompactionError(
+                "outputs-differ",
+                f"{reasons[0]}, which needs a graph, and a graph holds as they are on the example the sizes that forward makes "
+                f"numbers by int() ({', '.join(dict.fromkeys(lines))}): write // or -1 in place of int(… / …), or {spared(reasons)}",
+            ) from error
         if error.reason != "outputs-differ" or reasons or not any(size.computed for size in analysis.sizes):
             raise
         reasons = ["the forward computes a size from other channels than those that it counts"]
@@ -350,10 +357,10 @@ def _check_owners(model: nn.Module, pruner: MaskHolder | None, optimizer: Optimi
 
 
 def _floors(model: nn.Module, a: Analysis) -> list[tuple[Tensor, int, str]]:
-    """Torch's CPU kernels write past their buffers in channels_last, for strided 1×1 convolutions of less than eight
-    input channels: such a layer keeps eight.
+    """What a squeeze must not drop; and torch's CPU kernels write past their buffers in channels_last, for strided 1×1
+    convolutions of less than eight input channels: such a layer keeps eight.
     """
-    found = []
+    found = list(a.floors)
     for call in a.calls.values():
         module: Any = call.module
         if not isinstance(module, nn.Conv2d) or call.source is None or call.node not in a.alive:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesprune.compaction.solve import Solution
+from bayesprune.graph import source
 from bayesprune.graph.analysis import Analysis, Gather, Scatter, label, works_in_place
 from bayesprune.graph.hooks import FORWARD, HOOKS
-from bayesprune.graph.source import releasing_source
 
 
 def graph_reasons(a: Analysis, solution: Solution) -> list[str]:
@@ -27,6 +27,19 @@ def graph_reasons(a: Analysis, solution: Solution) -> list[str]:
         if size.node in a.alive and not size.computed and size.new(solution.kept) != size.old:
             lines.append(f"{label(size.node)} ({size.node.name}) names a number of channels in the code")
     return lines
+
+
+_SPARED = {
+    "lost a branch": "dead_branches='keep'",
+    "by index": "coupling='intersection'",
+    "names a number": "-1 or x.shape[dim] in place of that number",
+    "computes a size": "-1 in place of that size",
+}
+
+
+def spared(reasons: list[str]) -> str:
+    """What would leave the graph as it is."""
+    return " and ".join(mend for mark, mend in _SPARED.items() if any(mark in reason for reason in reasons))
 
 
 def _places(edge: Gather | Scatter, solution: Solution) -> Tensor | None:
@@ -94,7 +107,7 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
         if node is not None and old.users and not node.users and node.op not in ("output", "placeholder"):
             graph.erase_node(node)
     graph.lint()
-    result = releasing_source(fx.GraphModule(model, graph, class_name=type(model).__name__))
+    result = source.graph_module(model, graph, type(model).__name__)
     _move_hooks_(model, result, a)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in result.named_modules():

@@ -59,6 +59,8 @@ def check_inputs(model: nn.Module, example: Inputs, further: Sequence[Any]) -> l
 
     def noise(like: Tensor, shape: Sequence[int]) -> Tensor:
         if not like.is_floating_point():
+            for dim, size in enumerate(shape):
+                like = like.index_select(dim, (torch.arange(size) % like.shape[dim]).to(like.device))
             return like
         made = torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(like.device, like.dtype)
         last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
@@ -70,7 +72,7 @@ def check_inputs(model: nn.Module, example: Inputs, further: Sequence[Any]) -> l
     first = example.map(lambda t: noise(t, t.shape))
     found = [first, *[Inputs.of(model, each) for each in further]]
     tensors = example.tensors
-    if len(tensors) != 1 or not tensors[0].is_floating_point():
+    if len(tensors) != 1:
         return found
     shape = list(tensors[0].shape)
     spatial = [n for n in range(2, len(shape))] if len(shape) != 3 else [2, 1]
@@ -81,6 +83,8 @@ def check_inputs(model: nn.Module, example: Inputs, further: Sequence[Any]) -> l
                 tries.append([grow(s) if m == n else s for m, s in enumerate(shape)])
         elif spatial:
             tries.append([grow(s) + 2 * (n == 3 and grow(s) > s) if n in spatial else s for n, s in enumerate(shape)])
+    if len(shape) == 2 and not tensors[0].is_floating_point():
+        tries += [[shape[0], shape[1] + 1], [shape[0], max(shape[1] - 1, 1)]]
     tries.append([shape[0] + 1, *shape[1:]])
     for sizes in tries:
         attempt = example.map(lambda t: noise(t, [max(sizes[0], 1), *sizes[1:]]))  # noqa: B023
@@ -112,7 +116,7 @@ def verify(
     inputs = check_inputs(left, example, further)
     if len({case.shape[1:] for case in inputs}) < 2:
         report.notes.append(
-            "compared at one size of input, which is all that the model takes: give check_inputs for more"
+            "compared at one size of input, the only one that was found to run: give check_inputs for more"
         )
     with torch.no_grad():
         for case in inputs:
@@ -198,9 +202,8 @@ def _compare_step(
     """Outputs, gradients and running statistics of one training step, entry by entry of what is left."""
     case = _larger_batch(case)
     try:
+        again, _, _ = _step(deep_copy(masked), case)
         first, gradients, statistics = _step(masked, case)
-        with torch.no_grad():
-            again = flat(case.run(masked))
     except Exception as error:
         report.notes.append(f"training was not compared: the masked model does not train on this input ({error})")
         return

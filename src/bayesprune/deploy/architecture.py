@@ -13,7 +13,7 @@ from bayesprune.deploy.operations import check_attribute, check_method, function
 from bayesprune.deploy.stock import build_module, describe_module
 from bayesprune.deploy.tracing import EVALUATION_ONLY, trace, whole
 from bayesprune.graph.inputs import Inputs
-from bayesprune.graph.source import releasing_source
+from bayesprune.graph.source import releasing_source, spelled
 
 Spec = dict[str, Any]
 _LAYOUTS = {"channels_last": torch.channels_last, "channels_last_3d": torch.channels_last_3d}
@@ -187,7 +187,7 @@ def rebuild(spec: Spec, tensors: dict[str, Tensor]) -> fx.GraphModule:
         arguments = {key: decode(value, path, {}, ByMode) for key, value in encoded.items()}
         _attach(model, check_path(path, "module"), build_module(name, arguments, path))
     _place(model, _entry(spec, "tensors", dict), tensors)
-    model.graph = _graph(model, _entry(spec, "nodes", list), set(spec["modules"]), set(spec["tensors"]))
+    model.graph = spelled(_graph(model, _entry(spec, "nodes", list), set(spec["modules"]), set(spec["tensors"])))
     releasing_source(model)
     mode = bool(spec.get("training", False))
     model.train(mode)

@@ -126,6 +126,6 @@ def check_path(path: Any, what: str) -> str:
     if not isinstance(path, str) or not path:
         raise ValueError(f"{what} path {path!r} is not a dotted path")
     for part in path.split("."):
-        if not _PART.fullmatch(part) or part.startswith("__") or keyword.iskeyword(part):
+        if not _PART.fullmatch(part) or part.startswith("__"):
             raise ValueError(f"{what} path {path!r}: {part!r} is not a name of letters, digits, '_' and '-'")
     return path

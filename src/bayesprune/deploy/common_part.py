@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from bayesprune.graph.analysis import works_in_place
-from bayesprune.graph.source import releasing_source
+from bayesprune.graph.source import graph_module
 
 _NEW = (operator.add, operator.mul, operator.sub, torch.add, torch.cat)  # their results are nobody else's storage
 
@@ -44,7 +44,7 @@ def cut(model: fx.GraphModule, varying: Collection[str]) -> tuple[fx.GraphModule
     for node in model.graph.nodes:
         if node in late or (node.op == "get_attr" and any(user in late for user in node.users)):
             after[node] = second.node_copy(node, after.__getitem__)
-    one, two = (releasing_source(fx.GraphModule(model, graph)) for graph in (first, second))
+    one, two = (graph_module(model, graph) for graph in (first, second))
     return one.eval(), two.eval()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from bayesprune.graph.source import releasing_source
+from bayesprune.graph.source import graph_module
 from bayesprune.posterior.predict import answer, split_batch
 from bayesprune.posterior.samples import Samples
 
@@ -106,7 +106,7 @@ def averaged(members: Sequence[fx.GraphModule]) -> fx.GraphModule:
         probabilities = graph.call_function(torch.softmax, (output, 1))
         total = probabilities if total is None else graph.call_function(operator.add, (total, probabilities))
     graph.output(graph.call_function(operator.truediv, (total, len(members))))
-    return releasing_source(fx.GraphModule(root, graph)).eval()
+    return graph_module(root, graph).eval()
 
 
 def batches(inputs: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:

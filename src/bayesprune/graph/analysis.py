@@ -138,6 +138,7 @@ class Analysis:
     drops: dict[fx.Node, int] = field(default_factory=dict)
     offsets: dict[fx.Node, Value] = field(default_factory=dict)
     sums: list[tuple[fx.Node, Value, Value]] = field(default_factory=list)
+    floors: list[tuple[Tensor, int, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     alive: set[fx.Node] = field(default_factory=set)
     repeated: set[str] = field(default_factory=set)
@@ -332,19 +333,25 @@ class Analysis:
                     self._keep_whole(user, self.names.get(id(owner), path), f"{bare.target} is used outside its layer")
 
     def _find_alive(self) -> None:
-        """The nodes whose results still reach the output."""
+        """The nodes whose results still reach the output, and layers whose results never did: they are called all the same."""
         output = next(node for node in reversed(self.graph.nodes) if node.op == "output")
-        waiting = [output]
+        read = self._reached([output], {})
+        self.alive = self._reached([output, *(c.node for c in self.calls.values() if c.node not in read)], self.drops)
+
+    def _reached(self, waiting: list[fx.Node], drops: dict[fx.Node, int]) -> set[fx.Node]:
+        """The nodes that these read, themselves among them."""
+        found: set[fx.Node] = set()
         while waiting:
             node = waiting.pop()
-            if node in self.alive:
+            if node in found:
                 continue
-            self.alive.add(node)
+            found.add(node)
             args = node.all_input_nodes
-            if node in self.drops:
-                args = [node.args[1 - self.drops[node]]]  # type: ignore[list-item]
+            if node in drops:
+                args = [node.args[1 - drops[node]]]  # type: ignore[list-item]
             waiting.extend(args)
             waiting.extend(writer for held, writer in self.written if held is node)
+        return found
 
     def _overwritten(self, node: fx.Node) -> None:
         """What shares its memory with a tensor that changed in place, and is read later, is no longer what it was."""

@@ -12,6 +12,10 @@ PACKED = (nn.MultiheadAttention, nn.RNNBase)
 """Layers of several weights, which have inner channels: heads, hidden units."""
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+CHANNEL_NORMS = (*BATCH_NORMS, *INSTANCE_NORMS)
+"""Normalisations that treat each channel alone."""
+
 Side = tuple[str, int, Tensor]
 """A tensor's name in its module, one of its dimensions, and the atoms along it."""
 

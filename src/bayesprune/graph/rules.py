@@ -13,11 +13,12 @@ from bayesprune.graph import rules_functional as functional
 from bayesprune.graph import rules_joins as joins
 from bayesprune.graph import rules_layers as layers
 from bayesprune.graph import rules_mixing as mixing
+from bayesprune.graph import rules_products as products
 from bayesprune.graph import rules_recurrent as recurrent
 from bayesprune.graph import rules_shapes as shapes
 from bayesprune.graph.analysis import Analysis, Rule, label
 from bayesprune.graph.kinds import REGISTERED
-from bayesprune.graph.layers import TRANSPOSED
+from bayesprune.graph.layers import INSTANCE_NORMS, TRANSPOSED
 from bayesprune.graph.slim_attention import SlimAttention
 from bayesprune.graph.zeros import Zeros
 
@@ -69,7 +70,7 @@ _MODULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys(TRANSPOSED, mixing.transposed),
     **dict.fromkeys(functional.CONVOLUTIONS, layers.convolution),
     **dict.fromkeys(functional.BATCH_NORMS, layers.batch_norm),
-    **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), layers.instance_norm),
+    **dict.fromkeys(INSTANCE_NORMS, layers.instance_norm),
     **dict.fromkeys(_ACTIVATIONS, shapes.elementwise),
     **dict.fromkeys(_UNCHANGED, shapes.same),
     **dict.fromkeys(_POOLS, shapes.pool),
@@ -113,6 +114,9 @@ _FUNCTIONS: dict[Any, Rule] = {
     ),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), joins.concatenate),
     F.scaled_dot_product_attention: joins.attention_scores,
+    **dict.fromkeys((operator.matmul, torch.matmul, torch.bmm), products.matmul),
+    torch.einsum: products.einsum,
+    torch.masked_fill: products.masked,
 }  # fmt: skip
 
 _METHODS: dict[str, Rule] = {
@@ -125,6 +129,8 @@ _METHODS: dict[str, Rule] = {
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), shapes.reshape),
     **dict.fromkeys(("chunk", "split"), shapes.chunk),
     "unbind": shapes.unbind,
+    **dict.fromkeys(("matmul", "bmm"), products.matmul),
+    **dict.fromkeys(("masked_fill", "masked_fill_"), products.masked),
     **dict.fromkeys(("add", "add_", "sub", "sub_", "mul", "mul_", "div"), joins.binary),
 }
 

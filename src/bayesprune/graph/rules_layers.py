@@ -203,16 +203,15 @@ def layer_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
 
 
 def instance_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
-    """InstanceNorm acts on each channel alone."""
-    if module.running_mean is not None or not _plain(module, "weight", "bias"):
-        return a.unknown(node, f"normalisation {node.meta['name']} with running statistics")
-    source = a.read(node, node.args[0])
-    if not isinstance(source, Value) or not source.on(1):
-        return a.unknown(node, f"normalisation {node.meta['name']}")
-    if (reason := a.shared(node, module.weight, module.bias)) is not None:
-        a.pin(node, source, reason)
-    a.call(node, module, None, source.atoms)
-    return source.with_const(unknown_like(source.const))
+    """InstanceNorm: as BatchNorm, of inputs that have a batch."""
+    source = _only_input(a, node)
+    if isinstance(source, Value) and len(source.shape) != int(type(module).__name__[-2]) + 2:
+        return a.unknown(node, f"normalisation {node.meta['name']} without a batch")
+    if (
+        isinstance(source, Value) and module.running_mean is None
+    ):  # a constant less its mean is a rounding error over √ε
+        source = source.with_const(torch.where(source.const == 0, 0.0, NAN))
+    return batch_norm_on(a, node, module, source)
 
 
 def prelu(a: Analysis, node: fx.Node, module: Any) -> Any:

@@ -106,8 +106,22 @@ def reshape(a: Analysis, node: fx.Node, module: Any) -> Any:
         return a.unknown(node, f"operation {label(node)}, which merges channels with the batch,")
     if len(moved.axes) > 1:
         a.grids.append(Grid(node, moved.atoms, (), f"one of the same part in {label(node)}"))
+    if node.op != "call_module" and label(node).startswith("squeeze"):
+        _unsqueezed(a, node, source)
     _literal_sizes(a, node, moved)
     return moved
+
+
+def _unsqueezed(a: Analysis, node: fx.Node, source: Value) -> None:
+    """Of channels that a squeeze would drop the dimension of, two stay."""
+    dims = argument(node, 1, "dim")
+    dims = [dims] if isinstance(dims, int) else dims
+    if not isinstance(dims, (tuple, list)):
+        dims = range(len(source.shape))
+    for place, axis in enumerate(source.axes):
+        if axis in [dim % len(source.shape) for dim in dims]:
+            line = source.atoms.movedim(place, 0).flatten(1)[:, 0] if len(source.axes) > 1 else source.atoms
+            a.floors.append((line, 2, "a squeeze would drop a single channel's dimension"))
 
 
 def _reshaped(source: Value, shape: torch.Size) -> Value | None:
@@ -147,7 +161,7 @@ def _reshaped(source: Value, shape: torch.Size) -> Value | None:
 
         def relaid(tensor: Tensor) -> Tensor:
             seen = tensor.reshape(*lead, *block, *tail).expand(*lead, *full, *tail)  # noqa: B023
-            return seen.reshape(*lead, *new, *tail)  # noqa: B023
+            return seen.reshape((*lead, *new, *tail))  # noqa: B023
 
         atoms, const = relaid(atoms), relaid(const)
         kept: list[int] = []

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import copy
+import keyword
 import linecache
+import re
 import weakref
+from collections.abc import Callable
 from typing import TypeVar
 
 from torch import fx, nn
 
 M = TypeVar("M", bound=nn.Module)
+
+_RESERVED = re.compile(rf"((?:getattr\()*self(?:\.\w+|, \"[^\"]*\"\))*)\.({'|'.join(keyword.kwlist)})\b")
+
+
+def graph_module(root: nn.Module, graph: fx.Graph, name: str = "GraphModule") -> fx.GraphModule:
+    """A graph module, whose source goes with it, and in which parts may be named like Python's keywords."""
+    return releasing_source(fx.GraphModule(root, spelled(graph), class_name=name))
+
+
+def spelled(graph: fx.Graph) -> fx.Graph:
+    """The graph, whose source reads the parts that are named like Python's keywords by ``getattr``."""
+
+    def after(former: Callable[[list[str]], list[str]] | None) -> Callable[[list[str]], list[str]]:
+        return lambda body: [_spelled(line) for line in (former(body) if former else body)]
+
+    graph.on_generate_code(after)
+    return graph
+
+
+def _spelled(line: str) -> str:
+    found = True
+    while found:
+        line, found = _RESERVED.subn(r'getattr(\1, "\2")', line)  # type: ignore[assignment]
+    return line
 
 
 def releasing_source(module: M) -> M:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +43,8 @@ class _Known(fx.Proxy):
         return self._value().__index__()
 
     def __int__(self) -> int:
+        code = sys._getframe(1)
+        self.tracer.numbers.append(f"{Path(code.f_code.co_filename).name}:{code.f_lineno}")  # type: ignore[attr-defined]
         return int(self._value())
 
     def __float__(self) -> float:
@@ -53,7 +57,7 @@ class _KnownAttribute(fx.proxy.Attribute, _Known):
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is one node of the analysed graph: it is torch's own code that runs, or its kind was registered."""
-    if type(module) in _UNFOLDED or isinstance(module, nn.Sequential) or "forward" in module.__dict__:
+    if type(module) in _UNFOLDED or isinstance(module, (nn.Sequential, nn.Unflatten)) or "forward" in module.__dict__:
         return False
     if isinstance(module, SlimAttention) or type(module) in REGISTERED:
         return True
@@ -73,6 +77,7 @@ class Tracer(fx.Tracer):
         self.is_leaf = is_leaf
         self.values: dict[fx.Node, Any] = {}
         self.branches = 0
+        self.numbers: list[str] = []
         self.decisions = Decisions()
         self._running = False
         self._origin = object()
@@ -87,7 +92,9 @@ class Tracer(fx.Tracer):
             for key, names in kept.items():
                 if not str(names.get("__name__", "")).startswith("torch."):
                     del wrapped[key]
-            return super().trace(root, concrete_args)
+            graph = super().trace(root, concrete_args)
+            next(iter(graph.nodes)).meta["numbers"] = self.numbers
+            return graph
         finally:
             wrapped.clear()
             wrapped.update(kept)

@@ -17,7 +17,7 @@ from bayesprune.graph.analysis import Analysis
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import changing_hooks, silent_copy
 from bayesprune.graph.inputs import Inputs, few_that_run
-from bayesprune.graph.layers import BATCH_NORMS, PACKED
+from bayesprune.graph.layers import CHANNEL_NORMS, PACKED
 from bayesprune.graph.rules import analyse
 from bayesprune.graph.trace import trace, with_training
 from bayesprune.graph.zeros import Zeros
@@ -231,7 +231,7 @@ def _zeroed_analysis(model: nn.Module, example: Inputs) -> Analysis:
         for param in bare.parameters():
             param.zero_()
         for module in bare.modules():
-            if isinstance(module, BATCH_NORMS) and module.running_mean is not None:
+            if isinstance(module, CHANNEL_NORMS) and module.running_mean is not None:
                 module.running_mean.zero_()
     return analyse(bare, graph, Zeros(bare, None, set()), False, drop=False)
 
@@ -260,7 +260,7 @@ def _places(a: Analysis, first: dict[int, str]) -> Iterator[tuple[Part, Tensor]]
         module, name = call.module, first[id(call.module)]
         if isinstance(module, nn.PReLU):
             continue  # what a slope makes of zero is zero
-        norm = isinstance(module, (*BATCH_NORMS, nn.GroupNorm))
+        norm = isinstance(module, (*CHANNEL_NORMS, nn.GroupNorm))
         if norm:
             yield Part(name, "running_mean", 0, "norm"), call.target
         inner = isinstance(module, PACKED)  # it reads channels of its own too

@@ -67,7 +67,7 @@ def own_config(config: RunConfig, model: Any, data: Any) -> RunConfig:
     """
     if model is not None:
         config = replace(config, network=replace(config.network, network="own", width=None, stem_stride=None))
-        if config.pruning.keep_ends is None:
+        if config.pruning.keep_ends is None and method(config.sampler.method).uses("pruning", "keep_ends"):
             config = replace(config, pruning=replace(config.pruning, keep_ends=True))
     if data is not None:
         batch_size = getattr(data, "batch_size", None) or config.data.batch_size
@@ -173,7 +173,7 @@ def build_clock(config: RunConfig, steps_per_epoch: int) -> CycleClock:
     return CycleClock(
         total_steps=schedule.epochs * steps_per_epoch,
         cycles=schedule.cycles,
-        samples_per_cycle=schedule.samples_per_cycle,
+        samples_per_cycle=config.samples_per_cycle,
         sample_every=max(1, round(in_epochs(schedule.sample_every, schedule.epochs) * steps_per_epoch)),
         warmup_steps=round(in_epochs(schedule.warmup_epochs, schedule.epochs) * steps_per_epoch),
         floor=schedule.lr_floor,

@@ -5,17 +5,35 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
+from bayesprune.common import bounded
 from bayesprune.common.files import leftovers
 from bayesprune.common.lock import NAME as LOCK
+from bayesprune.common.manifest import MANIFEST
 from bayesprune.train import folder as names
 from bayesprune.train.config import SECTIONS, RunConfig
 from bayesprune.train.settings import as_dict, read_config
 
 
+def sweep_trial(out: Path) -> None:
+    """Remove a trial's run, which is in nobody's way."""
+    if _is_trial(out):
+        rmtree(out / names.SAMPLES, ignore_errors=True)
+        rmtree(out / "tensorboard", ignore_errors=True)
+        for name in (*names.FILES, names.CHECKPOINT, MANIFEST, "report.html", names.CONFIG):
+            (out / name).unlink(missing_ok=True)
+
+
+def _is_trial(out: Path) -> bool:
+    return (out / names.CONFIG).exists() and bounded.read_json(out / names.CONFIG, dict).get("trial") is True
+
+
 def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
     """Refuse a folder that is not free, or that holds another run."""
+    if _is_trial(out):
+        return
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out={str(out)!r} is a file; name a folder.")
     if (out / names.CONFIG).exists():
@@ -53,6 +71,7 @@ def _computed(config: RunConfig) -> dict[str, Any]:
     """Return what decides the result, by key: all but where and how often things are shown and saved."""
     values = as_dict(config)
     values["runtime"] = {key: values["runtime"][key] for key in ("precision", "compile", "channels_last", "threads")}
+    values["schedule"]["samples_per_cycle"] = config.samples_per_cycle
     flat = {key: value for key, value in values.items() if key not in SECTIONS}
     for section in SECTIONS:
         flat |= values[section]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from bayesprune.train.registry import method
-from bayesprune.train.values import Span, convert, in_shares, nearest
+from bayesprune.train.values import Span, convert, in_epochs, in_shares, nearest
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,9 @@ class ScheduleConfig:
     """Share of the peak at which the later cycles begin."""
     warmup_epochs: Span = 0.0
     """Linear ramp before the first cycle."""
-    samples_per_cycle: int = 0
-    """Posterior samples at the end of each cycle."""
+    samples_per_cycle: int | None = None
+    """Posterior samples at the end of each cycle; None: 4 of a sampler, fewer where they do not fit into half of a cycle, one
+    of an ensemble, else none."""
     sample_every: Span = 1.0
     """Epochs between the samples of a cycle."""
     lr_floor: float = 0.0
@@ -233,6 +234,16 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     options: Any = None
     """The method's own keys, where it registers some (see `Method.options`)."""
+
+    @property
+    def samples_per_cycle(self) -> int:
+        """Posterior samples at the end of each cycle: those that are set, or the method's own."""
+        schedule = self.schedule
+        if schedule.samples_per_cycle is not None:
+            return schedule.samples_per_cycle
+        warmup, every = (in_epochs(span, schedule.epochs) for span in (schedule.warmup_epochs, schedule.sample_every))
+        fit = 1 + int((schedule.epochs - warmup) / (2 * schedule.cycles * every))
+        return min(method(self.sampler.method).samples, fit)
 
     def __post_init__(self) -> None:
         """Refuse values out of range, by name; a method's own keys are at their defaults where they are not given."""

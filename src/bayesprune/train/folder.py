@@ -34,6 +34,10 @@ RESULT, TRACES, MODEL, SAMPLES, CHECKPOINT = (
 )
 
 
+FILES = (CONFIG, ENVIRONMENT, HISTORY, METRICS, TRACES, MODEL, RESULT)
+"""What a finished run's manifest holds."""
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
     """Read a JSON file of a run folder; a finished run's are held against its manifest."""
     if not path.exists() and not (path.parent / MANIFEST).exists():
@@ -51,7 +55,7 @@ def finish(folder: Path, result: Any) -> None:
 def sign(folder: Path) -> None:
     """Write the manifest of a finished run that has none: it was killed before that, or an earlier version wrote it."""
     if not (folder / MANIFEST).exists():
-        write_manifest(folder, (CONFIG, ENVIRONMENT, HISTORY, METRICS, TRACES, MODEL, RESULT))
+        write_manifest(folder, FILES)
 
 
 def load_model_(model: nn.Module, run: Path) -> nn.Module:

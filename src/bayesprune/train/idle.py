@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 from bayesprune.train.config import RunConfig
+from bayesprune.train.recipes import recipe
 from bayesprune.train.registry import method
-from bayesprune.train.settings import get, locate
+from bayesprune.train.settings import get, keys, locate
 
 _NEEDS = {
     "scale_decay": ("preconditioner", "rms"),
@@ -46,3 +49,17 @@ def refuse_idle(config: RunConfig, key: str) -> None:
     other, wanted = _NEEDS.get(name, ("", None))
     if other and (found := get(config, other)) != wanted:
         raise ValueError(f"{key} changes nothing with {other}={found}; set {other}={str(wanted).lower()}.")
+
+
+def warn_of_idle(given: RunConfig, config: RunConfig) -> None:
+    """Warn of what `given` sets otherwise than its recipe although it changes nothing under `config`."""
+    try:
+        base = recipe(given.recipe)
+    except ValueError:  # of the user's own
+        base = RunConfig()
+    for key in keys():
+        if get(given, key) not in (get(base, key), 0, None):  # what is off is off
+            try:
+                refuse_idle(config, key)
+            except ValueError as error:
+                warnings.warn(str(error), stacklevel=3)

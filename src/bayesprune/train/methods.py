@@ -165,9 +165,9 @@ def sparse(
 
 def _check_ensemble(config: RunConfig) -> None:
     schedule = config.schedule
-    if schedule.samples_per_cycle != 1 or in_epochs(schedule.warmup_epochs, schedule.epochs):
+    if config.samples_per_cycle != 1 or in_epochs(schedule.warmup_epochs, schedule.epochs):
         raise ValueError(
-            f"samples_per_cycle={schedule.samples_per_cycle}, warmup_epochs={schedule.warmup_epochs}: an ensemble's cycles "
+            f"samples_per_cycle={config.samples_per_cycle}, warmup_epochs={schedule.warmup_epochs}: an ensemble's cycles "
             "are its members; set samples_per_cycle=1 and warmup_epochs=0."
         )
 
@@ -209,13 +209,13 @@ def _baseline(name: str, text: str, kind: Callable[..., Any], own: frozenset[str
 
 ROWS = (
     Method("sgd", "Nesterov SGD", sgd, _PLAIN),
-    Method("cvadam", "CV-Adam", cv_adam, CV_ADAM_KEYS | SCHEDULE_KEYS),
+    Method("cvadam", "CV-Adam", cv_adam, CV_ADAM_KEYS | SCHEDULE_KEYS, samples=4),
     Method(
         "emmcmc", "CV-Adam with spike-and-slab pruning", cv_adam, CV_ADAM_KEYS | SCHEDULE_KEYS | _SPIKE_SLAB,
-        pruner=_spike_slab, ramped=True,
+        pruner=_spike_slab, ramped=True, samples=4,
     ),
-    Method("csgld", "cyclical SGLD", _sgld, _NOISY - {"beta1"}, procedure=_procedure("Cyclical")),
-    Method("csghmc", "cyclical SGHMC", _sghmc, _NOISY, procedure=_procedure("Cyclical")),
+    Method("csgld", "cyclical SGLD", _sgld, _NOISY - {"beta1"}, procedure=_procedure("Cyclical"), samples=4),
+    Method("csghmc", "cyclical SGHMC", _sghmc, _NOISY, procedure=_procedure("Cyclical"), samples=4),
     Method(
         "rank1", "rank-1 BNN", sgd, procedure=_procedure("Rank1"),
         keys=(_PLAIN - _SAMPLES - {"lr_floor"}) | {"members", "prior", "prior_std", "random_sign", "annealing", "draws"},
@@ -226,7 +226,7 @@ ROWS = (
     ),
     Method(
         "ensemble", "deep ensemble", sgd, _PLAIN - _LATER_CYCLES - {"sample_every"},
-        procedure=_procedure("Ensemble"), check=_check_ensemble,
+        procedure=_procedure("Ensemble"), check=_check_ensemble, samples=1,
     ),
     _baseline(
         "sparse_momentum", "sparse momentum", _from_baselines("SparseMomentum"), _MOVING - {"prune_until"}, every=None,

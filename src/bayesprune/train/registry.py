@@ -34,6 +34,7 @@ class Method:
         procedure: Subclass of `bayesprune.train.procedures.Procedure`: step size, loss, samples; None is the plain one.
         ramped: Dense at first: samples wait until the target sparsity is reached, at `prune_until`.
         check: Called with a configuration of this method; raises ValueError for one that cannot be.
+        samples: Posterior samples a cycle where `samples_per_cycle` is not set.
         options: Frozen dataclass of the method's own keys, with defaults; they are set like any other ("alpha=0.3"), and
             `config.options` holds them.
 
@@ -54,6 +55,7 @@ class Method:
     procedure: Any = None
     ramped: bool = False
     check: Callable[[Any], None] | None = None
+    samples: int = 0
     options: Any = None
 
     def uses(self, section: str, key: str) -> bool:

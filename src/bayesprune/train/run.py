@@ -17,8 +17,9 @@ from bayesprune.common.files import sweep
 from bayesprune.common.lock import locked
 from bayesprune.train import folder as names
 from bayesprune.train.build import as_data, own_config
-from bayesprune.train.claim import check_folder
+from bayesprune.train.claim import check_folder, sweep_trial
 from bayesprune.train.config import RunConfig
+from bayesprune.train.idle import warn_of_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.parallel import launched
 from bayesprune.train.settings import as_dict, read_config
@@ -68,6 +69,9 @@ def train(
         NonFiniteLoss: The loss became inf or nan.
         Interrupted: Ctrl-C or `stop`; a checkpoint was written.
 
+    Warns:
+        UserWarning: A setting changes nothing under the method or the data.
+
     Example:
         >>> import tempfile
         >>> from bayesprune.train.recipes import recipe
@@ -83,14 +87,17 @@ def train(
         >>> result["network"], result["dataset"], result["num_samples"]
         ('own', 'own', 1)
     """
-    out = Path(out)
+    out, given = Path(out), config
     data = None if data is None else as_data(data)
     ends = config.pruning.keep_ends
     if resume and model is not None and ends is None and (out / names.CONFIG).exists():  # as the run was begun
         config = replace(config, pruning=replace(config.pruning, keep_ends=read_config(out).pruning.keep_ends))
     config = own_config(config, model, data)
+    warn_of_idle(given, config)
     config = trial_config(config) if trial else config
     with locked(out) if launched()[0] == 0 else nullcontext():
+        if launched()[0] == 0:
+            sweep_trial(out)
         check_folder(out, config, resume)
         if resume and (out / names.RESULT).exists():
             names.sign(out)
@@ -121,7 +128,9 @@ def _run(
             config, out, data_dir=data_dir, model=model, data=data, task=task, trial=trial, quiet=quiet, stop=stop
         )
         if trainer.ranks.main:
-            names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once all else was in order
+            of_trial = {"trial": True} if trial else {}
+            # The folder is claimed once all else was in order.
+            names.write_json(out / names.CONFIG, as_dict(config) | of_trial)
         with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):
             return trainer.run()
     finally:

@@ -117,7 +117,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     version = values.get("version", 1)
     if version not in (1, VERSION):
         raise ValueError(f"version={version!r} of the configuration is not known; read it with a newer bayesprune.")
-    unknown = sorted(set(values) - {"version", "recipe", "method", "seed", "options", *SECTIONS})
+    unknown = sorted(set(values) - {"version", "recipe", "method", "seed", "options", "trial", *SECTIONS})
     if unknown:
         raise ValueError(f"unknown section {unknown[0]!r}: {nearest(unknown[0], SECTIONS)}")
     config = RunConfig(recipe=str(values.get("recipe", "custom")))

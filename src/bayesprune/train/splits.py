@@ -191,7 +191,7 @@ class Splits:
                 )
             if split == "train":
                 return StreamLoader(data, steps=self.steps_per_epoch, **place)
-            if isinstance(data, DataLoader) and isinstance(_sampler(data), (RandomSampler, WeightedRandomSampler)):
+            if isinstance(data, DataLoader) and _reorders(data):
                 raise ValueError(
                     f"{split}: its {type(_sampler(data)).__name__} reads another order each time, so members cannot be averaged over "
                     "it; give the data set, or a DataLoader with shuffle=False."
@@ -216,6 +216,17 @@ def is_map(data: Any) -> bool:
 def _sampler(data: DataLoader) -> Any:  # type: ignore[type-arg]
     """Return what a DataLoader draws examples by, a batch sampler's own sampler where it has one."""
     return getattr(data.batch_sampler, "sampler", data.sampler)
+
+
+def _reorders(data: DataLoader) -> bool:  # type: ignore[type-arg]
+    """Return whether a DataLoader reads its examples in another order each time."""
+    if isinstance(_sampler(data), (RandomSampler, WeightedRandomSampler)):
+        return True
+    if isinstance(data.dataset, IterableDataset):
+        return False
+    drawn = data.sampler if data.batch_sampler is None else data.batch_sampler
+    with torch.random.fork_rng(devices=[]):
+        return list(map(str, drawn)) != list(map(str, drawn))
 
 
 def _whole(data: Any, seeded: bool = True) -> Any:

@@ -29,7 +29,7 @@ def trial_config(config: RunConfig) -> RunConfig:
             validation_size=min(data.validation_size, _EXAMPLES),
         ),
         schedule=replace(
-            schedule, epochs=2, cycles=min(schedule.cycles, 2), samples_per_cycle=min(schedule.samples_per_cycle, 1),
+            schedule, epochs=2, cycles=min(schedule.cycles, 2), samples_per_cycle=min(config.samples_per_cycle, 1),
             sample_every="1%", warmup_epochs=0.0, first_cycle=None,
         ),
         pruning=replace(config.pruning, prune_from=0.0, prune_until=0.4, every=every),

@@ -90,7 +90,7 @@ def uniforms(count: int, *keys: int) -> np.ndarray:
 
 
 def crop_image(image: Any, box: Box, size: int) -> np.ndarray:
-    """Cut a window out of a Pillow image and scale it to `size`: uint8 pixels (size, size, 3)."""
+    """Cut a window out of a Pillow image and scale it to `size`: uint8 pixels (size, size) or (size, size, channels)."""
     left, top, width, height, mirrored = box
     # Cut before it is scaled: `resize(box=...)` would mix in pixels from outside the window.
     pixels = np.asarray(image.crop((left, top, left + width, top + height)).resize((size, size), _BILINEAR))

@@ -75,14 +75,14 @@ class DatasetLoader(PositionedLoader):
             return (self[position] for position in self._positions())
         return iter(
             DataLoader(
-                _Workers(self), batch_size=None, sampler=self._positions(), num_workers=self.workers,  # type: ignore[arg-type]
+                self, batch_size=None, sampler=self._positions(), num_workers=self.workers,  # type: ignore[arg-type]
                 worker_init_fn=_leave_signals, pin_memory=self.place.device.type == "cuda", generator=torch.Generator(),
             )
         )  # fmt: skip
 
     def _positions(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield epoch, number and examples of this batch and the following, on through the epochs where it shuffles."""
-        epoch, batch = self._epoch, self._batch
+        epoch, batch = self.epoch, self.batch
         while True:
             generator = np.random.default_rng([self.seed, epoch])
             order = np.argsort(generator.random(self.num_images), kind="stable")  # NumPy promises no permutation
@@ -93,16 +93,6 @@ class DatasetLoader(PositionedLoader):
             if not self.shuffle:
                 return
             epoch, batch = epoch + 1, 0
-
-
-class _Workers:
-    """What a worker process holds: the data set and how its batches are made."""
-
-    def __init__(self, loader: DatasetLoader) -> None:
-        self.make = loader.__getitem__
-
-    def __getitem__(self, position: Any) -> Any:
-        return self.make(position)
 
 
 def _leave_signals(_: int) -> None:

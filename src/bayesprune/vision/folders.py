@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune.vision.crops import Box, crop_image
 from bayesprune.vision.data import ArrayDataset, channel_statistics
 from bayesprune.vision.image_files import ImageFiles, find_images
 
@@ -65,16 +66,14 @@ def _read(files: ImageFiles, size: int, grayscale: bool, pil: Any) -> tuple[Tens
     for i in range(len(files)):
         try:
             with pil.open(files.path(i)) as image:
-                images[i] = _square(image.convert("L" if grayscale else "RGB"), size, pil)
+                images[i] = _square(image.convert("L" if grayscale else "RGB"), size)
         except OSError as error:
             raise ValueError(f"{files.path(i)} cannot be read as an image ({error}): remove or replace it") from error
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(files.labels)
 
 
-def _square(image: Any, size: int, pil: Any) -> np.ndarray:
-    if image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        # Cut before it is scaled: `resize(box=...)` would mix in pixels from outside the square.
-        image = image.crop((left, top, left + side, top + side)).resize((size, size), pil.BILINEAR)
-    return np.asarray(image).reshape(size, size, -1)
+def _square(image: Any, size: int) -> np.ndarray:
+    """The middle square of a Pillow image, scaled: uint8 pixels (size, size, channels)."""
+    side = min(image.size)
+    box = Box((image.width - side) // 2, (image.height - side) // 2, side, side, mirrored=False)
+    return crop_image(image, box, size).reshape(size, size, -1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.vision.initialise import he_initialise_
+from bayesprune.vision.resnet import residual_stages
 
 
 class FilterResponseNorm(nn.Module):
@@ -106,14 +107,7 @@ class FRNResNet(nn.Module):
         super().__init__()
         conv = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.stem = nn.Sequential(conv, FilterResponseNorm(widths[0]), nn.SiLU())
-        channels, stages = widths[0], []
-        for stage, (depth, width) in enumerate(zip(depths, widths)):
-            blocks = []
-            for i in range(depth):
-                blocks.append(FRNBlock(channels, width, 2 if stage > 0 and i == 0 else 1))
-                channels = width
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
+        self.stages, channels = residual_stages(FRNBlock, depths, widths, widths[0])
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(channels, num_classes)

@@ -6,10 +6,9 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from bayesprune.vision.data import stratified_indices
+from bayesprune.vision.data import chosen_training, split_training
 from bayesprune.vision.image_files import ImageFiles, find_images
 from bayesprune.vision.image_loader import ImageLoader
 
@@ -112,14 +111,8 @@ class ImageDataset:
         Raises:
             ValueError: A data set that has a validation split, or n below 1 or not below the number of training images.
         """
-        if self.validation is not None:
-            raise ValueError("the data set already has a validation split: use it, or split the original data set")
-        total = len(self.train)
-        if not 1 <= n < total:
-            raise ValueError(f"n={n}: hold out 1 to {total - 1} of the {total} training images")
-        held = stratified_indices(torch.from_numpy(self.train.labels), n, seed).numpy()
-        kept = np.setdiff1d(np.arange(total), held)
-        return replace(self, train=self.train.select(kept), validation=self.train.select(held))
+        kept, held = split_training(torch.from_numpy(self.train.labels), self.validation, n, seed)
+        return replace(self, train=self.train.select(kept.numpy()), validation=self.train.select(held.numpy()))
 
     def subset(self, n: int, seed: int = 0) -> ImageDataset:
         """Return the data set with n training images only, each class in its proportion.
@@ -127,10 +120,8 @@ class ImageDataset:
         Raises:
             ValueError: n below 1 or above the number of training images.
         """
-        if n < 1:
-            raise ValueError(f"n={n}: keep at least 1 training image")
-        kept = stratified_indices(torch.from_numpy(self.train.labels), n, seed).numpy()
-        return replace(self, train=self.train.select(kept))
+        kept = chosen_training(torch.from_numpy(self.train.labels), n, seed)
+        return replace(self, train=self.train.select(kept.numpy()))
 
 
 def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int = 0) -> ImageDataset:

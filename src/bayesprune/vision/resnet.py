@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +23,24 @@ class PadShortcut(nn.Module):
         """Return the subsampled, zero-padded images."""
         x = x[:, :, :: self.stride, :: self.stride]
         return functional.pad(x, (0, 0, 0, 0, self.front, self.back))
+
+
+def residual_stages(
+    block: Callable[[int, int, int], nn.Module],
+    depths: Sequence[int],
+    widths: Sequence[int],
+    channels: int,
+    expansion: int = 1,
+) -> tuple[nn.Sequential, int]:
+    """Return stages of blocks (input channels, channels, stride), each after the first at half the size, and the last one's channels."""
+    stages = nn.Sequential()
+    for stage, (depth, width) in enumerate(zip(depths, widths)):
+        blocks = nn.Sequential()
+        for i in range(depth):
+            blocks.append(block(channels, width, 2 if stage > 0 and i == 0 else 1))
+            channels = width * expansion
+        stages.append(blocks)
+    return stages, channels
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, option: str) -> nn.Module:
@@ -158,15 +177,8 @@ class ResNet(nn.Module):
             self.stem = nn.Sequential(conv, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True), pool)
         else:
             raise ValueError(f"stem={stem!r}: use 'cifar' or 'imagenet'")
-        channels = widths[0]
-        stages = []
-        for stage, (depth, width) in enumerate(zip(depths, widths)):
-            blocks = []
-            for i in range(depth):
-                blocks.append(block(channels, width, 2 if stage > 0 and i == 0 else 1, shortcut))
-                channels = width * block.expansion
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
+        make = partial(block, shortcut=shortcut)
+        self.stages, channels = residual_stages(make, depths, widths, widths[0], block.expansion)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(channels, num_classes)

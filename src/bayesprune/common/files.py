@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,18 @@ def leftovers(folder: str | os.PathLike[str], *, of: str | None = None) -> list[
         if match and (of is None or match[1] == of[:_LONGEST]):
             found.append(Path(folder) / name)
     return found
+
+
+def contents(folder: Path) -> str:
+    """What lies in a folder, for messages."""
+    if not folder.is_dir():
+        return "a file, not a folder" if folder.exists() else "nothing there"
+    return listed(sorted(os.listdir(folder)), 8) or "an empty folder"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def plain_name(name: Any) -> bool:

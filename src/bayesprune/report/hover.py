@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayesprune.report.style import spread
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -37,8 +39,7 @@ def hover_points(figure: Figure, most: int = MOST) -> list[list[Any]]:
                 drawn = (pixels[seen] * scale).tolist()
                 told = [text for text, yes in zip(texts, seen) if yes]
                 found += [[round(x, 1), round(height - y, 1), text] for (x, y), text in zip(drawn, told)]
-    kept = np.unique(np.linspace(0, max(len(found) - 1, 0), min(len(found), most)).round().astype(int))
-    return [found[i] for i in kept] if found else []
+    return [found[i] for i in spread(len(found), most)]
 
 
 def _below(figure: Any, axes: Any) -> str:

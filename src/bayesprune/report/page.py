@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +93,3 @@ def html_table(heads: list[str], rows: list[list[str]], texts: int, groups: list
     """A sortable ``<table>`` element."""
     parts = _environment().get_template("parts.html").module
     return parts.table(heads, rows, texts, groups or [])
-
-
-def as_text(value: Any) -> str:
-    """Plain text, escaped: for pieces that stand outside of templates."""
-    return escape(str(value))

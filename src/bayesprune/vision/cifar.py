@@ -17,11 +17,11 @@ from torch import Tensor
 
 from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
 from bayesprune.common.bounded import read_bytes, tar_members
-from bayesprune.common.files import replacing
+from bayesprune.common.files import contents, replacing
 from bayesprune.vision.data import ArrayDataset
 from bayesprune.vision.unpickle import LIMIT, load_arrays
 
-_IMAGE = (3, 32, 32)
+IMAGE = (3, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Layout:
         return f"https://www.cs.toronto.edu/~kriz/{self.archive}"
 
 
-_LAYOUTS = {
+LAYOUTS = {
     "cifar10": _Layout(
         folder="cifar-10-batches-py",
         archive="cifar-10-python.tar.gz",
@@ -105,9 +105,9 @@ def load_cifar(name: str, data_dir: str | os.PathLike[str], download: bool = Fal
     Reference:
         Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
     """
-    if name not in _LAYOUTS:
-        raise ValueError(f"name={name!r}: use {' or '.join(map(repr, _LAYOUTS))}")
-    layout, root = _LAYOUTS[name], Path(data_dir)
+    if name not in LAYOUTS:
+        raise ValueError(f"name={name!r}: use {' or '.join(map(repr, LAYOUTS))}")
+    layout, root = LAYOUTS[name], Path(data_dir)
     if download and _find(layout, root) is None:
         _download(layout, root)
     source = _find(layout, root)
@@ -148,9 +148,7 @@ def _nothing_found(layout: _Layout, root: Path) -> str:
     mend = f"fetch {layout.url} into it (load_cifar(…, download=True) does)"
     if not root.exists():
         return f"data_dir={str(root)!r} does not exist: {wanted} in it; {mend}"
-    entries = sorted(entry.name for entry in root.iterdir())
-    shown = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
-    return f"data_dir={str(root)!r}: {wanted}; found {shown or 'an empty folder'}; {mend}"
+    return f"data_dir={str(root)!r}: {wanted}; found {contents(root)}; {mend}"
 
 
 _OFFICIAL = "is this the official file, whole?"
@@ -194,14 +192,14 @@ def _read_batch(layout: _Layout, contents: _Contents, file: str, place: Path) ->
         if key not in content:
             raise ArtefactError(place, f"has no {key!r} among {sorted(content)}", mend=_OFFICIAL)
     data, labels = content["data"], content[layout.label_key]
-    size = math.prod(_IMAGE)
+    size = math.prod(IMAGE)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (size,):
         what = f"{data.dtype} data of shape {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise ArtefactError(place, f"holds {what}", f"uint8 (n, {size})")
     if not isinstance(labels, list) or len(labels) != len(data) or any(type(label) is not int for label in labels):
         raise ArtefactError(place, f"holds other labels than {len(data)} integers", mend=_OFFICIAL)
     with reading(place, mend=_OFFICIAL):
-        return torch.tensor(data).view(-1, *_IMAGE), torch.tensor(labels, dtype=torch.int64)
+        return torch.tensor(data).view(-1, *IMAGE), torch.tensor(labels, dtype=torch.int64)
 
 
 def _text(value: Any) -> str:

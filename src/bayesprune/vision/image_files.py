@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bayesprune.common.files import contents, listed
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -44,7 +46,7 @@ def find_images(
         if not there:
             raise FileNotFoundError(
                 f"root={str(root)!r}: expected a folder {expected} with one folder a class (CLASS/*.jpg); found "
-                f"{_contents(root)}"
+                f"{contents(root)}"
             )
     classes = tuple(_class_folders(root / "train"))
     splits = {name: _split(root / name, classes, name == "train", every_class) for name in ("train", *held)}
@@ -56,18 +58,18 @@ def _split(folder: Path, classes: Sequence[str], training: bool, every_class: bo
     present = _class_folders(folder)
     if not present:
         loose = len(_images(folder))
-        found = f"found {loose} images that lie in no class" if loose else f"found {_contents(folder)}"
+        found = f"found {loose} images that lie in no class" if loose else f"found {contents(folder)}"
         raise FileNotFoundError(
-            f"{folder}: expected one folder a class ({_some(classes) or 'train/CLASS/*.jpg'}); {found}"
+            f"{folder}: expected one folder a class ({listed(classes, 4) or 'train/CLASS/*.jpg'}); {found}"
         )
     if unknown := sorted(set(present) - set(classes)):
         raise ValueError(
-            f"{folder} has {len(unknown)} classes that train has not: {_some(unknown)}; is train complete? Else rename or "
+            f"{folder} has {len(unknown)} classes that train has not: {listed(unknown, 4)}; is train complete? Else rename or "
             "remove them"
         )
     if every_class and (missing := sorted(set(classes) - set(present))):
         raise FileNotFoundError(
-            f"{folder} has {len(present)} of {len(classes)} classes: expected also {_some(missing)}; is it complete? (An "
+            f"{folder} has {len(present)} of {len(classes)} classes: expected also {listed(missing, 4)}; is it complete? (An "
             "empty folder stands for a class without images.)"
         )
     names: list[bytes] = []
@@ -76,7 +78,7 @@ def _split(folder: Path, classes: Sequence[str], training: bool, every_class: bo
         files = _images(folder / name) if name in present else []
         if training and not files:
             raise FileNotFoundError(
-                f"{folder / name}: expected images ({', '.join(SUFFIXES)}); found {_contents(folder / name)}"
+                f"{folder / name}: expected images ({', '.join(SUFFIXES)}); found {contents(folder / name)}"
             )
         names += [f"{name}/{file}".encode() for file in files]
         labels += [label] * len(files)
@@ -91,14 +93,3 @@ def _images(folder: Path) -> list[str]:
 
 def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _contents(folder: Path) -> str:
-    """Say what lies in a folder, for messages."""
-    if not folder.is_dir():
-        return "nothing there"
-    return _some(sorted(entry.name for entry in os.scandir(folder)), 8) or "an empty folder"
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

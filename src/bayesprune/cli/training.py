@@ -126,7 +126,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
 
 
 def _keys(arguments: argparse.Namespace) -> int:
-    from bayesprune.train.key_list import key_list
+    from bayesprune.train.keys import key_list
 
     config = None
     if arguments.recipe:
@@ -184,7 +184,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _keep(arguments: argparse.Namespace, own: dict[str, Any]) -> None:
     """Keep the predictions; digits are held against drawn letters."""
     from bayesprune.report import load_run
-    from bayesprune.train.predictions import keep_predictions
+    from bayesprune.train.evaluation import keep_predictions
 
     other = None
     if load_run(arguments.run).dataset == "digits":

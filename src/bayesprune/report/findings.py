@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def wilson(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share."""
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z = 1.959964
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, middle - half), min(1.0, middle + half)

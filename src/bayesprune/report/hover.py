@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MOST = 1200  # points of a figure
 
 
-def hover_points(figure: Figure, most: int = MOST) -> list[list[Any]]:
+def hover_points(figure: Figure) -> list[list[Any]]:
     """Places and texts of a drawn figure's points, in the coordinates of its SVG."""
     scale, height = 72 / figure.dpi, 72 * float(figure.get_size_inches()[1])
     found: list[list[Any]] = []
@@ -39,7 +39,7 @@ def hover_points(figure: Figure, most: int = MOST) -> list[list[Any]]:
                 drawn = (pixels[seen] * scale).tolist()
                 told = [text for text, yes in zip(texts, seen) if yes]
                 found += [[round(x, 1), round(height - y, 1), text] for (x, y), text in zip(drawn, told)]
-    return [found[i] for i in spread(len(found), most)]
+    return [found[i] for i in spread(len(found), MOST)]
 
 
 def _below(figure: Any, axes: Any) -> str:

@@ -25,10 +25,10 @@ BLUE = SERIES[0]
 _NAMED = 8  # lines and points that get a colour and a name of their own
 
 
-def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> Figure:
+def inclusion_bars(result: dict[str, Any]) -> Figure:
     """Inclusion probabilities of the inputs that have the highest, with the chains' own as dots."""
     names, probability, selected, weighed, chains = _inputs(result)
-    order = np.lexsort((-probability, ~selected))[: min(most, max(12, int(selected.sum()) + others))]
+    order = np.lexsort((-probability, ~selected))[: min(25, max(12, int(selected.sum()) + 8))]
     figure, axes = one_panel(4.4, 0.2 * len(order) + 1.1)
     place, drawn = np.arange(len(order)), weighed[order]
     handles: list[Any] = []

@@ -5,15 +5,7 @@ from bayesprune.vision.cifar import load_cifar
 from bayesprune.vision.crops import RandomResizedCrop
 from bayesprune.vision.data import ArrayDataset, channel_statistics, split_validation, stratified_indices, subset
 from bayesprune.vision.digits import load_digits
-from bayesprune.vision.families import (
-    VGG,
-    DenseNet,
-    TransformerBlock,
-    VisionTransformer,
-    densenet,
-    vgg16,
-    vit,
-)
+from bayesprune.vision.families import VGG, DenseNet, TransformerBlock, VisionTransformer, densenet, vgg16, vit
 from bayesprune.vision.folders import load_image_folder
 from bayesprune.vision.frn import FilterResponseNorm, FRNBlock, FRNResNet, resnet20_frn
 from bayesprune.vision.image_data import ImageDataset, open_images

@@ -217,23 +217,25 @@ class Placement:
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch, placed; structures of tuples, lists and mappings are kept."""
-        if isinstance(batch, Tensor):
-            layout = torch.channels_last if self.channels_last and batch.dim() == 4 else torch.preserve_format
-            return batch.to(self.device, non_blocking=True, memory_format=layout)
-        if isinstance(batch, Mapping):
-            return {name: self(value) for name, value in batch.items()}
-        if isinstance(batch, (tuple, list)):
-            return [self(value) for value in batch]
-        return batch
+        return _each(batch, self._moved)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        layout = torch.channels_last if self.channels_last and tensor.dim() == 4 else torch.preserve_format
+        return tensor.to(self.device, non_blocking=True, memory_format=layout)
 
 
 def _cut(batch: Any, count: int) -> Any:
     """Return the first examples of a batch."""
+    return _each(batch, lambda tensor: tensor[:count])
+
+
+def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch with each of its tensors changed."""
+    if isinstance(batch, Tensor):
+        return change(batch)
     if isinstance(batch, Mapping):
-        return {name: _cut(value, count) for name, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return [_cut(value, count) for value in batch]
-    return batch[:count] if isinstance(batch, Tensor) else batch
+        return {name: _each(value, change) for name, value in batch.items()}
+    return [_each(value, change) for value in batch] if isinstance(batch, (tuple, list)) else batch
 
 
 @contextmanager

@@ -46,19 +46,14 @@ def load_image_folder(root: str | os.PathLike[str], size: int, *, grayscale: boo
         raise ImportError('load_image_folder needs Pillow: pip install "bayesprune[train]"') from error
     if size < 1:
         raise ValueError(f"size={size}: give a height and width of at least 1")
-    classes, found, test = find_images(root, every_class=False)
-    splits = {name: _read(files, size, grayscale, Image) for name, files in found.items()}
-    mean, std = channel_statistics(splits["train"][0], scale=255.0)
-    both = len(splits) == 3
+    classes, train, test, validation = find_images(root, every_class=False)
+    images, labels = _read(train, size, grayscale, Image)
+    held = (None, None) if validation is None else _read(validation, size, grayscale, Image)
+    mean, std = channel_statistics(images, scale=255.0)
     return ArrayDataset(
-        *splits["train"],
-        *splits[test],
-        classes=classes,
-        mean=mean,
-        std=std,
-        validation_images=splits["val"][0] if both else None,
-        validation_labels=splits["val"][1] if both else None,
-    )
+        images, labels, *_read(test, size, grayscale, Image), classes=classes, mean=mean, std=std,
+        validation_images=held[0], validation_labels=held[1],
+    )  # fmt: skip
 
 
 def _read(files: ImageFiles, size: int, grayscale: bool, pil: Any) -> tuple[Tensor, Tensor]:

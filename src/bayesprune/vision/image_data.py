@@ -147,6 +147,5 @@ def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int =
     """
     if size < 1:
         raise ValueError(f"size={size}: give a height and width of at least 1")
-    classes, splits, test = find_images(root, every_class=True)
-    validation = splits["val"] if len(splits) == 3 else None
-    return ImageDataset(splits["train"], splits[test], classes, size, validation, workers=workers)
+    classes, train, test, validation = find_images(root, every_class=True)
+    return ImageDataset(train, test, classes, size, validation, workers=workers)

@@ -36,10 +36,8 @@ class ImageFiles:
 
 def find_images(
     root: str | os.PathLike[str], *, every_class: bool
-) -> tuple[tuple[str, ...], dict[str, ImageFiles], str]:
-    """Return the classes, the splits below `root` by the names of their folders, and which of them is the test split; with
-    `every_class`, each split must have a folder of every class.
-    """
+) -> tuple[tuple[str, ...], ImageFiles, ImageFiles, ImageFiles | None]:
+    """Return the classes below `root`, and the training, test and validation images, each of every class if `every_class`."""
     root = Path(root)
     held = [name for name in ("test", "val") if (root / name).is_dir()]
     for expected, there in (("'train'", (root / "train").is_dir()), ("'test' or 'val'", bool(held))):
@@ -49,8 +47,8 @@ def find_images(
                 f"{contents(root)}"
             )
     classes = tuple(_class_folders(root / "train"))
-    splits = {name: _split(root / name, classes, name == "train", every_class) for name in ("train", *held)}
-    return classes, splits, held[0]
+    train, test, *validation = (_split(root / name, classes, name == "train", every_class) for name in ("train", *held))
+    return classes, train, test, validation[0] if validation else None
 
 
 def _split(folder: Path, classes: Sequence[str], training: bool, every_class: bool) -> ImageFiles:

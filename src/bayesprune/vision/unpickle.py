@@ -41,10 +41,10 @@ class _Type(str):
     """A dtype by its name."""
 
 
-def load_arrays(content: bytes, *, limit: int = LIMIT) -> Any:
+def load_arrays(content: bytes) -> Any:
     """Read a pickle of dicts, lists, tuples, texts, bytes, integers, None, and arrays of uint8 or int64."""
-    if len(content) > limit:
-        raise ValueError(f"the pickle has {len(content)} bytes, more than limit={limit}")
+    if len(content) > LIMIT:
+        raise ValueError(f"the pickle has {len(content)} bytes, more than {LIMIT}")
     machine = _Machine(len(content))
     for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         if number == _MOST:

@@ -1,4 +1,4 @@
-"""The keys of a run and what they mean, read off the dataclasses that hold them."""
+"""The keys of a run: what they mean, read off the dataclasses that hold them, and which change nothing, which is refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,48 @@ from dataclasses import fields
 from typing import Any
 
 from bayesprune.train.config import RunConfig
-from bayesprune.train.idle import refuse_idle
-from bayesprune.train.settings import get, section_types
+from bayesprune.train.registry import method
+from bayesprune.train.settings import get, locate, section_types
+
+_NEEDS = {
+    "scale_decay": ("preconditioner", "rms"),
+    "dual_lr": ("preconditioner", "paper"),
+    "global_scale": ("preconditioner", "paper"),
+    "round_to": ("scope", "layer"),
+    "target_sparsity": ("hard_threshold", None),
+    "crop_scale": ("augment", True),
+    "padding": ("augment", True),
+    "flip": ("augment", True),
+    "alternate": ("augment", True),
+    "padding_mode": ("augment", True),
+    "cutout": ("augment", True),
+}
+_DATA_KEYS: dict[str, set[str]] = {
+    "fold": {"digits"},
+    "image_size": {"folder", "images"},
+    "crop_scale": {"images"},
+    "workers": {"images"},
+    **{key: {"digits", "cifar10", "cifar100", "folder"} for key in ("padding", "padding_mode", "alternate", "cutout")},
+    "augment": {"digits", "cifar10", "cifar100", "folder", "images"},
+    "flip": {"digits", "cifar10", "cifar100", "folder", "images"},
+}
+
+
+def refuse_idle(config: RunConfig, key: str) -> None:
+    """Raise ValueError if setting `key` changes nothing under the configuration's method or data set."""
+    section, name = locate(key, config.sampler.method)
+    dataset = config.data.dataset
+    if dataset not in _DATA_KEYS.get(name, {dataset}):
+        raise ValueError(
+            f"{key} changes nothing with dataset={dataset}; take a recipe that uses it, or set dataset too."
+        )
+    if not method(config.sampler.method).uses(section, name):
+        raise ValueError(
+            f"{key} changes nothing with method={config.sampler.method}; take a recipe that uses it, or set method too."
+        )
+    other, wanted = _NEEDS.get(name, ("", None))
+    if other and (found := get(config, other)) != wanted:
+        raise ValueError(f"{key} changes nothing with {other}={found}; set {other}={str(wanted).lower()}.")
 
 
 def key_list(pattern: str = "*", config: RunConfig | None = None) -> str:

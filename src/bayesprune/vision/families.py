@@ -171,19 +171,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """LayerNorm and attention, LayerNorm and two linear layers, each added to its input.
-
-    Args:
-        width: Width of the tokens.
-        heads: Number of heads.
-        hidden: Hidden units.
-        attention: "torch" is `nn.MultiheadAttention`, "linear" is `Attention`.
-        dropout: Dropout rate behind the attention and the linear layers.
-
-    Example:
-        >>> TransformerBlock(width=8, heads=2, hidden=16)(torch.zeros(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
-    """
+    """LayerNorm and attention, LayerNorm and two linear layers, each added to its input."""
 
     def __init__(self, width: int, heads: int, hidden: int, attention: str = "torch", dropout: float = 0.0) -> None:
         super().__init__()
@@ -296,4 +284,7 @@ def vgg16(*, num_classes: int, in_channels: int = 3, width: int = 64) -> VGG:
     return VGG((2, 2, 3, 3, 3), widths, num_classes=num_classes, in_channels=in_channels)
 
 
-densenet, vit = DenseNet, VisionTransformer
+densenet = DenseNet
+"""The class under the name by which `build` knows it."""
+vit = VisionTransformer
+"""The class under the name by which `build` knows it."""

@@ -55,17 +55,7 @@ class FilterResponseNorm(nn.Module):
 
 
 class FRNBlock(nn.Module):
-    """Two 3 x 3 convolutions with filter response normalisation and a shortcut, SiLU after the addition.
-
-    Args:
-        in_channels: Channels of the input.
-        channels: Channels of the output.
-        stride: Stride of the first convolution and of the shortcut, which is a 1 x 1 convolution where shapes differ.
-
-    Example:
-        >>> FRNBlock(4, 8, stride=2)(torch.zeros(1, 4, 6, 6)).shape
-        torch.Size([1, 8, 3, 3])
-    """
+    """Two 3 x 3 convolutions with filter response normalisation and a shortcut, SiLU after the addition."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

@@ -51,6 +51,7 @@ class SmallCNN(nn.Module):
 
 
 small_cnn = SmallCNN
+"""The class under the name by which `build` knows it."""
 
 
 def digits_resnet(*, num_classes: int, in_channels: int = 1, width: int = 16, blocks: int = 1) -> ResNet:

@@ -79,6 +79,7 @@ class WideResNet(nn.Module):
 
 
 wide_resnet = WideResNet
+"""The class under the name by which `build` knows it."""
 
 
 def wrn28_10(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> WideResNet:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bayesprune.common.files import csv_text
 from bayesprune.report.style import literal
 from bayesprune.report.table import MISSING, shown
 
@@ -91,8 +90,4 @@ def table_rows(selected: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def _csv(selected: Sequence[dict[str, Any]], most: int) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=KEYS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(selected)
-    return out.getvalue()
+    return csv_text(KEYS, ([row.get(key) for key in KEYS] for row in selected))

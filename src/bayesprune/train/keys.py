@@ -14,27 +14,21 @@ from bayesprune.train.config import RunConfig
 from bayesprune.train.registry import method
 from bayesprune.train.settings import get, locate, section_types
 
-_NEEDS = {
+_NEEDS: dict[str, tuple[str, Any]] = {
     "scale_decay": ("preconditioner", "rms"),
     "dual_lr": ("preconditioner", "paper"),
     "global_scale": ("preconditioner", "paper"),
     "round_to": ("scope", "layer"),
     "target_sparsity": ("hard_threshold", None),
-    "crop_scale": ("augment", True),
-    "padding": ("augment", True),
-    "flip": ("augment", True),
-    "alternate": ("augment", True),
-    "padding_mode": ("augment", True),
-    "cutout": ("augment", True),
+    **dict.fromkeys(("crop_scale", "padding", "flip", "alternate", "padding_mode", "cutout"), ("augment", True)),
 }
+_HELD = {"digits", "cifar10", "cifar100", "folder"}  # in memory
 _DATA_KEYS: dict[str, set[str]] = {
     "fold": {"digits"},
     "image_size": {"folder", "images"},
-    "crop_scale": {"images"},
-    "workers": {"images"},
-    **{key: {"digits", "cifar10", "cifar100", "folder"} for key in ("padding", "padding_mode", "alternate", "cutout")},
-    "augment": {"digits", "cifar10", "cifar100", "folder", "images"},
-    "flip": {"digits", "cifar10", "cifar100", "folder", "images"},
+    **{key: {"images"} for key in ("crop_scale", "workers")},
+    **{key: _HELD for key in ("padding", "padding_mode", "alternate", "cutout")},
+    **{key: _HELD | {"images"} for key in ("augment", "flip")},
 }
 
 
@@ -46,7 +40,8 @@ def refuse_idle(config: RunConfig, key: str) -> None:
         raise ValueError(
             f"{key} changes nothing with dataset={dataset}; take a recipe that uses it, or set dataset too."
         )
-    if not method(config.sampler.method).uses(section, name):
+    decided = section in ("sampler", "schedule", "pruning", "baseline") and name != "method"
+    if decided and name not in method(config.sampler.method).keys:
         raise ValueError(
             f"{key} changes nothing with method={config.sampler.method}; take a recipe that uses it, or set method too."
         )

@@ -18,7 +18,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from bayesprune.vision.dataset_loader import DatasetLoader, PassLoader, StreamLoader
+from bayesprune.vision.dataset_loader import DatasetLoader, PassLoader, StreamLoader, length_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,8 +235,8 @@ def _whole(data: Any, seeded: bool = True) -> Any:
 def _number_of(data: Any) -> int | None:
     """Return the number of examples of data whose batches come in an order of their own, None where they do not tell."""
     if not isinstance(data, DataLoader):
-        return _length(data) if isinstance(data, IterableDataset) else None
-    sampler, number = _sampler(data), _length(data.dataset)
+        return length_of(data) if isinstance(data, IterableDataset) else None
+    sampler, number = _sampler(data), length_of(data.dataset)
     if data.batch_sampler is None:
         return None  # its items are batches
     if isinstance(data.dataset, IterableDataset):
@@ -244,20 +244,12 @@ def _number_of(data: Any) -> int | None:
     if isinstance(sampler, WeightedRandomSampler):
         return len(sampler.weights)
     if isinstance(sampler, (RandomSampler, SequentialSampler)):
-        return _length(sampler.data_source)
+        return length_of(sampler.data_source)
     if isinstance(sampler, (list, tuple, range, torch.Tensor)):
         return len(sampler)
     if isinstance(sampler, DistributedSampler):
-        return _length(sampler.dataset)
+        return length_of(sampler.dataset)
     if isinstance(sampler, SubsetRandomSampler):
         return len(sampler)
-    part = number is not None and (_length(sampler) or 0) < number  # always the same, or another each time?
+    part = number is not None and (length_of(sampler) or 0) < number  # always the same, or another each time?
     return None if part else number
-
-
-def _length(data: Any) -> int | None:
-    """Return the length of data, None where it has none."""
-    try:
-        return len(data)
-    except TypeError:
-        return None

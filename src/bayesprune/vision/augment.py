@@ -25,8 +25,8 @@ class Augmentation:
         ValueError: A negative padding or cutout, an unknown mode, or `alternate` without `flip`.
 
     Example:
-        >>> Augmentation(padding=2).offsets
-        5
+        >>> Augmentation(padding=2)
+        Augmentation(padding=2, mode='reflect', flip=True, alternate=False, cutout=0)
 
     Reference:
         Jordan, arXiv 2404.00498, section 3.6 (alternating mirror); DeVries & Taylor, arXiv 1708.04552 (cutout).
@@ -47,11 +47,6 @@ class Augmentation:
             raise ValueError("alternate=True mirrors every second epoch, but flip=False mirrors never: set flip=True")
         if self.mode not in ("reflect", "zero"):
             raise ValueError(f"mode={self.mode!r}: use 'reflect' or 'zero'")
-
-    @property
-    def offsets(self) -> int:
-        """Number of crop positions along one side, 2 * padding + 1."""
-        return 2 * self.padding + 1
 
 
 def pad_images(images: Tensor, augmentation: Augmentation, chunk: int = 4096) -> Tensor:
@@ -80,7 +75,7 @@ def draw(augmentation: Augmentation, n: int, generator: torch.Generator, size: t
     """Draw row and column of n crops, 1 where one is mirrored, and row and column of a cutout's corner: int64 (3, n) or (5, n)."""
     draws = torch.zeros((5 if augmentation.cutout else 3, n), dtype=torch.int64)
     if augmentation.padding:
-        draws[:2] = torch.randint(augmentation.offsets, (2, n), generator=generator)
+        draws[:2] = torch.randint(2 * augmentation.padding + 1, (2, n), generator=generator)
     if augmentation.flip and not augmentation.alternate:
         draws[2] = torch.randint(2, (n,), generator=generator)
     if augmentation.cutout:

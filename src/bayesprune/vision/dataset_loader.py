@@ -112,17 +112,13 @@ class StreamLoader:
         device: torch.device | str | None = None,
         channels_last: bool = False,
     ) -> None:
-        try:
-            length = len(batches)  # type: ignore[arg-type]
-        except TypeError:
-            length = None
-        if steps is None and length is None:
+        length = length_of(batches)
+        steps = length if steps is None else steps
+        if steps is None:
             raise ValueError(
                 "steps_per_epoch=None: the training data have no length; give the steps of an epoch: "
                 "Splits(train, test, num_data=N, steps_per_epoch=S)."
             )
-        steps = length if steps is None else steps
-        assert steps is not None
         if steps < 1:
             raise ValueError(
                 f"steps_per_epoch={steps}: an epoch holds no batch; give data with at least one full batch"
@@ -222,6 +218,14 @@ class Placement:
     def _moved(self, tensor: Tensor) -> Tensor:
         layout = torch.channels_last if self.channels_last and tensor.dim() == 4 else torch.preserve_format
         return tensor.to(self.device, non_blocking=True, memory_format=layout)
+
+
+def length_of(data: Any) -> int | None:
+    """Return the length of data, None where it has none."""
+    try:
+        return len(data)
+    except TypeError:
+        return None
 
 
 def _cut(batch: Any, count: int) -> Any:

@@ -53,15 +53,13 @@ class ImageDataset:
     scale: float = 255.0
     workers: int = 0
 
+    in_channels = 3
+    """Channels of the images."""
+
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the images."""
-        return 3
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

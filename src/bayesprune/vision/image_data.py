@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bayesprune.vision.data import chosen_training, split_training
-from bayesprune.vision.image_files import ImageFiles, find_images
+from bayesprune.vision.folders import ImageFiles, find_images
 from bayesprune.vision.image_loader import ImageLoader
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

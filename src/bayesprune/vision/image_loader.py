@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesprune.vision.crops import RandomResizedCrop, crop_image, middle, uniforms
 from bayesprune.vision.dataset_loader import DatasetLoader, Placement
-from bayesprune.vision.image_files import ImageFiles
+from bayesprune.vision.folders import ImageFiles
 from bayesprune.vision.loader import pixel_constants
 
 

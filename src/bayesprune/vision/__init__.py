@@ -7,13 +7,13 @@ from bayesprune.vision.data import ArrayDataset, channel_statistics, split_valid
 from bayesprune.vision.digits import load_digits
 from bayesprune.vision.families import VGG, DenseNet, VisionTransformer, densenet, vgg16, vit
 from bayesprune.vision.folders import load_image_folder
-from bayesprune.vision.frn import FilterResponseNorm, FRNResNet, resnet20_frn
+from bayesprune.vision.frn import FilterResponseNorm, resnet20_frn
 from bayesprune.vision.image_data import ImageDataset, open_images
 from bayesprune.vision.image_loader import ImageLoader
 from bayesprune.vision.loader import BatchLoader
 from bayesprune.vision.networks import build, names
 from bayesprune.vision.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet20, resnet34, resnet50
-from bayesprune.vision.small import SmallCNN, digits_resnet, mlp, small_cnn
+from bayesprune.vision.small import digits_resnet, mlp, small_cnn
 from bayesprune.vision.views import views
 from bayesprune.vision.whitened import WhitenedCNN, whitened94, whitened95, whitened96
 from bayesprune.vision.wide_resnet import WideResNet, wide_resnet, wrn28_10
@@ -39,9 +39,7 @@ __all__ = [
     "densenet",
     "vit",
     "ResNet",
-    "FRNResNet",
     "WideResNet",
-    "SmallCNN",
     "WhitenedCNN",
     "VGG",
     "DenseNet",

@@ -131,12 +131,12 @@ class ResNet(nn.Module):
     """A residual network with post-activation blocks (He et al., 2016a).
 
     Args:
-        block: `BasicBlock` or `Bottleneck`.
+        block: `BasicBlock`, `Bottleneck`, or another that is made of input channels, channels and stride.
         depths: Number of blocks in each stage; every stage after the first halves the image.
         widths: Channels of each stage (before the block's expansion).
         num_classes: Number of outputs.
         in_channels: Channels of the images.
-        stem: "cifar", one 3 x 3 convolution, or "imagenet", a 7 x 7 convolution of stride 2 and max pooling.
+        stem: "cifar", one 3 x 3 convolution, or "imagenet", a 7 x 7 convolution of stride 2 and max pooling; or a module.
         stem_stride: Stride of the "cifar" stem; 2 trains in a third of the time, on features of half the size.
         shortcut: "B" (1 x 1 convolution) or "A" (zero padding, no parameters) where a block changes the shape.
 
@@ -155,20 +155,22 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: Callable[..., nn.Module],
         depths: Sequence[int],
         widths: Sequence[int],
         *,
         num_classes: int,
         in_channels: int = 3,
-        stem: str = "cifar",
+        stem: str | nn.Module = "cifar",
         stem_stride: int = 1,
         shortcut: str = "B",
     ) -> None:
         super().__init__()
         if shortcut not in ("A", "B"):
             raise ValueError(f"shortcut={shortcut!r}: use 'A' (zero padding) or 'B' (1 x 1 convolution)")
-        if stem == "cifar":
+        if isinstance(stem, nn.Module):
+            self.stem = stem
+        elif stem == "cifar":
             conv = nn.Conv2d(in_channels, widths[0], 3, stride=stem_stride, padding=1, bias=False)
             self.stem = nn.Sequential(conv, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         elif stem == "imagenet":
@@ -177,8 +179,8 @@ class ResNet(nn.Module):
             self.stem = nn.Sequential(conv, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True), pool)
         else:
             raise ValueError(f"stem={stem!r}: use 'cifar' or 'imagenet'")
-        make = partial(block, shortcut=shortcut)
-        self.stages, channels = residual_stages(make, depths, widths, widths[0], block.expansion)
+        make = block if shortcut == "B" else partial(block, shortcut=shortcut)
+        self.stages, channels = residual_stages(make, depths, widths, widths[0], getattr(block, "expansion", 1))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(channels, num_classes)

@@ -105,10 +105,8 @@ def train(
             trainer = Trainer(
                 config, out, data_dir=data_dir, model=model, data=data, task=task, trial=trial, quiet=quiet, stop=stop
             )
-            if trainer.ranks.main:
-                names.write_json(
-                    out / names.CONFIG, as_dict(config)
-                )  # the folder is claimed once all else was in order
+            if trainer.ranks.main:  # the folder is claimed once all else was in order
+                names.write_json(out / names.CONFIG, as_dict(config))
             device = trainer.fabric.device
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 return trainer.run()

@@ -245,11 +245,9 @@ def _number_of(data: Any) -> int | None:
         return len(sampler.weights)
     if isinstance(sampler, (RandomSampler, SequentialSampler)):
         return length_of(sampler.data_source)
-    if isinstance(sampler, (list, tuple, range, torch.Tensor)):
+    if isinstance(sampler, (list, tuple, range, torch.Tensor, SubsetRandomSampler)):
         return len(sampler)
     if isinstance(sampler, DistributedSampler):
         return length_of(sampler.dataset)
-    if isinstance(sampler, SubsetRandomSampler):
-        return len(sampler)
     part = number is not None and (length_of(sampler) or 0) < number  # always the same, or another each time?
     return None if part else number

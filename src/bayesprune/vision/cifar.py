@@ -113,21 +113,14 @@ def load_cifar(name: str, data_dir: str | os.PathLike[str], download: bool = Fal
     source = _find(layout, root)
     if source is None:
         raise FileNotFoundError(_nothing_found(layout, root))
-    contents = _in_archive(layout, source) if source.is_file() else _in_folder(layout, source)
-    parts = [_read_batch(layout, contents, file, source / file) for file in (*layout.train, layout.test)]
-    meta = _read_pickle(contents(layout.meta), source / layout.meta)
+    read = _in_archive(layout, source) if source.is_file() else _in_folder(layout, source)
+    *train, test = (_read_batch(layout, read, file, source / file) for file in (*layout.train, layout.test))
+    meta = _read_pickle(read(layout.meta), source / layout.meta)
     classes = meta.get(layout.names_key)
     if not isinstance(classes, list) or not all(type(name) in (str, bytes) for name in classes):
         raise ArtefactError(source / layout.meta, f"holds no {layout.names_key!r}", mend=_OFFICIAL)
-    return ArrayDataset(
-        train_images=torch.cat([images for images, _ in parts[:-1]]),
-        train_labels=torch.cat([labels for _, labels in parts[:-1]]),
-        test_images=parts[-1][0],
-        test_labels=parts[-1][1],
-        classes=tuple(_text(c) for c in classes),
-        mean=layout.mean,
-        std=layout.std,
-    )
+    images, labels = (torch.cat(column) for column in zip(*train))
+    return ArrayDataset(images, labels, *test, classes=tuple(map(_text, classes)), mean=layout.mean, std=layout.std)
 
 
 def _find(layout: _Layout, root: Path) -> Path | None:
@@ -153,17 +146,17 @@ def _nothing_found(layout: _Layout, root: Path) -> str:
 
 _OFFICIAL = "is this the official file, whole?"
 _ARCHIVE_LIMIT = 1 << 29  # bytes unpacked: CIFAR's are 186 MB
-_Contents = Callable[[str], bytes]
+_Reader = Callable[[str], bytes]
 
 
-def _in_folder(layout: _Layout, folder: Path) -> _Contents:
+def _in_folder(layout: _Layout, folder: Path) -> _Reader:
     missing = [file for file in layout.files if not (folder / file).is_file()]
     if missing:
         raise MissingArtefactError(folder, *_half(layout, missing))
     return lambda file: read_bytes(folder / file, limit=LIMIT)
 
 
-def _in_archive(layout: _Layout, path: Path) -> _Contents:
+def _in_archive(layout: _Layout, path: Path) -> _Reader:
     with reading(path, "a whole tar archive", f"fetch {layout.url} again"):
         members = tar_members(path, lambda name: name in layout.files, limit=_ARCHIVE_LIMIT)
     missing = [file for file in layout.files if file not in members]
@@ -186,8 +179,8 @@ def _read_pickle(content: bytes, place: Path) -> dict[str, Any]:
     return {_text(key): value for key, value in found.items()}
 
 
-def _read_batch(layout: _Layout, contents: _Contents, file: str, place: Path) -> tuple[Tensor, Tensor]:
-    content = _read_pickle(contents(file), place)
+def _read_batch(layout: _Layout, read: _Reader, file: str, place: Path) -> tuple[Tensor, Tensor]:
+    content = _read_pickle(read(file), place)
     for key in ("data", layout.label_key):
         if key not in content:
             raise ArtefactError(place, f"has no {key!r} among {sorted(content)}", mend=_OFFICIAL)

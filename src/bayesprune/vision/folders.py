@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.common.files import contents, listed
-from bayesprune.vision.crops import Box, crop_image
+from bayesprune.vision.crops import Box, crop_image, read_image
 from bayesprune.vision.data import ArrayDataset, channel_statistics
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -83,29 +83,25 @@ def load_image_folder(root: str | os.PathLike[str], size: int, *, grayscale: boo
         FileNotFoundError: root='/nowhere': expected a folder 'train' with one folder a class (CLASS/*.jpg); found nothing there
     """
     try:
-        from PIL import Image
+        import PIL  # noqa: F401
     except ImportError as error:
         raise ImportError('load_image_folder needs Pillow: pip install "bayesprune[train]"') from error
     if size < 1:
         raise ValueError(f"size={size}: give a height and width of at least 1")
     classes, train, test, validation = find_images(root, every_class=False)
-    images, labels = _read(train, size, grayscale, Image)
-    held = (None, None) if validation is None else _read(validation, size, grayscale, Image)
+    images, labels = _read(train, size, grayscale)
+    held = (None, None) if validation is None else _read(validation, size, grayscale)
     mean, std = channel_statistics(images, scale=255.0)
     return ArrayDataset(
-        images, labels, *_read(test, size, grayscale, Image), classes=classes, mean=mean, std=std,
+        images, labels, *_read(test, size, grayscale), classes=classes, mean=mean, std=std,
         validation_images=held[0], validation_labels=held[1],
     )  # fmt: skip
 
 
-def _read(files: ImageFiles, size: int, grayscale: bool, pil: Any) -> tuple[Tensor, Tensor]:
+def _read(files: ImageFiles, size: int, grayscale: bool) -> tuple[Tensor, Tensor]:
     images = np.empty((len(files), size, size, 1 if grayscale else 3), dtype=np.uint8)
     for i in range(len(files)):
-        try:
-            with pil.open(files.path(i)) as image:
-                images[i] = _square(image.convert("L" if grayscale else "RGB"), size)
-        except OSError as error:
-            raise ValueError(f"{files.path(i)} cannot be read as an image ({error}): remove or replace it") from error
+        images[i] = _square(read_image(files.path(i), "L" if grayscale else "RGB"), size)
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(files.labels)
 
 

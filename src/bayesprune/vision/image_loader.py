@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.vision.crops import RandomResizedCrop, crop_image, middle, uniforms
+from bayesprune.vision.crops import RandomResizedCrop, crop_image, middle, read_image, uniforms
 from bayesprune.vision.dataset_loader import DatasetLoader, Placement
 from bayesprune.vision.folders import ImageFiles
 from bayesprune.vision.loader import pixel_constants
@@ -107,18 +106,14 @@ class ImageLoader(DatasetLoader):
     def _pixels(self, epoch: int | None, numbers: np.ndarray) -> tuple[Tensor, Tensor] | str:
         pixels = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
         for row, number in zip(pixels, numbers.tolist()):
-            path = self.dataset.path(number)
             try:
-                row[:] = self._decoded(path, epoch, number)
-            except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more on damaged files
-                return f"{path} cannot be read as an image ({error}): remove or replace it"
+                image = read_image(self.dataset.path(number))
+            except ValueError as error:
+                return str(error)
+            row[:] = self._square(image, epoch, number)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(self.dataset.labels[numbers])
 
-    def _decoded(self, path: Path, epoch: int | None, number: int) -> np.ndarray:
-        from PIL import Image
-
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+    def _square(self, image: Any, epoch: int | None, number: int) -> np.ndarray:
         if self.augmentation is None or epoch is None:
             return middle(image, self.size, self.resize)
         draws = uniforms(self.augmentation.draws, self.seed, number, epoch)

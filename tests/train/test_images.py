@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, load_tree, recipe, train
-from bayesprune.train.keys import refuse_idle
+from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.parallel import Ranks
 from bayesprune.train.settings import as_dict

@@ -12,7 +12,7 @@ from bayesprune.baselines import SparseTraining
 from bayesprune.baselines.topology import lowest, random_entries
 from bayesprune.posterior import SampleStore
 from bayesprune.train import Method, Procedure, recipe, register_method, train
-from bayesprune.train.keys import refuse_idle
+from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.methods import RAMP, SCHEDULE_KEYS, SGD_KEYS, SPARSE_KEYS, sgd, sparse
 from bayesprune.train.registry import forget_method, method, methods

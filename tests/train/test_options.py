@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bayesprune.train import recipe, train
-from bayesprune.train.keys import refuse_idle
+from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.settings import keys, override
 from pictures import write_pictures

@@ -11,7 +11,7 @@ from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, recipe, train
 from bayesprune.train.baseline_recipes import sampling_baseline
 from bayesprune.train.build import build_data, build_network, build_optimizer
-from bayesprune.train.keys import refuse_idle
+from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.recipes import names
 from bayesprune.train.settings import override

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from bayesprune.train import recipe, train
 from bayesprune.train.baseline_recipes import sparse_baseline
 from bayesprune.train.build import build_data, build_network, build_optimizer, build_pruner
-from bayesprune.train.keys import refuse_idle
+from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Trainer
 from bayesprune.train.recipes import names
 from bayesprune.train.registry import sparse_baselines

@@ -125,7 +125,7 @@ def _recipes(arguments: argparse.Namespace) -> int:
 
 
 def _keys(arguments: argparse.Namespace) -> int:
-    from bayesprune.train.keys import key_list
+    from bayesprune.train.key_list import key_list
 
     config = None
     if arguments.recipe:

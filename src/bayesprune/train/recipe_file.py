@@ -13,7 +13,7 @@ from typing import Any
 
 from bayesprune.train.build import as_data, own_config
 from bayesprune.train.config import RunConfig
-from bayesprune.train.keys import refuse_idle
+from bayesprune.train.idle import refuse_idle
 from bayesprune.train.recipes import names, recipe, registered
 from bayesprune.train.settings import as_settings, merged, override
 

@@ -56,6 +56,17 @@ class Method:
     check: Callable[[Any], None] | None = None
     options: Any = None
 
+    def uses(self, section: str, key: str) -> bool:
+        """Return whether a key of a section changes anything under this method.
+
+        Args:
+            section: Section of the configuration.
+            key: Name of the key, without its section.
+        """
+        if section not in ("sampler", "schedule", "pruning", "baseline"):
+            return True
+        return key == "method" or key in self.keys
+
 
 def register_method(row: Method) -> Method:
     """Add a training method; from then on `method=NAME` is a valid setting of any run of this process.

@@ -99,22 +99,36 @@ def train(
             return names.read_json(out / names.RESULT)
         sweep(out)
         sweep(out / names.SAMPLES)
-        threads = torch.get_num_threads()
-        trainer: Trainer | None = None
-        try:
-            trainer = Trainer(
-                config, out, data_dir=data_dir, model=model, data=data, task=task, trial=trial, quiet=quiet, stop=stop
-            )
-            if trainer.ranks.main:  # the folder is claimed once all else was in order
-                names.write_json(out / names.CONFIG, as_dict(config))
-            device = trainer.fabric.device
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                return trainer.run()
-        finally:
-            if trainer is not None:
-                traced = trainer.pruner is not None
-                trainer.close()
-                trainer = None
-                if traced:
-                    gc.collect()  # a traced graph is a circle, which holds copies of the network
-            torch.set_num_threads(threads)
+        return _run(config, out, data_dir, model, data, task, trial, quiet, stop)
+
+
+def _run(
+    config: RunConfig,
+    out: Path,
+    data_dir: Any,
+    model: Any,
+    data: Any,
+    task: str | Task,
+    trial: bool,
+    quiet: bool,
+    stop: Any,
+) -> dict[str, Any]:
+    """Train in a folder that is held and in order."""
+    threads = torch.get_num_threads()
+    trainer: Trainer | None = None
+    try:
+        trainer = Trainer(
+            config, out, data_dir=data_dir, model=model, data=data, task=task, trial=trial, quiet=quiet, stop=stop
+        )
+        if trainer.ranks.main:
+            names.write_json(out / names.CONFIG, as_dict(config))  # the folder is claimed once all else was in order
+        with torch.random.fork_rng(devices=[trainer.fabric.device] if trainer.fabric.device.type == "cuda" else []):
+            return trainer.run()
+    finally:
+        if trainer is not None:
+            traced = trainer.pruner is not None
+            trainer.close()
+            trainer = None
+            if traced:
+                gc.collect()  # a traced graph is a circle, which holds copies of the network
+        torch.set_num_threads(threads)

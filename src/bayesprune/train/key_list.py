@@ -1,4 +1,4 @@
-"""The keys of a run: what they mean, read off the dataclasses that hold them, and which change nothing, which is refused."""
+"""The keys of a run and what they mean, read off the dataclasses that hold them."""
 
 from __future__ import annotations
 
@@ -11,43 +11,8 @@ from dataclasses import fields
 from typing import Any
 
 from bayesprune.train.config import RunConfig
-from bayesprune.train.registry import method
-from bayesprune.train.settings import get, locate, section_types
-
-_NEEDS: dict[str, tuple[str, Any]] = {
-    "scale_decay": ("preconditioner", "rms"),
-    "dual_lr": ("preconditioner", "paper"),
-    "global_scale": ("preconditioner", "paper"),
-    "round_to": ("scope", "layer"),
-    "target_sparsity": ("hard_threshold", None),
-    **dict.fromkeys(("crop_scale", "padding", "flip", "alternate", "padding_mode", "cutout"), ("augment", True)),
-}
-_HELD = {"digits", "cifar10", "cifar100", "folder"}  # in memory
-_DATA_KEYS: dict[str, set[str]] = {
-    "fold": {"digits"},
-    "image_size": {"folder", "images"},
-    **{key: {"images"} for key in ("crop_scale", "workers")},
-    **{key: _HELD for key in ("padding", "padding_mode", "alternate", "cutout")},
-    **{key: _HELD | {"images"} for key in ("augment", "flip")},
-}
-
-
-def refuse_idle(config: RunConfig, key: str) -> None:
-    """Raise ValueError if setting `key` changes nothing under the configuration's method or data set."""
-    section, name = locate(key, config.sampler.method)
-    dataset = config.data.dataset
-    if dataset not in _DATA_KEYS.get(name, {dataset}):
-        raise ValueError(
-            f"{key} changes nothing with dataset={dataset}; take a recipe that uses it, or set dataset too."
-        )
-    decided = section in ("sampler", "schedule", "pruning", "baseline") and name != "method"
-    if decided and name not in method(config.sampler.method).keys:
-        raise ValueError(
-            f"{key} changes nothing with method={config.sampler.method}; take a recipe that uses it, or set method too."
-        )
-    other, wanted = _NEEDS.get(name, ("", None))
-    if other and (found := get(config, other)) != wanted:
-        raise ValueError(f"{key} changes nothing with {other}={found}; set {other}={str(wanted).lower()}.")
+from bayesprune.train.idle import refuse_idle
+from bayesprune.train.settings import get, section_types
 
 
 def key_list(pattern: str = "*", config: RunConfig | None = None) -> str:

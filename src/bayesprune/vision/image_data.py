@@ -27,6 +27,7 @@ class ImageDataset:
         validation: Where the validation images lie; None where there are none.
         mean: Mean of each channel, as a share of `scale`; ImageNet's, whatever the data.
         std: Standard deviation of each channel, likewise.
+        scale: The pixel value that counts as 1.
         workers: Processes that decode for a loader.
 
     Example:
@@ -38,9 +39,9 @@ class ImageDataset:
         ...     for where in (Path(folder, split, name) for split in ("train", "val") for name in "ab"):
         ...         where.mkdir(parents=True)
         ...         Image.new("RGB", (12, 12)).save(where / "0.png")
-        ...     data = open_images(folder)
-        ...     data.classes, len(data.train)
-        (('a', 'b'), 2)
+        ...     data = open_images(folder, size=8)
+        ...     [tuple(images.shape) for images, labels in data.loader("train", batch_size=2)]
+        [(2, 3, 8, 8)]
     """
 
     train: ImageFiles

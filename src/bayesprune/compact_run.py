@@ -23,12 +23,7 @@ from bayesprune.train.config import RunConfig
 from bayesprune.train.evaluation import load_trained
 from bayesprune.train.settings import as_dict, read_config
 from bayesprune.train.task import Task, build_task
-
-# Channels, side, scale, mean and standard deviation of the images that need no folder to be known.
-_CIFAR = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-}
+from bayesprune.vision.cifar import IMAGE, LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -143,13 +138,12 @@ def _load(
         )
     classes = list(names.read_json(run / names.RESULT)["classes"])
     dataset = config.data.dataset
-    if dataset in _CIFAR:
-        mean, std = _CIFAR[dataset]
-        shape, normalisation = (3, 32, 32), {"scale": 255.0, "mean": list(mean), "std": list(std)}
+    if dataset in LAYOUTS:  # known without the folder that holds it
+        layout = LAYOUTS[dataset]
+        shape, scale, mean, std = IMAGE, 255.0, layout.mean, layout.std
     else:
         data = vision.load_digits(fold=config.data.fold) if dataset == "digits" else build_data(config, data_dir)
-        shape = data.image_shape
-        normalisation = {"scale": data.scale, "mean": list(data.mean), "std": list(data.std)}
+        shape, scale, mean, std = data.image_shape, data.scale, data.mean, data.std
     known: Any = SimpleNamespace(num_classes=len(classes), in_channels=shape[0])
     model = build_network(config, known)
     names.load_model_(model, run)
@@ -159,7 +153,7 @@ def _load(
         "dataset": dataset,
         "classes": classes,
         "input_shape": list(shape),
-        "normalisation": normalisation,
+        "normalisation": {"scale": scale, "mean": list(mean), "std": list(std)},
     }
     return model, SampleStore(run / names.SAMPLES), config, about
 

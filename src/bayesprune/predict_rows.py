@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 import warnings
@@ -12,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesprune.common.files import write_text
+from bayesprune.common.files import csv_text, write_text
 from bayesprune.tabular.reader import read_frame
 
 _COVERAGE = 0.9
@@ -42,14 +40,11 @@ def run_predict(
         columns = _predictions(fitted, frame if len(names) else frame.reindex(columns=fitted.column_names_))
     for note in dict.fromkeys(str(warning.message) for warning in told):
         print(f"bayesprune: {note}", file=sys.stderr)
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.tolist() for column in columns.values())))
+    written = csv_text(list(columns), zip(*(column.tolist() for column in columns.values())))
     if out is None:
-        sys.stdout.write(written.getvalue())
+        sys.stdout.write(written)
     else:
-        write_text(Path(out), written.getvalue())
+        write_text(out, written)
     said = _error_on(fitted, frame, columns["prediction"])
     if said:
         print(f"bayesprune: {said}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bayesprune.report.style import spread
 from bayesprune.select_output import is_selection, selection_summary, write_selection
 from bayesprune.tabular.describe import (
     describe_clusters,
@@ -139,8 +140,7 @@ def _describe(
         scores, told = score_regression(estimator, frame.iloc[held], y, float(y_train.mean()))
         outputs = [target.name]
         names = ("observed", "predicted", "lower", "upper")
-        shown = np.unique(np.linspace(0, len(y) - 1, min(len(y), _SHOWN)).round().astype(int))
-        predictions = dict(zip(names, np.column_stack([y, told])[shown].T.tolist()))
+        predictions = dict(zip(names, np.column_stack([y, told])[spread(len(y), _SHOWN)].T.tolist()))
     inputs = describe_inputs(estimator)
     selected, curves, interacting = describe_selected(estimator, frame.iloc[train], outputs, seed)
     rule = _rule(estimator.get_params())

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from bayesprune.report.selection import write_selection_report
-from bayesprune.report.selection_effects import partial_dependence
 from bayesprune.report.selection_figures import (
     inclusion_bars,
     inclusion_paths,
@@ -15,7 +14,12 @@ from bayesprune.report.selection_figures import (
     loss_by_number,
     training_loss,
 )
-from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
+from bayesprune.report.selection_scores import (
+    interval_calibration,
+    partial_dependence,
+    predicted_against_observed,
+    roc_curves,
+)
 from bayesprune.report.selection_table import selection_table
 from bayesprune.report.style import NothingToDraw, save_png
 from html_page import Page

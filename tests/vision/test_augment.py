@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from bayesprune.vision import Augmentation, BatchLoader, crop_and_flip, cut_out_, draw, pad_images
+from bayesprune.vision import Augmentation, BatchLoader
+from bayesprune.vision.augment import crop_and_flip, cut_out_, draw, pad_images
 
 
 def some_images(n=6, channels=3, height=7, width=5, dtype=torch.uint8):

@@ -298,7 +298,7 @@ def serve(monkeypatch, content, checksum=None):
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     if checksum:
-        monkeypatch.setitem(cifar._LAYOUTS, "cifar10", replace(cifar._LAYOUTS["cifar10"], md5=checksum))
+        monkeypatch.setitem(cifar.LAYOUTS, "cifar10", replace(cifar.LAYOUTS["cifar10"], md5=checksum))
     return asked
 
 

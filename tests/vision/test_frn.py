@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bayesprune.vision import FilterResponseNorm, FRNBlock, resnet20_frn
+from bayesprune.vision import FilterResponseNorm, resnet20_frn
+from bayesprune.vision.frn import FRNBlock
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

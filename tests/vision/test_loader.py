@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from bayesprune.vision import Augmentation, BatchLoader, draw, pad_images
+from bayesprune.vision import Augmentation, BatchLoader
+from bayesprune.vision.augment import draw, pad_images
 
 
 def make(n=23, batch_size=5, channels=3, shuffle=True, augmentation=Augmentation(2), **kwargs):  # noqa: B008

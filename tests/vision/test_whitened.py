@@ -5,7 +5,8 @@ import torch
 
 import bayesprune as bp
 from bayesprune.samplers import CVAdam
-from bayesprune.vision import mirror, shift, views, whitened94, whitened95, whitened96
+from bayesprune.vision import views, whitened94, whitened95, whitened96
+from bayesprune.vision.views import mirror, shift
 
 
 @pytest.mark.parametrize(

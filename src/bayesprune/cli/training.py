@@ -110,9 +110,8 @@ def _recipes(arguments: argparse.Namespace) -> int:
 
     found = recipes.names(arguments.recipe or "*")
     if arguments.recipe in recipes.names() or not found:
-        print(
-            json.dumps(as_dict(recipes.recipe(arguments.recipe)), indent=1)
-        )  # "-80" too, or an error that names the nearest
+        shown = as_dict(recipes.recipe(arguments.recipe))  # "-80" too, or an error that names the nearest
+        print(json.dumps(shown, indent=1))
         return 0
     rows = [("recipe", "data", "network", "method", "epochs", "")]
     for name, text in found.items():
@@ -173,25 +172,16 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from bayesprune.train import evaluate
 
-    own = own_parts(arguments.recipe)
-    result = evaluate(arguments.run, data_dir=arguments.data_dir, split=arguments.split, device=arguments.device, **own)
-    print(json.dumps(result, indent=1))
+    how = {"data_dir": arguments.data_dir, "device": arguments.device, **own_parts(arguments.recipe)}
+    print(json.dumps(evaluate(arguments.run, split=arguments.split, **how), indent=1))
     if arguments.keep:
-        _keep(arguments, own)
-    return 0
-
-
-def _keep(arguments: argparse.Namespace, own: dict[str, Any]) -> None:
-    """Keep the predictions; digits are held against drawn letters."""
-    from bayesprune.report import load_run
-    from bayesprune.train.predictions import keep_predictions
-
-    other = None
-    if load_run(arguments.run).dataset == "digits":
         from bayesprune.demo.letters import letter_images
+        from bayesprune.report import load_run
+        from bayesprune.train.evaluation import keep_predictions
 
-        other = letter_images()
-    keep_predictions(arguments.run, data_dir=arguments.data_dir, device=arguments.device, other=other, **own)
+        digits = load_run(arguments.run).dataset == "digits"  # held against drawn letters
+        keep_predictions(arguments.run, other=letter_images() if digits else None, **how)
+    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

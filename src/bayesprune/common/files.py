@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
+import io
 import json
 import math
 import os
@@ -10,7 +12,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     return write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
+def csv_text(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table as CSV, its heads first."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([names, *rows])
+    return out.getvalue()
+
+
 def sweep(folder: str | os.PathLike[str], *, of: str | None = None) -> list[str]:
     """Remove what killed writers left in a folder; those that still write are left alone."""
     return [entry.name for entry in leftovers(folder, of=of) if _removed(entry)]
@@ -98,6 +107,18 @@ def leftovers(folder: str | os.PathLike[str], *, of: str | None = None) -> list[
         if match and (of is None or match[1] == of[:_LONGEST]):
             found.append(Path(folder) / name)
     return found
+
+
+def contents(folder: Path) -> str:
+    """What lies in a folder, for messages."""
+    if not folder.is_dir():
+        return "a file, not a folder" if folder.exists() else "nothing there"
+    return listed(sorted(os.listdir(folder)), 8) or "an empty folder"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names for a message, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def plain_name(name: Any) -> bool:

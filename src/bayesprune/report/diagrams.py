@@ -18,7 +18,10 @@ from bayesprune.report.style import (
     NothingToDraw,
     legend_below,
     literal,
+    name_rows,
     new_figure,
+    one_panel,
+    spread,
     style_axes,
 )
 
@@ -57,28 +60,29 @@ def sample_paths(run: Run, *, max_channels: int = 8, max_weights: int = 256, max
     Reference:
         Ke & Fan (2022), Figure 1.
     """
-    from_file = run.traces()
-    if from_file is None:
+    traces = run.traces()
+    if traces is None:
         raise NothingToDraw("the run recorded no weight paths (no traces.safetensors)")
-    if not from_file.channels or not len(from_file.steps):
+    if not traces.channels or not len(traces.steps):
         raise NothingToDraw("the run's traces.safetensors holds no weight paths")
-    chosen = _choose(list(from_file.channels), max_channels)
-    points = _spread(len(from_file.steps), max_steps)
+    chosen = _choose(list(traces.channels), max_channels)
+    points = spread(len(traces.steps), max_steps)
     from matplotlib.collections import LineCollection
 
-    steps, columns = from_file.steps[points], min(2, len(chosen))
+    steps, columns = traces.steps[points], min(2, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = new_figure(3.3 * columns, 1.6 * rows + 1.5)
     grid = figure.subplots(rows + 1, columns, sharex=True, squeeze=False, height_ratios=[1.6] * rows + [0.9])
+    names = {name for _, name, _ in chosen}
     limits: dict[tuple[str, str], list[float]] = {}
     for kind, name, channel in chosen:
-        values = from_file.channels[kind, name, channel]
+        values = traces.channels[kind, name, channel]
         finite = values[np.isfinite(values)]
         limits.setdefault((kind, name), []).append(float(np.abs(finite).max()) if finite.size else 1.0)
     for index, (kind, name, channel) in enumerate(chosen):
         axes: Axes = grid[index // columns, index % columns]
-        paths = from_file.channels[kind, name, channel]
-        lines = _spread(paths.shape[1], max_weights)
+        paths = traces.channels[kind, name, channel]
+        lines = spread(paths.shape[1], max_weights)
         shown = f"{paths.shape[1]:,} weights"
         shown = f"{len(lines)} of {shown}" if len(lines) < paths.shape[1] else shown
         points_of = np.stack(np.broadcast_arrays(steps[:, None], paths[np.ix_(points, lines)]), axis=-1)
@@ -92,7 +96,7 @@ def sample_paths(run: Run, *, max_channels: int = 8, max_weights: int = 256, max
         axes.add_collection(bundle)
         axes.set_xlim(steps[0], steps[-1] if len(steps) > 1 else steps[0] + 1)
         style_axes(axes)
-        heading = f"{kind} {channel}" if len({key[1] for key in chosen}) == 1 else f"{name} · {kind} {channel}"
+        heading = f"{kind} {channel}" if len(names) == 1 else f"{name} · {kind} {channel}"
         axes.set_title(literal(heading, 30), loc="left", color=INK, fontsize=9, fontweight="bold")
         axes.set_title(shown, loc="right", color=MUTED, fontsize=8)
         axes.axhline(0, color=MUTED, linewidth=0.6)
@@ -102,13 +106,13 @@ def sample_paths(run: Run, *, max_channels: int = 8, max_weights: int = 256, max
         grid[index // columns, index % columns].set_visible(False)
     for column in range(columns):
         axes = grid[rows, column]
-        axes.plot(steps, from_file.lr[points], color=INK, linewidth=1.2)
+        axes.plot(steps, traces.lr[points], color=INK, linewidth=1.2)
         axes.set_ylim(bottom=0)
         style_axes(axes, x="step", y="learning rate" if column == 0 else "")
-    if len({key[1] for key in chosen}) == 1:
+    if len(names) == 1:
         figure.suptitle(literal(chosen[0][1]), color=MUTED, fontsize=9)
-    names = ", ".join(f"{kind} channel {channel} of {name}" for kind, name, channel in chosen)
-    figure.set_label(f"Paths of the weights of {names}, over steps, above the learning rate.")
+    channels = ", ".join(f"{kind} channel {channel} of {name}" for kind, name, channel in chosen)
+    figure.set_label(f"Paths of the weights of {channels}, over steps, above the learning rate.")
     return figure
 
 
@@ -160,8 +164,7 @@ def reliability_diagram(run: Run) -> Figure:
         histogram.bar(middle, counts / counts.sum() * 100, width, color=MUTED)
         value = result.get(error)
         said = f"ECE {value:.4f}" if value is not None else ""
-        style_axes(curve, y="accuracy" if column == 0 else "", title=name)
-        curve.set_title(said, loc="right", color=MUTED, fontsize=8.5)
+        style_axes(curve, y="accuracy" if column == 0 else "", title=name, note=said)
         style_axes(histogram, x="confidence", y="inputs (%)" if column == 0 else "")
         curve.set_xlim(0, 1)
         curve.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -197,20 +200,16 @@ def layer_sparsity(run: Run) -> Figure:
     if not any(row["zeros"] for row in layers):
         raise NothingToDraw("no weight is at zero")
     share = np.array([100 * row["zeros"] / row["total"] for row in layers])
-    figure = new_figure(4.6, 0.22 * len(layers) + 1.0)
-    axes = figure.add_subplot()
-    place = np.arange(len(layers))
-    axes.barh(place, share, height=0.68, color=[BLUE if row.get("prunable", True) else MUTED for row in layers])
-    for at, (value, row) in enumerate(zip(share, layers)):
-        said = f"{value:.1f}% of {row['total']:,}" + ("" if row.get("prunable", True) else " *")
+    prunable = [row.get("prunable", True) for row in layers]
+    figure, axes = one_panel(4.6, 0.22 * len(layers) + 1.0)
+    axes.barh(np.arange(len(layers)), share, height=0.68, color=[BLUE if yes else MUTED for yes in prunable])
+    for at, (value, row, yes) in enumerate(zip(share, layers, prunable)):
+        said = f"{value:.1f}% of {row['total']:,}" + ("" if yes else " *")
         axes.text(102, at, said, va="center", color=MUTED, fontsize=8)
-    axes.set_yticks(place, [literal(str(row["name"]).removesuffix(".weight"), 30) for row in layers])
-    axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set_xlim(0, 100)
-    style_axes(axes, x="weights at zero (%)", title="Sparsity by layer", grid="x")
-    if not all(row.get("prunable", True) for row in layers):
-        axes.set_title("* not prunable", loc="right", color=MUTED, fontsize=8.5)
-    axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8)
+    note = "" if all(prunable) else "* not prunable"
+    style_axes(axes, x="weights at zero (%)", title="Sparsity by layer", note=note, grid="x")
+    name_rows(axes, [str(row["name"]).removesuffix(".weight") for row in layers], 30)
     low, high = layers[int(share.argmin())], layers[int(share.argmax())]
     ends = f"from {share.min():.1f}% ({low['name']}) to {share.max():.1f}% ({high['name']})"
     figure.set_label(f"Sparsity of each layer, {ends}.")
@@ -241,8 +240,7 @@ def member_accuracies(run: Run) -> Figure:
         raise NothingToDraw("the run collected no samples" if run.finished else "the run is unfinished")
     accuracy = np.array([100 * row["accuracy"] for row in members])
     cycles = [row.get("cycle") for row in members]
-    figure = new_figure(4.4, 2.6)
-    axes = figure.add_subplot()
+    figure, axes = one_panel(4.4, 2.6)
     place = np.arange(1, len(members) + 1)
     starts = [i for i in range(len(cycles)) if i == 0 or cycles[i] != cycles[i - 1]]
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(cycles)])):
@@ -253,21 +251,15 @@ def member_accuracies(run: Run) -> Figure:
     if mean is not None:
         handles.append(axes.axhline(100 * mean, color=ORANGE, linewidth=1.6))
         labels.append(f"averaged: {100 * mean:.2f}%")
-    style_axes(axes, x="sample", y="accuracy (%)", title="Members")
-    if len(starts) > 1:
-        axes.set_title("bands: cycles", loc="right", color=MUTED, fontsize=8.5)
+    note = "bands: cycles" if len(starts) > 1 else ""
+    style_axes(axes, x="sample", y="accuracy (%)", title="Members", note=note)
     axes.set_xlim(0.5, len(members) + 0.5)
-    axes.set_xticks(place[_spread(len(place), 12)])
+    axes.set_xticks(place[spread(len(place), 12)])
     legend_below(figure, handles, labels)
-    spread = f"{accuracy.min():.2f}% to {accuracy.max():.2f}%"
+    ends = f"{accuracy.min():.2f}% to {accuracy.max():.2f}%"
     average = "" if mean is None else f"; their average {100 * mean:.2f}%"
-    figure.set_label(f"Accuracy of {len(members)} samples in {len(starts)} cycle(s): {spread}{average}.")
+    figure.set_label(f"Accuracy of {len(members)} samples in {len(starts)} cycle(s): {ends}{average}.")
     return figure
-
-
-def _spread(length: int, most: int) -> np.ndarray:
-    """Indices of at most `most` of `length` things, evenly spread, both ends among them."""
-    return np.unique(np.linspace(0, max(length - 1, 0), min(length, most)).round().astype(int))
 
 
 def _choose(keys: Sequence[tuple[str, str, int]], most: int) -> list[tuple[str, str, int]]:
@@ -276,5 +268,5 @@ def _choose(keys: Sequence[tuple[str, str, int]], most: int) -> list[tuple[str, 
         return list(keys)
     inputs, outputs = ([key for key in keys if key[0] == kind] for kind in ("input", "output"))
     first = min(len(inputs), max(most // 2, most - len(outputs)))
-    picked = [inputs[i] for i in _spread(len(inputs), first)]
-    return picked + [outputs[i] for i in _spread(len(outputs), most - first)]
+    picked = [inputs[i] for i in spread(len(inputs), first)]
+    return picked + [outputs[i] for i in spread(len(outputs), most - first)]

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesprune.report.load import Run, run_labels
-from bayesprune.report.style import (
-    INK,
-    SERIES,
-    NothingToDraw,
-    legend_below,
-    look,
-    new_figure,
-    style_axes,
-)
+from bayesprune.report.style import INK, SERIES, NothingToDraw, legend_below, look, one_panel, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,15 +38,12 @@ def risk_curves(runs: Sequence[Run]) -> Figure:
     found = [(i, label, curve) for i, (run, label) in enumerate(zip(runs, run_labels(runs))) if (curve := risk_of(run))]
     if not found:
         raise NothingToDraw("no run has predictions" if any(run.finished for run in runs) else "no run is finished")
-    figure = new_figure(4.4, 3.0)
-    axes = figure.add_subplot()
-    handles, words = [], []
+    figure, axes = one_panel(4.4, 3.0)
+    handles: list[Any] = []
+    words = []
     for index, label, (coverage, risk) in found:
-        few = len(coverage) <= 20
-        (line,) = axes.plot(
-            100 * coverage, 100 * risk, **look(index), linewidth=1.6, marker="o" if few else None, markersize=3.5
-        )
-        handles.append(line)
+        marker = "o" if len(coverage) <= 20 else None
+        handles += axes.plot(100 * coverage, 100 * risk, **look(index), linewidth=1.6, marker=marker, markersize=3.5)
         half = risk[min(int(np.searchsorted(coverage, 0.5)), len(risk) - 1)]
         words.append(f"{label}: {100 * risk[-1]:.2f}% errors of all, {100 * half:.2f}% among the surest half")
     axes.set_xlim(0, 101)
@@ -73,8 +62,7 @@ def other_data(runs: Sequence[Run]) -> Figure:
             continue
         inside, outside = kept["total"], kept["other_total"]
         edges = np.linspace(0, max(float(inside.max()), float(outside.max()), 1e-9), 31)
-        figure = new_figure(4.4, 3.0)
-        axes = figure.add_subplot()
+        figure, axes = one_panel(4.4, 3.0)
         bars: list[Any] = []
         for values, color in ((inside, SERIES[0]), (outside, SERIES[1])):
             shares = np.histogram(values, edges)[0] / len(values) * 100

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayesprune.report.load import Run, run_labels
-from bayesprune.report.style import (
-    MUTED,
-    NothingToDraw,
-    legend_below,
-    literal,
-    look,
-    new_figure,
-    style_axes,
-)
+from bayesprune.report.style import MUTED, NothingToDraw, legend_below, look, new_figure, one_panel, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,48 +36,32 @@ def accuracy_curves(runs: Sequence[Run]) -> Figure:
         >>> figure.axes[0].get_ylabel()
         'test accuracy (%)'
     """
-    held = [any(np.isfinite(run.column(key)).any() for key in ("accuracy", "train_accuracy")) for run in runs]
-    if not any(held):
+    held = _held(runs, "accuracy", "train_accuracy")
+    if not held:
         raise NothingToDraw("no run has an accuracy in its history")
-    figure = new_figure(WIDTH, 3.1)
-    axes = figure.add_subplot()
+    figure, axes = one_panel(WIDTH, 3.1)
     splits = sorted({row["split"] for run in runs for row in run.history if row.get("split")})
-    handles, labels, words = [], [], []
+    handles, words = [], []
     training = diamond = None
-    for index, (run, label) in enumerate(zip(runs, run_labels(runs))):
-        if not held[index]:
-            continue
+    for index, run, label in held:
         epochs, style = run.column("epoch"), look(index)
-        training = (
-            _curve(
-                axes,
-                epochs,
-                100 * run.column("train_accuracy"),
-                **style,
-                alpha=0.45,
-                linewidth=0.9,
-                label=f"{label}, training",
-            )
-            or training
-        )
-        line = _curve(axes, epochs, 100 * run.column("accuracy"), **style, linewidth=1.7)
+        faint = {**style, "alpha": 0.45, "linewidth": 0.9, "label": f"{label}, training"}
+        training = _curve(axes, epochs, 100 * run.column("train_accuracy"), **faint) or training
+        handles.append(_curve(axes, epochs, 100 * run.column("accuracy"), **style, linewidth=1.7))
         mean = (run.result or {}).get("accuracy_mean")
         if mean is not None:
-            last = epochs[-1]
             marker = {"color": style["color"], "markersize": 5, "clip_on": False, "zorder": 4}
-            (diamond,) = axes.plot([last], [100 * mean], "D", **marker, label=f"{label}, averaged")
+            diamond = axes.plot([epochs[-1]], [100 * mean], "D", **marker, label=f"{label}, averaged")
             words.append(f"{label} ends at {100 * mean:.2f}% averaged")
         else:
             words.append(f"{label} is unfinished")
-        handles.append(line)
-        labels.append(label)
-    style_axes(axes, x="epoch", y=f"{' / '.join(splits)} accuracy (%)".strip(), title="Accuracy")
-    _whole_ticks(axes)
-    _late(axes, [run for run, yes in zip(runs, held) if yes])
-    legend_below(figure, handles, labels)
     notes = ["faint: training"] if training is not None else []
     notes += ["◆ averaged prediction"] if diamond is not None else []
-    _note(axes, ", ".join(notes))
+    accuracy = f"{' / '.join(splits)} accuracy (%)".strip()
+    style_axes(axes, x="epoch", y=accuracy, title="Accuracy", note=", ".join(notes))
+    _whole_ticks(axes)
+    _late(axes, [run for _, run, _ in held])
+    legend_below(figure, handles, [label for _, _, label in held])
     figure.set_label("Accuracy over epochs. " + "; ".join(words) + ".")
     return figure
 
@@ -115,32 +91,30 @@ def sparsity_curves(runs: Sequence[Run]) -> Figure:
         Ke & Fan (2022), Figure 2.
     """
     keys = ("soft_sparsity", "hard_sparsity")
-    held = [any(np.isfinite(run.column(key)).any() for key in keys) for run in runs]
-    if not any(held):
+    held = _held(runs, *keys)
+    if not held:
         raise NothingToDraw("no run has a soft or hard sparsity in its history: nothing was pruned")
     figure = new_figure(WIDTH, 4.4)
     soft, hard = figure.subplots(2, 1, sharex=True)
-    handles, labels, words = [], [], []
+    handles, words = [], []
     target = None
-    for index, (run, label) in enumerate(zip(runs, run_labels(runs))):
-        if not held[index]:
-            continue
+    for index, run, label in held:
         epochs, style = run.column("epoch"), look(index)
         wanted = {"color": MUTED, "linestyle": (0, (1.5, 1.5)), "linewidth": 2.6, "alpha": 0.9, "zorder": 1}
         target = _curve(hard, epochs, 100 * run.column("target_sparsity"), **wanted) or target
-        handles.append([_curve(axes, epochs, 100 * run.column(k), **style) for axes, k in zip((soft, hard), keys)])
-        labels.append(label)
-        ends = [run.column(key)[np.isfinite(run.column(key))] for key in keys]
+        drawn = [_curve(axes, epochs, 100 * run.column(key), **style) for axes, key in zip((soft, hard), keys)]
+        handles.append(next(line for line in drawn if line is not None))
+        ends = [_finite(run, key) for key in keys]
         said = [f"{100 * end[-1]:.1f}% {name}" for end, name in zip(ends, ("soft", "hard")) if len(end)]
         words.append(f"{label} ends at {' and '.join(said)}")
     style_axes(soft, y="groups on the spike (%)", title="Soft sparsity")
-    style_axes(hard, x="epoch", y="weights at zero (%)", title="Hard sparsity")
+    note = "dotted, grey: target" if target is not None else ""
+    style_axes(hard, x="epoch", y="weights at zero (%)", title="Hard sparsity", note=note)
     for axes in (soft, hard):
         axes.set_ylim(-2, 102)
         axes.set_yticks([0, 25, 50, 75, 100])
     _whole_ticks(hard)
-    _note(hard, "dotted, grey: target" if target is not None else "")
-    legend_below(figure, [next(line for line in pair if line is not None) for pair in handles], labels)
+    legend_below(figure, handles, [label for _, _, label in held])
     figure.set_label("Soft and hard sparsity over epochs. " + "; ".join(words) + ".")
     return figure
 
@@ -171,7 +145,7 @@ def training_course(runs: Sequence[Run]) -> Figure:
         ("soft_sparsity", "Soft sparsity", "groups on the spike (%)"),
         ("hard_sparsity", "Hard sparsity", "weights at zero (%)"),
     )
-    if not any(np.isfinite(run.column(key)).any() for run in runs for key, *_ in panels):
+    if not _held(runs, *(key for key, *_ in panels)):
         raise NothingToDraw("no run has an accuracy or a sparsity in its history")
     figure = new_figure(2.1 * WIDTH, 3.0)
     lines: dict[int, object] = {}
@@ -185,11 +159,11 @@ def training_course(runs: Sequence[Run]) -> Figure:
         if key != "accuracy":
             axes.set_ylim(-2, 102)
     for run, label in zip(runs, run_labels(runs)):
-        ends = [(title, run.column(key)[np.isfinite(run.column(key))]) for key, title, _ in panels]
+        ends = [(title, _finite(run, key)) for key, title, _ in panels]
         said = ", ".join(f"{title.lower()} {100 * values[-1]:.1f}%" for title, values in ends if len(values))
         words.append(f"{label} ends at {said}")
-    drawn = [(line, run_labels(runs)[index]) for index, line in lines.items() if line is not None]
-    legend_below(figure, [line for line, _ in drawn], [label for _, label in drawn])
+    drawn = {run_labels(runs)[index]: line for index, line in lines.items() if line is not None}
+    legend_below(figure, list(drawn.values()), list(drawn))
     figure.set_label("Accuracy, soft and hard sparsity over epochs. " + "; ".join(words) + ".")
     return figure
 
@@ -225,23 +199,33 @@ def learning_rate(runs: Sequence[Run]) -> Figure:
         ticks += taken
     if not together:
         raise NothingToDraw("no run has a learning rate in its history")
-    figure = new_figure(WIDTH, 2.5)
-    axes = figure.add_subplot()
-    handles, labels, ticked = [], [], False
+    figure, axes = one_panel(WIDTH, 2.5)
+    handles, labels, note = [], [], ""
     for index, (names, steps, rate, taken) in enumerate(together.values()):
         handles.append(_curve(axes, steps, rate, **look(index), linewidth=1.5))
         labels.append(", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else ""))
         if taken:
-            ticked = True
+            note = "ticks: samples taken"
             tick = {"color": look(index)["color"], "markersize": 11, "markeredgewidth": 1.3, "clip_on": False}
             axes.plot(taken, [0] * len(taken), "|", **tick)
-    style_axes(axes, x="step", y="learning rate", title="Learning rate")
+    style_axes(axes, x="step", y="learning rate", title="Learning rate", note=note)
     axes.set_ylim(bottom=0)
     legend_below(figure, handles, labels)
-    _note(axes, "ticks: samples taken" if ticked else "")
     peak = max(float(np.nanmax(rate)) for _, _, rate, _ in together.values())
     figure.set_label(f"Learning rate over steps; the highest is {peak:.3g}. Runs: {'; '.join(labels)}.")
     return figure
+
+
+def _finite(run: Run, key: str) -> np.ndarray:
+    """The finite values of a column of the history."""
+    values = run.column(key)
+    return values[np.isfinite(values)]
+
+
+def _held(runs: Sequence[Run], *keys: str) -> list[tuple[int, Run, str]]:
+    """Place, run and label of the runs whose history holds a value of one of the keys."""
+    labelled = enumerate(zip(runs, run_labels(runs)))
+    return [(index, run, label) for index, (run, label) in labelled if any(len(_finite(run, key)) for key in keys)]
 
 
 def _curve(axes: Axes, x: np.ndarray, y: np.ndarray, **style: object):  # type: ignore[no-untyped-def]
@@ -261,18 +245,13 @@ def _late(axes: Axes, runs: Sequence[Run]) -> None:
         for key in ("accuracy", "train_accuracy"):
             values = 100 * run.column(key)
             late = values[len(values) // 2 :]
-            lows += [late[np.isfinite(late)].min()] if np.isfinite(late).any() else []
-            highs += [values[np.isfinite(values)].max()] if np.isfinite(values).any() else []
+            lows += late[np.isfinite(late)].tolist()
+            highs += values[np.isfinite(values)].tolist()
         mean = (run.result or {}).get("accuracy_mean")
         highs += [] if mean is None else [100 * mean]
     if lows and len(runs[0].history) > 3:
         room = max(max(highs) - min(lows), 1.0)
         axes.set_ylim(max(0.0, min(lows) - 0.15 * room), min(100.5, max(highs) + 0.12 * room))
-
-
-def _note(axes: Axes, text: str) -> None:
-    if text:
-        axes.set_title(literal(text), loc="right", color=MUTED, fontsize=8.5)
 
 
 def _whole_ticks(axes: Axes) -> None:

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bayesprune.report.load import Run, run_labels
-from bayesprune.report.style import MUTED, NothingToDraw, literal, look, new_figure, style_axes
-from bayesprune.report.table import MISSING
+from bayesprune.report.style import MUTED, NothingToDraw, look, name_rows, one_panel, style_axes
+from bayesprune.report.table import MISSING, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def wilson(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share."""
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z = 1.959964
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -33,26 +34,23 @@ def key_figures(run: Run) -> list[tuple[str, str, str]]:
     result = run.result
     if result is None:
         return []
+    left, dense = result.get("madds"), result.get("madds_dense")
+    remaining = "" if left is None or dense is None else f"{_short(left)} of {_short(dense)} left"
 
     def share(key: str) -> str:
-        return MISSING if result.get(key) is None else f"{100 * result[key]:.2f}%"
+        return shown(result.get(key), ".2%")
 
     def number(key: str) -> str:
-        return MISSING if result.get(key) is None else f"{result[key]:.4f}"
+        return shown(result.get(key), ".4f")
 
     return [
         ("Averaged accuracy", share("accuracy_mean"), f"single model: {share('accuracy_single')}"),
         ("Negative log-likelihood", number("nll"), f"single model: {number('nll_single')}"),
         ("Calibration error", number("ece"), f"single model: {number('ece_single')}"),
         ("Prunable weights at zero", share("sparsity_prunable"), f"of all parameters: {share('sparsity_all')}"),
-        ("Multiply-adds removed", share("sparsity_madds"), _left(result)),
+        ("Multiply-adds removed", share("sparsity_madds"), remaining),
         ("Samples", f"{result.get('num_samples') or 0:,}", f"members disagree on {share('disagreement')}"),
     ]
-
-
-def _left(result: dict[str, Any]) -> str:
-    left, dense = result.get("madds"), result.get("madds_dense")
-    return "" if left is None or dense is None else f"{_short(left)} of {_short(dense)} left"
 
 
 def _short(value: float) -> str:
@@ -84,29 +82,32 @@ def found_table(runs: Sequence[Run]) -> dict[str, Any]:
 
 def _rows(run: Run, label: str, timed: Sequence[str]) -> list[list[str]]:
     result, profile = run.result or {}, run.profile or {}
-    parameters, samples = result.get("parameters"), int(result.get("num_samples") or 0)
+    samples, latency = int(result.get("num_samples") or 0), profile.get("latency") or {}
+    sizes = {name: f"{size:.3f}" for name, size in _megabytes(run).items() if size is not None}
 
-    def number(key: str, digits: int = 4) -> str:
-        return MISSING if result.get(key) is None else f"{result[key]:.{digits}f}"
+    def row(name: str, key: str, scores: tuple[str, ...], times: list[str]) -> list[str]:
+        numbers = [shown(result.get(score), ".4f") for score in scores]
+        return [label, name, *_accuracy(run, key), *numbers, sizes.get(name.rpartition(" ")[2], MISSING), *times]
 
-    def megabytes(members: int) -> str:
-        return MISSING if parameters is None else f"{4 * parameters * members / 1e6:.3f}"
-
-    latency = profile.get("latency") or {}
+    averaged = "accuracy_mean", ("nll", "ece", "epistemic")
     before = [f"{1e3 * latency[n]['before']:.2f}" if n in latency and profile.get("dense") else MISSING for n in timed]
-    rows = [
-        [label, "single", *_accuracy(run, "accuracy_single"), number("nll_single"), number("ece_single"), MISSING,
-         megabytes(1), *before],
-    ]  # fmt: skip
-    averaged = [*_accuracy(run, "accuracy_mean"), number("nll"), number("ece"), number("epistemic")]
+    rows = [row("single", "accuracy_single", ("nll_single", "ece_single", ""), before)]
     if samples:
-        rows.append([label, f"{samples} averaged", *averaged, megabytes(samples), *[MISSING] * len(timed)])
+        rows.append(row(f"{samples} averaged", *averaged, [MISSING] * len(timed)))
     if profile.get("compact"):
-        size = profile["compact"].get("bytes")
-        after = [_faster(latency.get(n), bool(profile.get("dense"))) for n in timed]
-        mb = MISSING if size is None else f"{size / 1e6:.3f}"
-        rows.append([label, "compact", *averaged, mb, *after])
+        rows.append(row("compact", *averaged, [_faster(latency.get(n), bool(profile.get("dense"))) for n in timed]))
     return rows
+
+
+def _megabytes(run: Run) -> dict[str, float | None]:
+    """Size of a run's single model, of its average, and of the compact average; None where it is not known."""
+    result, compact = run.result or {}, (run.profile or {}).get("compact") or {}
+    parameters, samples, stored = result.get("parameters"), result.get("num_samples") or 0, compact.get("bytes")
+    return {
+        "single": None if parameters is None else 4 * parameters / 1e6,
+        "averaged": None if parameters is None else 4 * parameters * samples / 1e6,
+        "compact": None if stored is None else stored / 1e6,
+    }
 
 
 def _faster(times: dict[str, Any] | None, dense: bool) -> str:
@@ -137,8 +138,7 @@ def comparison(runs: Sequence[Run]) -> Figure:
     ]
     if not drawn:
         raise NothingToDraw("no run is finished")
-    figure = new_figure(4.6, 0.26 * len(drawn) + 1.0)
-    axes = figure.add_subplot()
+    figure, axes = one_panel(4.6, 0.26 * len(drawn) + 1.0)
     for place, (index, name, share, count) in enumerate(drawn):
         color = look(index)["color"]
         if count:
@@ -149,11 +149,9 @@ def comparison(runs: Sequence[Run]) -> Figure:
             [100 * share], [place], "o", color=color, markersize=5, label=name,
             markerfacecolor=color if full else "white",
         )  # fmt: skip
-    axes.set_yticks(range(len(drawn)), [literal(name, 34) for _, name, *_ in drawn])
-    axes.set_ylim(len(drawn) - 0.5, -0.5)
     axes.margins(x=0.08)
     style_axes(axes, x="accuracy (%)", title="Side by side", grid="x")
-    axes.tick_params(axis="y", length=0, labelcolor=MUTED, labelsize=8)
+    name_rows(axes, [name for _, name, *_ in drawn], 34, color=MUTED, edge=0.5)
     said = ", ".join(f"{name} {100 * share:.2f}%" for _, name, share, _ in drawn)
     figure.set_label(f"Accuracy with 95 % intervals: {said}.")
     return figure
@@ -164,14 +162,15 @@ def size_accuracy(runs: Sequence[Run]) -> Figure:
     drawn = [
         (index, f"{label} {name}", size, share, tested(run))
         for index, (run, label) in enumerate(zip(runs, run_labels(runs)))
-        for name, size, share in _sizes(run)
+        for name, size in _megabytes(run).items()
+        if size
+        and (share := (run.result or {}).get("accuracy_single" if name == "single" else "accuracy_mean")) is not None
     ]
     if len({size for _, _, size, *_ in drawn}) < 2:
         raise NothingToDraw("all runs have one size")
     from matplotlib.ticker import LogLocator
 
-    figure = new_figure(4.6, 2.2)
-    axes = figure.add_subplot()
+    figure, axes = one_panel(4.6, 2.2)
     axes.set_xscale("log")
     for index, name, size, share, count in drawn:
         color = look(index)["color"]
@@ -180,7 +179,7 @@ def size_accuracy(runs: Sequence[Run]) -> Figure:
             axes.vlines(size, 100 * low, 100 * high, color=color, linewidth=1.2, alpha=0.6)
         kind = name.rpartition(" ")[2]
         axes.plot(
-            [size], [100 * share], {"compact": "D"}.get(kind, "o"), color=color, markersize=5, label=name,
+            [size], [100 * share], "D" if kind == "compact" else "o", color=color, markersize=5, label=name,
             markerfacecolor="white" if kind == "single" else color,
         )  # fmt: skip
     axes.margins(x=0.12)
@@ -192,15 +191,3 @@ def size_accuracy(runs: Sequence[Run]) -> Figure:
     said = ", ".join(f"{name} {size:.3f} MB, {100 * share:.2f}%" for _, name, size, share, _ in drawn)
     figure.set_label(f"Accuracy over size in megabytes: {said}.")
     return figure
-
-
-def _sizes(run: Run) -> list[tuple[str, float, float]]:
-    """Name, megabytes and accuracy of a run's single model, of its average, and of the compact average."""
-    result, compact = run.result or {}, (run.profile or {}).get("compact") or {}
-    parameters, samples, mean = result.get("parameters"), result.get("num_samples") or 0, result.get("accuracy_mean")
-    found: list[tuple[str, float | None, float | None]] = [
-        ("single", parameters and 4 * parameters / 1e6, result.get("accuracy_single")),
-        ("averaged", parameters and samples and 4 * parameters * samples / 1e6, mean),
-        ("compact", compact.get("bytes") and compact["bytes"] / 1e6, mean),
-    ]
-    return [(name, size, share) for name, size, share in found if size and share is not None]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bayesprune.report.load import Run
-from bayesprune.report.table import MISSING
+from bayesprune.report.table import MISSING, shown
 
 
 def found_faults(run: Run) -> list[str]:
@@ -44,18 +44,14 @@ def layer_rows(sparsity: dict[str, Any]) -> dict[str, Any]:
     """Heads and rows of a sparsity report, and what was excluded."""
     rows = []
     for row in sparsity.get("per_layer") or []:
-        zeros, total, madds = row.get("zeros"), row.get("total"), row.get("madds")
+        zeros, total = row.get("zeros"), row.get("total")
         share = f"{100 * zeros / total:.2f}" if zeros is not None and total else MISSING
-        cells = [f"{value:,}" if value is not None else MISSING for value in (zeros, total)]
-        cells += [share, f"{madds:,}" if madds is not None else MISSING]
+        cells = [shown(zeros, ","), shown(total, ","), share, shown(row.get("madds"), ",")]
         rows.append([str(row.get("name")), " × ".join(map(str, row.get("shape") or [])), *cells])
     excluded = [_excluded(entry) for entry in sparsity.get("excluded") or []]
     note = f"Not prunable: {'; '.join(excluded)}." if excluded else "Nothing was excluded from pruning."
-    return {
-        "heads": ["Layer", "Shape", "Zeros", "Weights", "Sparsity (%)", "Multiply-adds"],
-        "rows": rows,
-        "note": note,
-    }
+    heads = ["Layer", "Shape", "Zeros", "Weights", "Sparsity (%)", "Multiply-adds"]
+    return {"heads": heads, "rows": rows, "note": note}
 
 
 def _excluded(entry: Any) -> str:
@@ -71,29 +67,24 @@ def health_rows(health: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
     rows: list[tuple[str, str]] = []
     for number, group in enumerate(health.get("temperature") or []):
-        said = f"{_figure(group.get('mean'))} (from {_figure(group.get('min'))} to {_figure(group.get('max'))})"
+        said = f"{shown(group.get('mean'))} (from {shown(group.get('min'))} to {shown(group.get('max'))})"
         rows.append((f"Injected temperature, group {number}", said))
         if group.get("kinetic") is not None:
-            rows.append((f"Measured temperature, group {number}", _figure(group["kinetic"])))
+            rows.append((f"Measured temperature, group {number}", shown(group["kinetic"])))
         if group.get("suggested_lr") is not None:
-            rows.append((f"Step size at which minibatches add a tenth, group {number}", _figure(group["suggested_lr"])))
-    for name, key in (
-        ("Noise-to-gradient ratio", "noise_to_gradient"),
-        ("Members", "members"),
-        ("Temperature measured at the samples", "sample_temperature"),
-        ("Relative spread of the weights", "weight_spread"),
-        ("Disagreement between members", "disagreement"),
-        ("Epistemic uncertainty", "epistemic"),
-    ):
-        if health.get(key) is not None:
-            rows.append((name, _figure(health[key])))
-    rows += [
-        (f"Training loss, {name}", _figure(value))
-        for name, value in (health.get("fit") or {}).items()
-        if value is not None
-    ]
+            rows.append((f"Step size at which minibatches add a tenth, group {number}", shown(group["suggested_lr"])))
+    values = {
+        "Noise-to-gradient ratio": health.get("noise_to_gradient"),
+        "Members": health.get("members"),
+        "Temperature measured at the samples": health.get("sample_temperature"),
+        "Relative spread of the weights": health.get("weight_spread"),
+        "Disagreement between members": health.get("disagreement"),
+        "Epistemic uncertainty": health.get("epistemic"),
+        **{f"Training loss, {name}": value for name, value in (health.get("fit") or {}).items()},
+    }
+    rows += [(name, shown(value)) for name, value in values.items() if value is not None]
     for name, key in (("R-hat", "rhat"), ("Bulk ESS", "ess")):
-        rows += [(f"{name} of {trace}", _figure(value)) for trace, value in (health.get(key) or {}).items()]
+        rows += [(f"{name} of {trace}", shown(value)) for trace, value in (health.get(key) or {}).items()]
     return rows
 
 
@@ -105,10 +96,6 @@ def health_said(health: dict[str, Any] | None) -> str:
 
 def _told(value: str) -> str:
     return {"null": "not set", "true": "yes", "false": "no"}.get(value, value)
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, (int, float)) else MISSING
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from bayesprune.common.artefact import ArtefactError
 from bayesprune.common.bounded import read_json
+from bayesprune.common.files import contents
 from bayesprune.common.manifest import check_manifest
 from bayesprune.common.tensors import PLAIN, read_tensors
 
@@ -131,9 +132,9 @@ class Run:
         file = self.path / "predictions.safetensors"
         if not file.is_file():
             return None
-        found = {name: value.numpy() for name, value in read_tensors(file, [PLAIN], older=[None]).tensors.items()}
-        absent = {"total", "epistemic", "classes", "labels"} - found.keys()
-        if absent or len({found[key].shape for key in ("total", "epistemic", "classes", "labels")}) != 1:
+        found, needed = _arrays(file), ("total", "epistemic", "classes", "labels")
+        absent = set(needed) - found.keys()
+        if absent or len({found[key].shape for key in needed}) != 1:
             fault = f"its tensors do not belong together; missing {sorted(absent)}"
             raise ArtefactError(file, fault, "one total, epistemic, class and label for each input")
         return found
@@ -148,9 +149,8 @@ class Run:
         check_manifest(self.path, [file.name])
         if not file.is_file():
             return None
-        tensors = {name: value.numpy() for name, value in read_tensors(file, [PLAIN], older=[None]).tensors.items()}
-        missing = {"steps", "lr"} - tensors.keys()
-        if missing:
+        tensors = _arrays(file)
+        if missing := {"steps", "lr"} - tensors.keys():
             raise ArtefactError(file, f"the tensors {sorted(missing)} are missing", "the tensors 'steps' and 'lr'")
         steps, lr = tensors.pop("steps"), tensors.pop("lr")
         channels = {}
@@ -182,27 +182,29 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         >>> load_run("/nowhere")
         Traceback (most recent call last):
             ...
-        FileNotFoundError: folder='/nowhere' is not a run: expected the file /nowhere/config.json; found no such folder
+        FileNotFoundError: folder='/nowhere' is not a run: expected the file /nowhere/config.json; found nothing there
     """
     path = Path(folder)
-    config = _read(path, "config.json", dict)
+    if not (path / "config.json").is_file():
+        where = f"folder={str(path)!r} is not a run: expected the file {path / 'config.json'}"
+        raise FileNotFoundError(f"{where}; found {contents(path)}")
+    config = _held(path, "config.json")
     for key in ("recipe", "method", "seed"):
         if key not in config:
             raise ArtefactError(path / "config.json", f"holds {sorted(config)}", f"the entry {key!r}")
     if not isinstance(config["seed"], int):
         raise ArtefactError(path / "config.json", f"seed={config['seed']!r} is not a whole number")
-    environment = _read(path, "environment.json", dict) if _there(path, "environment.json") else {}
-    history = _read(path, "history.json", list) if _there(path, "history.json") else []
+    environment = _held(path, "environment.json") or {}
+    history = _held(path, "history.json", list) or []
     for number, row in enumerate(history):
         where = f"{path / 'history.json'}: row {number}"
         if not isinstance(row, dict) or row.get("step") is None or row.get("epoch") is None:
             raise ArtefactError(where, f"{row!r:.80}", "an object with 'step' and 'epoch'")
         _check_numbers(row, (key for key in row if key != "split"), where)
-    result = _read(path, "result.json", dict) if _there(path, "result.json") else None
+    result = _held(path, "result.json")
     if result is not None:
         _check_numbers(result, NUMBERS, str(path / "result.json"))
-    profile = _read(path, "profile.json", dict) if (path / "profile.json").exists() else None
-    return Run(path, config, environment, history, result, profile)
+    return Run(path, config, environment, history, result, _held(path, "profile.json"))
 
 
 def find_runs(folder: str | os.PathLike[str]) -> list[Run]:
@@ -261,28 +263,14 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     return heads if len(labels) > 1 and len(tails) == 1 and len(set(heads)) == len(labels) else labels
 
 
-def _read(path: Path, name: str, kind: type) -> Any:
-    file = path / name
-    if not file.is_file():
-        where = f"folder={str(path)!r} is not a run: expected the file {file}"
-        raise FileNotFoundError(f"{where}; found {_contents(path)}")
+def _held(path: Path, name: str, kind: type = dict) -> Any:
+    """The content of a run's JSON file, None where there is none; one that its manifest lists must be there."""
     check_manifest(path, [name])
-    return read_json(file, kind)
+    return read_json(path / name, kind) if (path / name).exists() else None
 
 
-def _there(path: Path, name: str) -> bool:
-    """Whether a run has a file; one that its manifest lists must be there."""
-    check_manifest(path, [name])
-    return (path / name).exists()
-
-
-def _contents(path: Path) -> str:
-    if not path.exists():
-        return "no such folder"
-    if not path.is_dir():
-        return "a file, not a folder"
-    names = sorted(entry.name for entry in path.iterdir())
-    return (", ".join(names[:8]) + (", …" if len(names) > 8 else "")) or "an empty folder"
+def _arrays(file: Path) -> dict[str, Array]:
+    return {name: value.numpy() for name, value in read_tensors(file, [PLAIN], older=[None]).tensors.items()}
 
 
 def _check_numbers(values: dict[str, Any], keys: Iterable[str], where: str) -> None:

@@ -11,7 +11,6 @@ from bayesprune.report.diagrams import reliability_diagram
 from bayesprune.report.fragments import flatten
 from bayesprune.report.load import Run
 from bayesprune.report.page import Drawn, Figures, render
-from bayesprune.report.selection_effects import partial_dependence
 from bayesprune.report.selection_figures import (
     inclusion_bars,
     inclusion_paths,
@@ -19,9 +18,14 @@ from bayesprune.report.selection_figures import (
     loss_by_number,
     training_loss,
 )
-from bayesprune.report.selection_scores import interval_calibration, predicted_against_observed, roc_curves
+from bayesprune.report.selection_scores import (
+    interval_calibration,
+    partial_dependence,
+    predicted_against_observed,
+    roc_curves,
+)
 from bayesprune.report.selection_table import ORDER, table_rows
-from bayesprune.report.table import MISSING
+from bayesprune.report.table import shown
 
 PANELS = 12  # of partial dependence
 APART = 0.5  # between chains: they disagree
@@ -52,9 +56,10 @@ def write_selection_report(result: dict[str, Any], path: str | os.PathLike[str],
             ...
         ValueError: result: expected the result.json of `bayesprune select`, with "target", "data", "inputs", "held_out"
     """
-    needed = ("target", "data", "inputs", "held_out")
-    if any(key not in result for key in needed):
-        raise ValueError(f"result: expected the result.json of `bayesprune select`, with {_quoted(needed)}")
+    if any(key not in result for key in ("target", "data", "inputs", "held_out")):
+        raise ValueError(
+            'result: expected the result.json of `bayesprune select`, with "target", "data", "inputs", "held_out"'
+        )
     return write_bytes(path, _page(result, title).encode("utf-8"))
 
 
@@ -76,7 +81,7 @@ def _page(result: dict[str, Any], title: str | None) -> str:
         f"effect in the table means that the input acts through others.{more}",
         wide=True,
     )
-    scores = [(name, _short(value)) for name, value in result["held_out"].items() if isinstance(value, (int, float))]
+    scores = [(name, shown(value)) for name, value in result["held_out"].items() if isinstance(value, (int, float))]
     dropped = [(str(name), str(reason)) for name, reason in result.get("dropped") or []]
     loss = figure(lambda: training_loss(result), "Training loss", "Every chain's loss on the training rows.")
     return render(
@@ -88,7 +93,13 @@ def _page(result: dict[str, Any], title: str | None) -> str:
         faults=[("", note) for note in result.get("notes") or []],
         selected=_selected(result),
         clusters=_clusters(result),
-        interactions=_interactions(result),
+        interactions=[
+            (
+                " × ".join(map(str, pair["inputs"])),
+                f"{pair['strength']:.3g} ({_share(pair['share'])} of the prediction's spread)",
+            )
+            for pair in result.get("interactions") or []
+        ],
         on_variance=[(one["input"], f"p-value {one['p_value']:.2g}") for one in result.get("on_variance") or []],
         probabilities=_probability_figures(result, figure),
         effects=[effects],
@@ -117,20 +128,17 @@ def _tiles(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     tiles = [("Selected", f"{len(selected):,} of {data['inputs']:,}", note)]
     if result["target"]["task"] == "regression":
         error = f"± {_share(scores.get('coverage_error'))} (standard error)"
+        constant = f"without inputs: {shown(scores.get('rmse_constant'))}"
         tiles += [
-            (
-                "Root mean squared error",
-                _short(scores.get("rmse")),
-                f"without inputs: {_short(scores.get('rmse_constant'))}",
-            ),
+            ("Root mean squared error", shown(scores.get("rmse")), constant),
             ("Explained variance", _share(scores.get("r2")), "of held-out rows"),
             ("90 % intervals cover", _share(scores.get("coverage")), error),
         ]
     else:
         tiles += [
             ("Accuracy", _share(scores.get("accuracy")), f"without inputs: {_share(scores.get('accuracy_constant'))}"),
-            ("Log loss", _short(scores.get("nll")), f"without inputs: {_short(scores.get('nll_constant'))}"),
-            ("Calibration error", _short(scores.get("ece")), "ECE, 15 bins"),
+            ("Log loss", shown(scores.get("nll")), f"without inputs: {shown(scores.get('nll_constant'))}"),
+            ("Calibration error", shown(scores.get("ece")), "ECE, 15 bins"),
         ]
     return [*tiles, ("Held-out rows", f"{data['rows_held_out']:,}", f"trained on {data['rows_train']:,}")]
 
@@ -160,17 +168,6 @@ def _clusters(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _interactions(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """The pairs of selected inputs that act together."""
-    return [
-        (
-            " × ".join(map(str, one["inputs"])),
-            f"{one['strength']:.3g} ({_share(one['share'])} of the prediction's spread)",
-        )
-        for one in result.get("interactions") or []
-    ]
-
-
 def _probability_figures(result: dict[str, Any], figure: Figures) -> list[Drawn]:
     drawn = [
         figure(
@@ -180,9 +177,7 @@ def _probability_figures(result: dict[str, Any], figure: Figures) -> list[Drawn]
             "input was no candidate; its probability is the prior's.",
         ),
         figure(
-            lambda: inclusion_scatter(result),
-            "All inputs",
-            "Every input that was tested, in the order of the columns.",
+            lambda: inclusion_scatter(result), "All inputs", "Every input that was tested, in the order of the columns."
         ),
         figure(
             lambda: inclusion_paths(result),
@@ -230,13 +225,5 @@ def _score_figures(result: dict[str, Any], figure: Figures) -> list[Drawn]:
     ]
 
 
-def _short(value: Any) -> str:
-    return MISSING if value is None else f"{value:.4g}"
-
-
 def _share(value: Any) -> str:
-    return MISSING if value is None else f"{100 * value:.1f}%"
-
-
-def _quoted(names: tuple[str, ...]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
+    return shown(value, ".1%")

@@ -12,55 +12,48 @@ from bayesprune.report.style import (
     SERIES,
     NothingToDraw,
     legend_below,
-    literal,
     look,
-    new_figure,
+    name_rows,
+    one_panel,
     style_axes,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE = SERIES[:2]
+BLUE = SERIES[0]
 _NAMED = 8  # lines and points that get a colour and a name of their own
 
 
-def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> Figure:
+def inclusion_bars(result: dict[str, Any]) -> Figure:
     """Inclusion probabilities of the inputs that have the highest, with the chains' own as dots."""
-    names, probability, selected, chains = _inputs(result)
-    weighed = weighed_inputs(result)
-    order = np.lexsort((-probability, ~selected))[: min(most, max(12, int(selected.sum()) + others))]
-    figure = new_figure(4.4, 0.2 * len(order) + 1.1)
-    axes = figure.add_subplot()
-    place = np.arange(len(order))
-    bars = [
-        axes.barh(place[mask], probability[order][mask], height=0.66, color=colour)
-        for mask, colour in ((selected[order], BLUE), (~selected[order] & weighed[order], MUTED))
-    ]
-    for at in place[~weighed[order]]:
-        axes.text(0.01, at, "no evidence", va="center", color=MUTED, fontsize=8)
+    names, probability, selected, weighed, chains = _inputs(result)
+    order = np.lexsort((-probability, ~selected))[: min(25, max(12, int(selected.sum()) + 8))]
+    figure, axes = one_panel(4.4, 0.2 * len(order) + 1.1)
+    place, drawn = np.arange(len(order)), weighed[order]
     handles: list[Any] = []
     labels = []
-    for bar, label in zip(bars, ("selected", "not selected")):
-        if len(bar):
-            handles.append(bar)
+    for mask, colour, label in (
+        (selected[order], BLUE, "selected"), (~selected[order] & drawn, MUTED, "not selected"),
+    ):  # fmt: skip
+        bars = axes.barh(place[mask], probability[order][mask], height=0.66, color=colour)
+        if len(bars):
+            handles.append(bars)
             labels.append(label)
+    for at in place[~drawn]:
+        axes.text(0.01, at, "no evidence", va="center", color=MUTED, fontsize=8)
     if len(chains) > 1:
         for chain in chains:
-            drawn = weighed[order]
             (dots,) = axes.plot(
                 chain[order][drawn], place[drawn], "o", color=INK, markersize=3.4, markeredgecolor="white",
                 markeredgewidth=0.6, clip_on=False, zorder=4,
             )  # fmt: skip
         handles.append(dots)
         labels.append("single chains")
-    axes.set_yticks(place, [literal(names[i], 26) for i in order])
-    axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlim(0, 1)
-    style_axes(axes, x="inclusion probability", title="Inclusion probabilities", grid="x")
-    axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8)
-    if len(order) < len(names):
-        axes.set_title(f"first {len(order)} of {len(names):,}", loc="right", color=MUTED, fontsize=8.5)
+    note = f"first {len(order)} of {len(names):,}" if len(order) < len(names) else ""
+    style_axes(axes, x="inclusion probability", title="Inclusion probabilities", note=note, grid="x")
+    name_rows(axes, [names[i] for i in order], 26)
     legend_below(figure, handles, labels)
     ends = " to ".join(f"{names[i]} ({probability[i]:.2f})" for i in (order[0], order[-1]))
     figure.set_label(
@@ -71,35 +64,25 @@ def inclusion_bars(result: dict[str, Any], most: int = 25, others: int = 8) -> F
 
 def inclusion_scatter(result: dict[str, Any]) -> Figure:
     """Inclusion probabilities of all inputs, in the order of the columns."""
-    names, probability, selected, _ = _inputs(result)
-    weighed = weighed_inputs(result)
-    figure = new_figure(4.4, 2.9)
+    names, probability, selected, weighed, _ = _inputs(result)
+    figure, axes = one_panel(4.4, 2.9)
     from matplotlib.ticker import MaxNLocator
 
-    axes = figure.add_subplot()
     at = np.arange(1, len(names) + 1)
     handles, labels = [], []
     for mask, colour, size, label in (
         (~selected & weighed, MUTED, 2.2, "not selected"), (selected, BLUE, 4.5, "selected"),
     ):  # fmt: skip
         if mask.any():
+            style: dict[str, Any] = {"color": colour, "markersize": size, "clip_on": False}
             # Thousands of points become an image inside the vector graphic.
-            handles += axes.plot(
-                at[mask],
-                probability[mask],
-                "o",
-                color=colour,
-                markersize=size,
-                rasterized=mask.sum() > 1500,
-                clip_on=False,
-            )
+            handles += axes.plot(at[mask], probability[mask], "o", **style, rasterized=mask.sum() > 1500)
             labels.append(label)
     axes.set_ylim(-0.02, 1.06)
     axes.set_xlim(0, len(names) + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style_axes(axes, x="column", y="inclusion probability", title="All inputs")
-    if not weighed.all():
-        axes.set_title(f"{int((~weighed).sum()):,} without evidence", loc="right", color=MUTED, fontsize=8.5)
+    note = "" if weighed.all() else f"{int((~weighed).sum()):,} without evidence"
+    style_axes(axes, x="column", y="inclusion probability", title="All inputs", note=note)
     legend_below(figure, handles[::-1], labels[::-1])
     rest = probability[~selected & weighed]
     highest = f"; the highest of the others is {rest.max():.2f}" if rest.size else ""
@@ -114,8 +97,7 @@ def inclusion_paths(result: dict[str, Any]) -> Figure:
     if not paths or not history.get("epoch"):
         raise NothingToDraw("the estimator kept no paths")
     epoch = np.asarray(history["epoch"], dtype=float)
-    figure = new_figure(9.0, 3.4)
-    axes = figure.add_subplot()
+    figure, axes = one_panel(9.0, 3.4)
     handles, labels, number = [], [], 0
     for one in sorted(paths, key=lambda entry: entry["selected"]):  # the selected ones on top
         path = _numbers(one["path"])
@@ -149,8 +131,7 @@ def loss_by_number(result: dict[str, Any]) -> Figure:
     if not numbers:
         raise NothingToDraw("the number of inputs was not cross-validated")
     counts, loss = np.asarray(numbers["inputs"], dtype=float), _numbers(numbers["loss"])
-    figure = new_figure(4.4, 2.6)
-    axes = figure.add_subplot()
+    figure, axes = one_panel(4.4, 2.6)
     axes.plot(counts, loss, "o-", color=BLUE, linewidth=1.2, markersize=3)
     axes.axvline(numbers["taken"], color=INK, linestyle=(0, (4, 2)), linewidth=1.2)
     axes.set_xscale("symlog", linthresh=8, linscale=2)
@@ -171,8 +152,7 @@ def training_loss(result: dict[str, Any]) -> Figure:
     loss = [_numbers(chain) for chain in history.get("loss") or []]
     if not loss or not history.get("epoch"):
         raise NothingToDraw("the estimator kept no loss")
-    figure = new_figure(4.4, 2.6)
-    axes = figure.add_subplot()
+    figure, axes = one_panel(4.4, 2.6)
     lines = [axes.plot(history["epoch"], chain, **look(i), linewidth=1.1)[0] for i, chain in enumerate(loss)]
     finite = np.concatenate([chain[np.isfinite(chain)] for chain in loss])
     if finite.size and 0 < 20 * finite.min() < finite.max():
@@ -185,22 +165,16 @@ def training_loss(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def weighed_inputs(result: dict[str, Any]) -> np.ndarray:
-    """Which inputs a chain's model held: those whose evidence is not 0, and all that are selected."""
-    inputs = result["inputs"]
-    selected = np.asarray(inputs["selected"], dtype=bool)
-    evidence = _numbers(inputs.get("evidence") or [None] * len(selected))
-    return selected | (evidence != 0)
-
-
-def _inputs(result: dict[str, Any]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+def _inputs(result: dict[str, Any]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Name, probability, whether selected, whether a chain's model held it (its evidence is not 0), and the chains' own."""
     inputs = result.get("inputs") or {}
     names = [str(name) for name in inputs.get("name") or []]
     if not names:
         raise NothingToDraw("there are no inputs")
     selected = np.asarray(inputs["selected"], dtype=bool)
+    weighed = selected | (_numbers(inputs.get("evidence") or [None] * len(selected)) != 0)
     chains = np.asarray(inputs.get("chains") or [], dtype=float)
-    return names, _numbers(inputs["probability"]), selected, chains
+    return names, _numbers(inputs["probability"]), selected, weighed, chains
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bayesprune.common.files import csv_text
 from bayesprune.report.style import literal
-from bayesprune.report.table import MISSING
+from bayesprune.report.table import MISSING, shown
 
 KEYS = (
     "input", "kind", "evidence", "probability", "chain_min", "chain_max", "q_value", "effect", "effect_alone", "direction",
@@ -42,35 +41,38 @@ def selection_table(selected: Sequence[dict[str, Any]], fmt: str = "text", most:
     return writers[fmt](selected, len(selected) if most is None else most)
 
 
-HEADINGS = ("Input", "Evidence", "Chains", "Probability", "q-value", "Effect", "Alone", "Direction")
-WORDS = ("Input", "Chains", "Direction")
+ORDER = ("Input", "Chains", "Direction", "Evidence", "Probability", "q-value", "Effect", "Alone")
+"""The columns of a page: words first, as its tables have them."""
+_TERMINAL = ("Input", "Evidence", "Chains", "Probability", "q-value", "Effect", "Alone", "Direction")
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    chains = MISSING if row.get("chain_min") is None else f"{row['chain_min']:.3f}–{row['chain_max']:.3f}"
+def _cells(row: dict[str, Any]) -> dict[str, str]:
     q_value = row["q_value"]
-    return [
-        str(row["input"]),
-        MISSING if row.get("evidence") is None else f"{row['evidence']:.1f}",
-        chains,
-        f"{row['probability']:.3f}",
-        f"{q_value:.3f}" if q_value >= 0.001 or q_value == 0 else f"{q_value:.0e}",
-        f"{row['effect']:.3g}",
-        MISSING if row["effect_alone"] is None else f"{row['effect_alone']:.3g}",
-        str(row["direction"]),
-    ]
+    return {
+        "Input": str(row["input"]),
+        "Chains": MISSING if row.get("chain_min") is None else f"{row['chain_min']:.3f}–{row['chain_max']:.3f}",
+        "Direction": str(row["direction"]),
+        "Evidence": shown(row.get("evidence"), ".1f"),
+        "Probability": f"{row['probability']:.3f}",
+        "q-value": f"{q_value:.3f}" if q_value >= 0.001 or q_value == 0 else f"{q_value:.0e}",
+        "Effect": f"{row['effect']:.3g}",
+        "Alone": shown(row["effect_alone"], ".3g"),
+    }
 
 
 def _text(selected: Sequence[dict[str, Any]], most: int) -> str:
-    lines = [[literal(cell, 40).replace(r"\$", "$") for cell in _cells(row)] for row in selected[:most]]
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *lines)]
+    cells = [
+        {name: literal(cell, 40).replace(r"\$", "$") for name, cell in _cells(row).items()} for row in selected[:most]
+    ]
+    cells.insert(0, dict(zip(ORDER, ORDER)))
+    widths = {name: max(len(row[name]) for row in cells) for name in ORDER}
 
-    def line(cells: Sequence[str]) -> str:
-        aligned = (c.ljust(w) if h in WORDS else c.rjust(w) for c, w, h in zip(cells, widths, HEADINGS))
+    def line(row: dict[str, str]) -> str:
+        aligned = (row[h].ljust(widths[h]) if h in ORDER[:3] else row[h].rjust(widths[h]) for h in _TERMINAL)
         return "  ".join(aligned).rstrip()
 
     more = [f"… and {len(selected) - most} more"] if len(selected) > most else []
-    return "\n".join([line(HEADINGS), *map(line, lines), *more]) + "\n"
+    return "\n".join([*map(line, cells), *more]) + "\n"
 
 
 def _html(selected: Sequence[dict[str, Any]], most: int) -> str:
@@ -82,18 +84,10 @@ def _html(selected: Sequence[dict[str, Any]], most: int) -> str:
     return str(html_table(list(ORDER), rows, 3)).strip()
 
 
-ORDER = ("Input", "Chains", "Direction", "Evidence", "Probability", "q-value", "Effect", "Alone")
-"""The columns of a page: words first, as its tables have them."""
-
-
 def table_rows(selected: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The cells of the selected inputs in the order of `ORDER`, as text."""
-    return [[dict(zip(HEADINGS, _cells(row)))[name] for name in ORDER] for row in selected]
+    return [list(_cells(row).values()) for row in selected]
 
 
 def _csv(selected: Sequence[dict[str, Any]], most: int) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=KEYS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(selected)
-    return out.getvalue()
+    return csv_text(KEYS, ([row.get(key) for key in KEYS] for row in selected))

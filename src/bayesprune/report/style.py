@@ -6,9 +6,12 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bayesprune.common.files import write_bytes
 
@@ -51,6 +54,17 @@ class NothingToDraw(ValueError):
     """
 
 
+def spread(length: int, most: int) -> np.ndarray:
+    """Indices of at most `most` of `length` things, evenly spread, both ends among them."""
+    return np.unique(np.linspace(0, max(length - 1, 0), min(length, most)).round().astype(int))
+
+
+def one_panel(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure and its only axes."""
+    figure = new_figure(width, height)
+    return figure, figure.add_subplot()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Make an empty figure outside of pyplot's global state."""
     try:
@@ -60,8 +74,8 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def style_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: str = "y") -> None:
-    """Give axes their labels and the house's look: no box, a light grid, a title at the left."""
+def style_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "", note: str = "", grid: str = "y") -> None:
+    """Give axes their labels and the house's look: no box, a light grid, a title at the left, a note at the right."""
     axes.set_facecolor("none")
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -71,9 +85,17 @@ def style_axes(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: s
     axes.set_ylabel(literal(y), color=MUTED, fontsize=9)
     if title:
         axes.set_title(literal(title), loc="left", color=INK, fontsize=9.5, fontweight="bold")
+    if note:
+        axes.set_title(literal(note), loc="right", color=MUTED, fontsize=8.5)
     axes.set_axisbelow(True)
-    if grid:
-        axes.grid(axis=grid, color=LINE, linewidth=0.7)  # type: ignore[arg-type]
+    axes.grid(axis=grid, color=LINE, linewidth=0.7)  # type: ignore[arg-type]
+
+
+def name_rows(axes: Axes, names: Sequence[str], width: int, *, color: str = INK, edge: float = 0.6) -> None:
+    """Give the rows of lying bars their names, the first on top."""
+    axes.set_yticks(range(len(names)), [literal(name, width) for name in names])
+    axes.set_ylim(len(names) - (1 - edge), -edge)
+    axes.tick_params(axis="y", length=0, labelcolor=color, labelsize=8)
 
 
 def literal(text: str, width: int = 60) -> str:

@@ -6,54 +6,45 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Any, NamedTuple
 
 from bayesprune.report.load import Run, run_labels
 
 MISSING = "–"
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of numbers: its heading, the heading of its group, the result's entry, and how to write a value."""
+def shown(value: Any, form: str = ".4g") -> str:
+    """A number in a form (`.2%` is a percentage), a dash for what is none."""
+    return format(value, form) if isinstance(value, (int, float)) else MISSING
+
+
+class Column(NamedTuple):
+    """A column of numbers: its heading, the heading of its group, the result's entry, and the form of a value."""
 
     group: str
     heading: str
     key: str
-    write: Callable[[float], str]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _four(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _whole(value: float) -> str:
-    return f"{value:,.0f}"
+    form: str
 
 
 COLUMNS = (
-    Column("Accuracy (%)", "single", "accuracy_single", _percent),
-    Column("Accuracy (%)", "averaged", "accuracy_mean", _percent),
-    Column("Averaged prediction", "NLL", "nll", _four),
-    Column("Averaged prediction", "Brier", "brier", _four),
-    Column("Averaged prediction", "ECE", "ece", _four),
-    Column("Sparsity (%)", "prunable", "sparsity_prunable", _percent),
-    Column("Sparsity (%)", "all", "sparsity_all", _percent),
-    Column("Sparsity (%)", "multiply-adds", "sparsity_madds", _percent),
-    Column("", "Samples", "num_samples", _whole),
-    Column("", "Epochs", "epochs", _whole),
-    Column("", "Seconds", "seconds", _whole),
+    Column("Accuracy (%)", "single", "accuracy_single", ".2%"),
+    Column("Accuracy (%)", "averaged", "accuracy_mean", ".2%"),
+    Column("Averaged prediction", "NLL", "nll", ".4f"),
+    Column("Averaged prediction", "Brier", "brier", ".4f"),
+    Column("Averaged prediction", "ECE", "ece", ".4f"),
+    Column("Sparsity (%)", "prunable", "sparsity_prunable", ".2%"),
+    Column("Sparsity (%)", "all", "sparsity_all", ".2%"),
+    Column("Sparsity (%)", "multiply-adds", "sparsity_madds", ".2%"),
+    Column("", "Samples", "num_samples", ",.0f"),
+    Column("", "Epochs", "epochs", ",.0f"),
+    Column("", "Seconds", "seconds", ",.0f"),
 )
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     label: str
     runs: list[Run]
 
@@ -120,10 +111,10 @@ def _cell(row: _Row, column: Column) -> str:
         return MISSING
     if not all(map(math.isfinite, values)):
         return str(next(value for value in values if not math.isfinite(value)))
-    mean = column.write(statistics.fmean(values))
-    if len(values) < 2 or (column.write is _whole and len(set(values)) == 1):
-        return mean
-    return f"{mean} ± {column.write(statistics.stdev(values))}"
+    told = [statistics.fmean(values)]
+    if len(values) > 1 and (column.form != ",.0f" or len(set(values)) > 1):
+        told.append(statistics.stdev(values))
+    return " ± ".join(format(value, column.form).rstrip("%") for value in told)  # the heading says %
 
 
 def _merged(runs: Sequence[Run]) -> list[_Row]:
@@ -170,9 +161,7 @@ def _markdown(headings: list[tuple[str, str]], cells: list[list[str]], texts: in
     def plain(value: str) -> str:
         return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(value.split()))
 
-    names = []
-    for group, heading in headings:
-        names.append(group.replace(" (%)", f", {heading} (%)") if "%" in group else heading)
+    names = [group.replace(" (%)", f", {heading} (%)") if "%" in group else heading for group, heading in headings]
     rule = [":---" if i < texts else "---:" for i in range(len(headings))]
     return "\n".join([line(names), line(rule), *(line([plain(v) for v in row]) for row in cells)]) + "\n"
 

@@ -15,10 +15,6 @@ ENSEMBLING = {
 }  # fmt: skip
 
 
-SPARSE = tuple(row for row in ROWS if "dense_layers" in row.keys)
-"""Rows of the built-in sparse-training baselines."""
-
-
 def sparse_baseline(base: RunConfig, method: str, target: float) -> RunConfig:
     """Return an SGD run's configuration with a sparse-training baseline, the layers dense that its authors left dense."""
     preset = published(method, base.network.network)
@@ -59,7 +55,7 @@ def sampling_baseline(base: RunConfig, name: str, rank1_lr: float = 0.1) -> RunC
 
 def add_baselines(place: str, described: str, base: Maker, target: float, lr: float | None = None) -> None:
     """Add the recipes of the sparse-training baselines at a place; `lr` is of those that are sparse from the start."""
-    for row in SPARSE:
+    for row in (row for row in ROWS if "dense_layers" in row.keys):  # the built-in sparse-training baselines
 
         def make(method: str = row.name, own: float | None = None if row.ramped else lr) -> RunConfig:
             config = sparse_baseline(base(), method, target)

@@ -103,17 +103,13 @@ def build_network(config: RunConfig, data: AnyData) -> nn.Module:
         raise ValueError(
             f"network={config.network.network!r}: a network by name takes images that the library loads; give yours with model=."
         )
-    arguments = {"num_classes": data.num_classes}
     if config.network.network == "mlp":
         raise ValueError(
             "network='mlp' is built by its layer sizes; use it from Python, or choose a convolutional network."
         )
-    if config.network.width is not None:
-        arguments["width"] = config.network.width
-    if config.network.stem_stride is not None:
-        arguments["stem_stride"] = config.network.stem_stride
-    if data.in_channels != 3 or config.network.network == "digits_resnet":
-        arguments["in_channels"] = data.in_channels
+    chosen = {"width": config.network.width, "stem_stride": config.network.stem_stride}
+    arguments = {"num_classes": data.num_classes, "in_channels": data.in_channels}
+    arguments |= {name: value for name, value in chosen.items() if value is not None}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:

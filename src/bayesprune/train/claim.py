@@ -39,13 +39,8 @@ def check_folder(out: Path, config: RunConfig, resume: bool) -> None:
     if (out / names.CONFIG).exists():
         if not resume:
             raise FileExistsError(f"{out} holds a run already; add --resume to go on with it, or name another folder.")
-        stored = read_config(out)
-        differ = [
-            f"{key}={wanted[key]!r} (it has {value!r})"
-            for wanted, held in [(_computed(config), _computed(stored))]
-            for key, value in held.items()
-            if wanted[key] != value
-        ]
+        wanted, held = _computed(config), _computed(read_config(out))
+        differ = [f"{key}={wanted[key]!r} (it has {value!r})" for key, value in held.items() if wanted[key] != value]
         if differ:
             raise ValueError(
                 f"{out} was begun with another configuration: {', '.join(differ[:5])}; resume it with the same recipe and --set "
@@ -60,10 +55,10 @@ def check_place(out: Path, state: Mapping[str, Any], place: Mapping[str, Any]) -
     for key, here in place.items():
         held = state.get(key, here)
         if held != here:
+            how = " (OMP_NUM_THREADS or --set threads= at its beginning)" if key == "threads" else ""
             raise ValueError(
                 f"{out} was begun with {key}={held!r} and would go on with {key}={here!r}, to another result; resume it where "
-                f"{key} is the same"
-                + (" (OMP_NUM_THREADS or --set threads= at its beginning)." if key == "threads" else ".")
+                f"{key} is the same{how}."
             )
 
 

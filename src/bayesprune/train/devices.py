@@ -40,17 +40,13 @@ def fabric(device: str, precision: str) -> Any:
         return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
     # BatchNorm's statistics are averaged, not taken from the first process
     known = inspect.signature(DistributedDataParallel).parameters
-    buffers = (
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    )  # later versions of torch
+    later = "forward_sync_buffers"  # its name in later versions of torch
+    buffers = later if later in known else "broadcast_buffers"
     strategy = DDPStrategy(timeout=timedelta(seconds=START), **{buffers: False})  # type: ignore[arg-type]
     shared = Fabric(
-        accelerator=device,
-        devices=here,
-        num_nodes=processes // here,
-        strategy=strategy,
+        accelerator=device, devices=here, num_nodes=processes // here, strategy=strategy,
         precision=precision,  # type: ignore[arg-type]
-    )
+    )  # fmt: skip
     shared.launch()
     return shared
 
@@ -64,9 +60,8 @@ def interruptible() -> Iterator[Any]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        os.write(
-            2, b"\nstopping after this step, with a checkpoint (again to stop at once)\n"
-        )  # print is not reentrant
+        # print is not reentrant
+        os.write(2, b"\nstopping after this step, with a checkpoint (again to stop at once)\n")
 
     previous = {}
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import platform
 import subprocess
@@ -20,7 +18,7 @@ from torch import nn
 from bayesprune._version import __version__
 from bayesprune.common import bounded
 from bayesprune.common.artefact import MissingArtefactError
-from bayesprune.common.files import write_json, write_text
+from bayesprune.common.files import csv_text, write_json, write_text
 from bayesprune.common.manifest import MANIFEST, check_manifest, write_manifest
 from bayesprune.common.tensors import PLAIN, load_into, read_tensors
 
@@ -67,12 +65,8 @@ def load_model_(model: nn.Module, run: Path) -> nn.Module:
 def write_history(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows of the run as JSON and CSV."""
     write_json(folder / HISTORY, list(rows))
-    out = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write_text(folder / METRICS, out.getvalue())
+    heads = list(rows[0]) if rows else []
+    write_text(folder / METRICS, csv_text(heads, ([row.get(head) for head in heads] for row in rows)) if rows else "")
 
 
 def environment(device: str) -> dict[str, Any]:

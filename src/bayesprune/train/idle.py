@@ -9,27 +9,20 @@ from bayesprune.train.recipes import recipe
 from bayesprune.train.registry import method
 from bayesprune.train.settings import get, keys, locate
 
-_NEEDS = {
+_NEEDS: dict[str, tuple[str, str | bool | None]] = {
     "scale_decay": ("preconditioner", "rms"),
     "dual_lr": ("preconditioner", "paper"),
     "global_scale": ("preconditioner", "paper"),
     "round_to": ("scope", "layer"),
     "target_sparsity": ("hard_threshold", None),
-    "crop_scale": ("augment", True),
-    "padding": ("augment", True),
-    "flip": ("augment", True),
-    "alternate": ("augment", True),
-    "padding_mode": ("augment", True),
-    "cutout": ("augment", True),
+    **dict.fromkeys(("crop_scale", "padding", "flip", "alternate", "padding_mode", "cutout"), ("augment", True)),
 }
 _DATA_KEYS: dict[str, set[str]] = {
     "fold": {"digits"},
     "image_size": {"folder", "images"},
-    "crop_scale": {"images"},
-    "workers": {"images"},
+    **{key: {"images"} for key in ("crop_scale", "workers")},
     **{key: {"digits", "cifar10", "cifar100", "folder"} for key in ("padding", "padding_mode", "alternate", "cutout")},
-    "augment": {"digits", "cifar10", "cifar100", "folder", "images"},
-    "flip": {"digits", "cifar10", "cifar100", "folder", "images"},
+    **{key: {"digits", "cifar10", "cifar100", "folder", "images"} for key in ("augment", "flip")},
 }
 
 

@@ -185,9 +185,7 @@ class Trainer:
                     due = now - since_save >= 60 * self.config.runtime.checkpoint_minutes
                     asked, due = self.ranks.any(self.step, self._asked(), due)
                     left = self.clock.total_steps - self.step
-                    if left == 1 or (
-                        left and (asked or due)
-                    ):  # not at the end: the last gradients belong to the result
+                    if left == 1 or (left and (asked or due)):  # not at the end: its gradients belong to the result
                         self.save_checkpoint()
                         since_save = time.monotonic()
                     if asked:

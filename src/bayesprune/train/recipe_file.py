@@ -15,7 +15,7 @@ from bayesprune.train.build import as_data, own_config
 from bayesprune.train.config import RunConfig
 from bayesprune.train.idle import refuse_idle
 from bayesprune.train.recipes import names, recipe, registered
-from bayesprune.train.settings import merged, override
+from bayesprune.train.settings import as_settings, merged, override
 
 _OWN = ("model", "data", "task")
 
@@ -43,7 +43,7 @@ def choose(what: str, settings: Iterable[str] = (), config_file: str | os.PathLi
         config = recipe(what)
     if config_file is not None:
         given = merged(given, {key: value for key, value in read_settings(config_file).items() if key != "recipe"})
-    given = merged(given, *({key: value} for key, value in map(_pair, settings)))
+    given = merged(given, as_settings(settings))
     config = override(config, given)
     config = own_config(config, own.get("model"), None if own.get("data") is None else as_data(own["data"]))
     for key in given:
@@ -70,14 +70,6 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     for key, value in values.items():
         flat |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     return flat
-
-
-def _pair(setting: str) -> tuple[str, str]:
-    """Return key and value of "key=value"."""
-    key, separator, value = setting.partition("=")
-    if not separator:
-        raise ValueError(f"--set {setting!r} has no '='; write key=value, for example lr=0.5.")
-    return key.strip(), value.strip()
 
 
 def _from_python(path: Path, name: str) -> tuple[RunConfig, dict[str, Any]]:

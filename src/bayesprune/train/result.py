@@ -39,19 +39,21 @@ class Trained:
 
 def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
     """Evaluate a trained run on the test examples and return the content of result.json."""
-    config, store = trained.config, trained.samples
-    task = trained.task
+    config, store, task = trained.config, trained.samples, trained.task
     single = task.evaluate(trained.model, None, trained.test)
     average = task.evaluate(trained.model, store, trained.test) if len(store) else single
     example = trained.example if isinstance(trained.example, torch.Tensor) else None
     report = sparsity_report(
         trained.model, exclude=dense_layers(config, trained.model), example_input=example
     ).as_dict()
+    fit = None  # the last epoch's training loss beside that of a prediction that knows nothing
+    if trained.history and len(store):
+        fit = Fit(members=trained.history[-1]["train_loss"], constant=task.constant(average.classes))
     health = health_report(
         optimizer=trained.optimizer if isinstance(trained.optimizer, Sampler) else None,
         samples=store if len(store) else None,
         prediction=average.prediction if len(store) else None,
-        fit=_fit(trained, average.classes) if len(store) else None,
+        fit=fit,
         losses=_settled(trained.history),
     )
     return {
@@ -75,7 +77,10 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "madds_dense": report["madds_dense"],
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "seconds": round(trained.seconds, 2),
-        "members": _members(trained, average),
+        "members": [
+            {"step": info["step"], "cycle": info["cycle"], task.shown[0]: value}
+            for info, value in zip(store.infos, average.members)
+        ],
         **average.uncertainty,
         "reliability": average.curve,
         "reliability_single": single.curve,
@@ -103,13 +108,6 @@ def _settings(task: Task) -> dict[str, Any]:
     return {name: value for name, value in found.items() if isinstance(value, (bool, int, float, str, type(None)))}
 
 
-def _fit(trained: Trained, classes: int | None) -> Fit | None:
-    """Return the last epoch's training loss beside that of a prediction that knows nothing."""
-    if not trained.history:
-        return None
-    return Fit(members=trained.history[-1]["train_loss"], constant=trained.task.constant(classes))
-
-
 def _viewed(trained: Trained) -> dict[str, Any] | None:
     """Return the scores of outputs averaged over the views asked for, apart from the plain ones; None where none are."""
     kind = trained.config.data.test_views
@@ -125,12 +123,3 @@ def _named(single: Evaluation, average: Evaluation) -> dict[str, float]:
     """Return the scores of the average and of the last iterate by the names of result.json."""
     scores = {("accuracy_mean" if name == "accuracy" else name): value for name, value in average.scores.items()}
     return scores | {f"{name}_single": value for name, value in single.scores.items()}
-
-
-def _members(trained: Trained, average: Evaluation) -> list[dict[str, Any]]:
-    """Return step, cycle and first score of each sample."""
-    name = trained.task.shown[0]
-    return [
-        {"step": info["step"], "cycle": info["cycle"], name: value}
-        for info, value in zip(trained.samples.infos, average.members)
-    ]

@@ -68,14 +68,7 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
         >>> override(RunConfig(), ["lr=0.5", "schedule.epochs=3"]).sampler.lr
         0.5
     """
-    if not isinstance(settings, Mapping):
-        pairs = []
-        for setting in settings:
-            key, separator, value = setting.partition("=")
-            if not separator:
-                raise ValueError(f"--set {setting!r} has no '='; write key=value, for example lr=0.5.")
-            pairs.append((key.strip(), value.strip()))
-        settings = merged(*({key: value} for key, value in pairs))
+    settings = as_settings(settings)
     chosen = [settings[key] for key in ("sampler.method", "method") if key in settings]
     name_of_method = str(chosen[0]) if chosen else config.sampler.method
     kinds = section_types(name_of_method)
@@ -90,6 +83,19 @@ def override(config: RunConfig, settings: Iterable[str] | Mapping[str, Any]) -> 
         kind = kinds["options"]
         top["options"] = replace(config.options if isinstance(config.options, kind) else kind(), **own)
     return replace(config, **top, **sections)
+
+
+def as_settings(settings: Iterable[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return "key=value" strings as a mapping; one as it is."""
+    if isinstance(settings, Mapping):
+        return settings
+    pairs = []
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ValueError(f"--set {setting!r} has no '='; write key=value, for example lr=0.5.")
+        pairs.append({key.strip(): value.strip()})
+    return merged(*pairs)
 
 
 def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:

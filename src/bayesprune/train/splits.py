@@ -18,7 +18,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from bayesprune.vision.dataset_loader import DatasetLoader, PassLoader, StreamLoader
+from bayesprune.vision.dataset_loader import DatasetLoader, PassLoader, StreamLoader, length_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,23 +97,18 @@ class Splits:
         if split == "train" and self.num_data is not None:
             return self.num_data
         whole = _whole(data)
-        if whole is not None:
-            return len(whole)
-        number = _number_of(data)
-        return self._unknown(split) if number is None else number
+        number = _number_of(data) if whole is None else len(whole)
+        if number is None and split == "train":
+            raise ValueError(
+                "num_data=None: the training data do not tell how many examples they hold, which the posterior needs; give "
+                "Splits(train, test, num_data=N)."
+            )
+        return 1 if number is None else number  # there are some
 
     @property
     def batch_size(self) -> int | None:
         """Examples in a batch, where the training data are a DataLoader that says so."""
         return self.train.batch_size if isinstance(self.train, DataLoader) else None
-
-    def _unknown(self, split: str) -> int:
-        if split == "train":
-            raise ValueError(
-                "num_data=None: the training data do not tell how many examples they hold, which the posterior needs; give "
-                "Splits(train, test, num_data=N)."
-            )
-        return 1  # there are some
 
     def hold_out(self, n: int, seed: int = 0) -> Splits:
         """Return the data with n training examples held out as the validation split, drawn without regard to the class.
@@ -122,13 +117,10 @@ class Splits:
             ValueError: A validation split that is there, data that are no map-style data set, or n out of range.
         """
         data: Any = _whole(self.train)
-        if self.validation is not None or data is None:
-            why = (
-                "there is a validation split"
-                if self.validation is not None
-                else "the training data are no map-style set"
-            )
-            raise ValueError(f"validation_size={n}: {why}; set validation_size=0.")
+        if self.validation is not None:
+            raise ValueError(f"validation_size={n}: there is a validation split; set validation_size=0.")
+        if data is None:
+            raise ValueError(f"validation_size={n}: the training data are no map-style set; set validation_size=0.")
         if not 1 <= n < len(data):
             raise ValueError(f"validation_size={n}: hold out 1 to {len(data) - 1} of the {len(data)} training examples")
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -254,8 +246,8 @@ def _whole(data: Any, seeded: bool = True) -> Any:
 def _number_of(data: Any) -> int | None:
     """Return the number of examples of data whose batches come in an order of their own, None where they do not tell."""
     if not isinstance(data, DataLoader):
-        return _length(data) if isinstance(data, IterableDataset) else None
-    sampler, number = _sampler(data), _length(data.dataset)
+        return length_of(data) if isinstance(data, IterableDataset) else None
+    sampler, number = _sampler(data), length_of(data.dataset)
     if data.batch_sampler is None:
         return None  # its items are batches
     if isinstance(data.dataset, IterableDataset):
@@ -263,20 +255,10 @@ def _number_of(data: Any) -> int | None:
     if isinstance(sampler, WeightedRandomSampler):
         return len(sampler.weights)
     if isinstance(sampler, (RandomSampler, SequentialSampler)):
-        return _length(sampler.data_source)
-    if isinstance(sampler, (list, tuple, range, torch.Tensor)):
+        return length_of(sampler.data_source)
+    if isinstance(sampler, (list, tuple, range, torch.Tensor, SubsetRandomSampler)):
         return len(sampler)
     if isinstance(sampler, DistributedSampler):
-        return _length(sampler.dataset)
-    if isinstance(sampler, SubsetRandomSampler):
-        return len(sampler)
-    part = number is not None and (_length(sampler) or 0) < number  # always the same, or another each time?
+        return length_of(sampler.dataset)
+    part = number is not None and (length_of(sampler) or 0) < number  # always the same, or another each time?
     return None if part else number
-
-
-def _length(data: Any) -> int | None:
-    """Return the length of data, None where it has none."""
-    try:
-        return len(data)
-    except TypeError:
-        return None

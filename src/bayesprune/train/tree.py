@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesprune.common.artefact import reading
 from bayesprune.common.bounded import parse_json
-from bayesprune.common.tensors import LIMIT, read_tensors, write_tensors
+from bayesprune.common.tensors import read_tensors, write_tensors
 
 _FORMAT, _OLDER = "bayesprune-tree-2", "bayesprune-tree-1"
 
@@ -38,12 +38,11 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     write_tensors(path, tensors, _FORMAT, {"tree": json.dumps(skeleton)})
 
 
-def load_tree(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Any:
+def load_tree(path: str | os.PathLike[str]) -> Any:
     """Read what `save_tree` wrote, tensors on the CPU.
 
     Args:
         path: File to read.
-        limit: The most bytes it may have.
 
     Returns:
         The state.
@@ -52,14 +51,13 @@ def load_tree(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Any:
         ArtefactError: The file is not one of ours, or is damaged.
 
     Example:
-        >>> import tempfile
-        >>> import torch
+        >>> import tempfile, torch
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_tree(f"{folder}/state.safetensors", {"step": 3, "weights": [torch.ones(2)]})
         ...     load_tree(f"{folder}/state.safetensors")["step"]
         3
     """
-    tensors, metadata, _ = read_tensors(path, [_FORMAT], older=[_OLDER], limit=limit)
+    tensors, metadata, _ = read_tensors(path, [_FORMAT], older=[_OLDER])
     with reading(path, "a state that save_tree wrote", "restore it from a copy, or delete it and start again"):
         return _build(parse_json(metadata["tree"]), tensors.__getitem__)
 

@@ -25,8 +25,8 @@ class Augmentation:
         ValueError: A negative padding or cutout, an unknown mode, or `alternate` without `flip`.
 
     Example:
-        >>> Augmentation(padding=2).offsets
-        5
+        >>> Augmentation(padding=2)
+        Augmentation(padding=2, mode='reflect', flip=True, alternate=False, cutout=0)
 
     Reference:
         Jordan, arXiv 2404.00498, section 3.6 (alternating mirror); DeVries & Taylor, arXiv 1708.04552 (cutout).
@@ -48,30 +48,9 @@ class Augmentation:
         if self.mode not in ("reflect", "zero"):
             raise ValueError(f"mode={self.mode!r}: use 'reflect' or 'zero'")
 
-    @property
-    def offsets(self) -> int:
-        """Number of crop positions along one side, 2 * padding + 1."""
-        return 2 * self.padding + 1
-
 
 def pad_images(images: Tensor, augmentation: Augmentation, chunk: int = 4096) -> Tensor:
-    """Pad images on all four sides, once, so that every crop is a view.
-
-    Args:
-        images: Images of shape (n, channels, height, width), of any dtype.
-        augmentation: Its `padding` and `mode` are used.
-        chunk: Images padded at a time, which bounds the temporary memory.
-
-    Returns:
-        Images of shape (n, channels, height + 2 padding, width + 2 padding), of the same dtype.
-
-    Raises:
-        ValueError: Reflection of more pixels than the image has.
-
-    Example:
-        >>> pad_images(torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8), Augmentation(1))[0, 0, 0].tolist()
-        [4, 3, 4, 3]
-    """
+    """Pad images (n, channels, height, width) on all four sides, once, `chunk` at a time, so that every crop is a view."""
     p = augmentation.padding
     n, channels, height, width = images.shape
     if p == 0:
@@ -83,9 +62,8 @@ def pad_images(images: Tensor, augmentation: Augmentation, chunk: int = 4096) ->
             f"padding={p} cannot reflect images of {height} x {width} pixels: use less padding or mode='zero'"
         )
     # Reflection by indexing: torch's reflection padding does not take uint8.
-    rows, columns = (torch.arange(-p, size + p, device=images.device).abs() for size in (height, width))
-    rows = torch.where(rows >= height, 2 * (height - 1) - rows, rows)
-    columns = torch.where(columns >= width, 2 * (width - 1) - columns, columns)
+    places = (torch.arange(-p, size + p, device=images.device).abs() for size in (height, width))
+    rows, columns = (size - 1 - (size - 1 - place).abs() for size, place in zip((height, width), places))
     padded = images.new_empty((n, channels, height + 2 * p, width + 2 * p))
     for start in range(0, n, chunk):
         part = images[start : start + chunk]
@@ -94,25 +72,10 @@ def pad_images(images: Tensor, augmentation: Augmentation, chunk: int = 4096) ->
 
 
 def draw(augmentation: Augmentation, n: int, generator: torch.Generator, size: tuple[int, int] = (0, 0)) -> Tensor:
-    """Draw crop offsets, mirror flags and places of the cutout for n images.
-
-    Args:
-        augmentation: Gives the number of offsets, whether to mirror and whether to cut out.
-        n: Number of images.
-        generator: The generator to draw from, on the CPU.
-        size: Height and width of the crop, where a square is cut out.
-
-    Returns:
-        An int64 tensor of shape (3, n): row offset, column offset, 1 where the image is mirrored; with a cutout (5, n),
-        row and column of the square's first pixel too, which may lie outside.
-
-    Example:
-        >>> draw(Augmentation(), 5, torch.Generator().manual_seed(0)).shape
-        torch.Size([3, 5])
-    """
+    """Draw row and column of n crops, 1 where one is mirrored, and row and column of a cutout's corner: int64 (3, n) or (5, n)."""
     draws = torch.zeros((5 if augmentation.cutout else 3, n), dtype=torch.int64)
     if augmentation.padding:
-        draws[:2] = torch.randint(augmentation.offsets, (2, n), generator=generator)
+        draws[:2] = torch.randint(2 * augmentation.padding + 1, (2, n), generator=generator)
     if augmentation.flip and not augmentation.alternate:
         draws[2] = torch.randint(2, (n,), generator=generator)
     if augmentation.cutout:
@@ -122,20 +85,7 @@ def draw(augmentation: Augmentation, n: int, generator: torch.Generator, size: t
 
 
 def cut_out_(images: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Set a square of each image to 0, the mean of a normalised image, in place.
-
-    Args:
-        images: Images of shape (n, channels, height, width).
-        corners: Row and column of each square's first pixel, of shape (2, n).
-        side: Its side in pixels; what lies outside of the image is left out.
-
-    Returns:
-        The same tensor.
-
-    Example:
-        >>> cut_out_(torch.ones(1, 1, 2, 3), torch.tensor([[0], [1]]), 1).flatten().tolist()
-        [1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
-    """
+    """Set a square of each image, from its corner (2, n) on, to 0, the mean of a normalised image, in place."""
     places = (
         torch.arange(length, device=images.device) - corner.unsqueeze(1)
         for length, corner in zip(images.shape[2:], corners)
@@ -145,30 +95,13 @@ def cut_out_(images: Tensor, corners: Tensor, side: int) -> Tensor:
 
 
 def crop_and_flip(padded: Tensor, index: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
-    """Take the drawn crops of the chosen images, mirrored where drawn.
-
-    Every window of the padded images is a view with two more dimensions (the offsets), so that a batch is one gather;
-    the mirrored half is then turned round in place.
-
-    Args:
-        padded: Padded images (n, channels, height + 2 padding, width + 2 padding), contiguous or channels-last.
-        index: Which images, int64 of shape (batch,).
-        draws: Offsets and mirror flags of shape (3, batch), from `draw`.
-        size: Height and width of the crop.
-
-    Returns:
-        A new tensor of shape (batch, channels, *size), of the same dtype.
-
-    Example:
-        >>> images = torch.arange(9).view(1, 1, 3, 3)
-        >>> crop_and_flip(images, torch.tensor([0]), torch.tensor([[1], [0], [1]]), (2, 2)).flatten().tolist()
-        [4, 3, 7, 6]
-    """
+    """Take the drawn crops of the chosen images, mirrored where drawn, as new images (batch, channels, *size)."""
     n, channels, height, width = padded.shape
     image, channel, row, column = padded.stride()
     places = (n, height - size[0] + 1, width - size[1] + 1)
     last = not padded.is_contiguous()
-    # Channels last: gather (height, width, channels), so that memory is read and written in its order.
+    # Every window is a view with two more dimensions (the offsets), so that a batch is one gather: of (height, width,
+    # channels) where these come last, so that memory is read and written in its order.
     inner = ((*size, channels), (row, column, channel)) if last else ((channels, *size), (channel, row, column))
     windows = padded.as_strided((*places, *inner[0]), (image, row, column, *inner[1]))
     crops, across = windows[index, draws[0], draws[1]], 2 if last else 3

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
 from bayesprune.common.bounded import read_bytes, tar_members
-from bayesprune.common.files import replacing
+from bayesprune.common.files import contents, replacing
 from bayesprune.vision.data import ArrayDataset
 from bayesprune.vision.unpickle import LIMIT, load_arrays
 
-_IMAGE = (3, 32, 32)
+IMAGE = (3, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Layout:
         return f"https://www.cs.toronto.edu/~kriz/{self.archive}"
 
 
-_LAYOUTS = {
+LAYOUTS = {
     "cifar10": _Layout(
         folder="cifar-10-batches-py",
         archive="cifar-10-python.tar.gz",
@@ -105,29 +105,22 @@ def load_cifar(name: str, data_dir: str | os.PathLike[str], download: bool = Fal
     Reference:
         Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
     """
-    if name not in _LAYOUTS:
-        raise ValueError(f"name={name!r}: use {' or '.join(map(repr, _LAYOUTS))}")
-    layout, root = _LAYOUTS[name], Path(data_dir)
+    if name not in LAYOUTS:
+        raise ValueError(f"name={name!r}: use {' or '.join(map(repr, LAYOUTS))}")
+    layout, root = LAYOUTS[name], Path(data_dir)
     if download and _find(layout, root) is None:
         _download(layout, root)
     source = _find(layout, root)
     if source is None:
         raise FileNotFoundError(_nothing_found(layout, root))
-    contents = _in_archive(layout, source) if source.is_file() else _in_folder(layout, source)
-    parts = [_read_batch(layout, contents, file, source / file) for file in (*layout.train, layout.test)]
-    meta = _read_pickle(contents(layout.meta), source / layout.meta)
+    read = _in_archive(layout, source) if source.is_file() else _in_folder(layout, source)
+    *train, test = (_read_batch(layout, read, file, source / file) for file in (*layout.train, layout.test))
+    meta = _read_pickle(read(layout.meta), source / layout.meta)
     classes = meta.get(layout.names_key)
     if not isinstance(classes, list) or not all(type(name) in (str, bytes) for name in classes):
         raise ArtefactError(source / layout.meta, f"holds no {layout.names_key!r}", mend=_OFFICIAL)
-    return ArrayDataset(
-        train_images=torch.cat([images for images, _ in parts[:-1]]),
-        train_labels=torch.cat([labels for _, labels in parts[:-1]]),
-        test_images=parts[-1][0],
-        test_labels=parts[-1][1],
-        classes=tuple(_text(c) for c in classes),
-        mean=layout.mean,
-        std=layout.std,
-    )
+    images, labels = (torch.cat(column) for column in zip(*train))
+    return ArrayDataset(images, labels, *test, classes=tuple(map(_text, classes)), mean=layout.mean, std=layout.std)
 
 
 def _find(layout: _Layout, root: Path) -> Path | None:
@@ -148,24 +141,22 @@ def _nothing_found(layout: _Layout, root: Path) -> str:
     mend = f"fetch {layout.url} into it (load_cifar(…, download=True) does)"
     if not root.exists():
         return f"data_dir={str(root)!r} does not exist: {wanted} in it; {mend}"
-    entries = sorted(entry.name for entry in root.iterdir())
-    shown = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
-    return f"data_dir={str(root)!r}: {wanted}; found {shown or 'an empty folder'}; {mend}"
+    return f"data_dir={str(root)!r}: {wanted}; found {contents(root)}; {mend}"
 
 
 _OFFICIAL = "is this the official file, whole?"
 _ARCHIVE_LIMIT = 1 << 29  # bytes unpacked: CIFAR's are 186 MB
-_Contents = Callable[[str], bytes]
+_Reader = Callable[[str], bytes]
 
 
-def _in_folder(layout: _Layout, folder: Path) -> _Contents:
+def _in_folder(layout: _Layout, folder: Path) -> _Reader:
     missing = [file for file in layout.files if not (folder / file).is_file()]
     if missing:
         raise MissingArtefactError(folder, *_half(layout, missing))
     return lambda file: read_bytes(folder / file, limit=LIMIT)
 
 
-def _in_archive(layout: _Layout, path: Path) -> _Contents:
+def _in_archive(layout: _Layout, path: Path) -> _Reader:
     with reading(path, "a whole tar archive", f"fetch {layout.url} again"):
         members = tar_members(path, lambda name: name in layout.files, limit=_ARCHIVE_LIMIT)
     missing = [file for file in layout.files if file not in members]
@@ -188,20 +179,20 @@ def _read_pickle(content: bytes, place: Path) -> dict[str, Any]:
     return {_text(key): value for key, value in found.items()}
 
 
-def _read_batch(layout: _Layout, contents: _Contents, file: str, place: Path) -> tuple[Tensor, Tensor]:
-    content = _read_pickle(contents(file), place)
+def _read_batch(layout: _Layout, read: _Reader, file: str, place: Path) -> tuple[Tensor, Tensor]:
+    content = _read_pickle(read(file), place)
     for key in ("data", layout.label_key):
         if key not in content:
             raise ArtefactError(place, f"has no {key!r} among {sorted(content)}", mend=_OFFICIAL)
     data, labels = content["data"], content[layout.label_key]
-    size = math.prod(_IMAGE)
+    size = math.prod(IMAGE)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (size,):
         what = f"{data.dtype} data of shape {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise ArtefactError(place, f"holds {what}", f"uint8 (n, {size})")
     if not isinstance(labels, list) or len(labels) != len(data) or any(type(label) is not int for label in labels):
         raise ArtefactError(place, f"holds other labels than {len(data)} integers", mend=_OFFICIAL)
     with reading(place, mend=_OFFICIAL):
-        return torch.tensor(data).view(-1, *_IMAGE), torch.tensor(labels, dtype=torch.int64)
+        return torch.tensor(data).view(-1, *IMAGE), torch.tensor(labels, dtype=torch.int64)
 
 
 def _text(value: Any) -> str:

@@ -1,10 +1,11 @@
-"""How an image file becomes a square of pixels: the random crop of training, the middle of evaluation."""
+"""How an image file becomes a square of pixels: decoded, then the random crop of training or the middle of evaluation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,8 +90,19 @@ def uniforms(count: int, *keys: int) -> np.ndarray:
     return (philox.random_raw(count) >> np.uint64(11)) * 2.0**-53
 
 
+def read_image(path: Path, mode: str = "RGB") -> Any:
+    """Decode an image file with Pillow; one that cannot be read is named."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return file.convert(mode)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more on damaged files
+        raise ValueError(f"{path} cannot be read as an image ({error}): remove or replace it") from error
+
+
 def crop_image(image: Any, box: Box, size: int) -> np.ndarray:
-    """Cut a window out of a Pillow image and scale it to `size`: uint8 pixels (size, size, 3)."""
+    """Cut a window out of a Pillow image and scale it to `size`: uint8 pixels (size, size) or (size, size, channels)."""
     left, top, width, height, mirrored = box
     # Cut before it is scaled: `resize(box=...)` would mix in pixels from outside the window.
     pixels = np.asarray(image.crop((left, top, left + width, top + height)).resize((size, size), _BILINEAR))

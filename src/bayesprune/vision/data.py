@@ -159,10 +159,26 @@ def stratified_indices(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *chosen])))
 
 
-def _random_indices(total: int, n: int, seed: int) -> Tensor:
-    if not 0 <= n <= total:
-        raise ValueError(f"n={n}: choose 0 to {total}, the number of labels")
-    return torch.from_numpy(np.sort(np.random.RandomState(seed).permutation(total)[:n]).astype(np.int64))
+def chosen_training(labels: Tensor, n: int, seed: int) -> Tensor:
+    """Return the positions of n training images to keep, each class in its proportion."""
+    if n < 1:
+        raise ValueError(f"n={n}: keep at least 1 training image")
+    return stratified_indices(labels, n, seed)
+
+
+def split_training(
+    labels: Tensor, validation: Any, n: int, seed: int, *, stratified: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the positions of the training images that are kept and of the n that are held out."""
+    if validation is not None:
+        raise ValueError("the data set already has a validation split: use it, or split the original data set")
+    total = len(labels)
+    if not 1 <= n < total:
+        raise ValueError(f"n={n}: hold out 1 to {total - 1} of the {total} training images")
+    held = stratified_indices(labels if stratified else torch.zeros(total, dtype=torch.int64), n, seed)
+    kept = torch.ones(total, dtype=torch.bool)
+    kept[held] = False
+    return kept.nonzero().squeeze(1), held
 
 
 def split_validation(dataset: ArrayDataset, n: int, seed: int = 0, *, stratified: bool = True) -> ArrayDataset:
@@ -187,22 +203,12 @@ def split_validation(dataset: ArrayDataset, n: int, seed: int = 0, *, stratified
         >>> len(held.train_labels), sorted(held.validation_labels.tolist())
         (4, [0, 1])
     """
-    if dataset.validation_images is not None:
-        raise ValueError("the data set already has a validation split: use it, or split the original data set")
-    total = len(dataset.train_labels)
-    if not 1 <= n < total:
-        raise ValueError(f"n={n}: hold out 1 to {total - 1} of the {total} training images")
-    labels = dataset.train_labels
-    held = stratified_indices(labels, n, seed) if stratified else _random_indices(total, n, seed)
-    keep = torch.ones(total, dtype=torch.bool)
-    keep[held] = False
+    images, labels = dataset.train_images, dataset.train_labels
+    kept, held = split_training(labels, dataset.validation_images, n, seed, stratified=stratified)
     return replace(
-        dataset,
-        train_images=dataset.train_images[keep],
-        train_labels=labels[keep],
-        validation_images=dataset.train_images[held],
-        validation_labels=labels[held],
-    )
+        dataset, train_images=images[kept], train_labels=labels[kept],
+        validation_images=images[held], validation_labels=labels[held],
+    )  # fmt: skip
 
 
 def subset(dataset: ArrayDataset, n: int, seed: int = 0) -> ArrayDataset:
@@ -225,9 +231,7 @@ def subset(dataset: ArrayDataset, n: int, seed: int = 0) -> ArrayDataset:
         >>> len(subset(data, 2).train_images)
         2
     """
-    if n < 1:
-        raise ValueError(f"n={n}: keep at least 1 training image")
-    kept = stratified_indices(dataset.train_labels, n, seed)
+    kept = chosen_training(dataset.train_labels, n, seed)
     return replace(dataset, train_images=dataset.train_images[kept], train_labels=dataset.train_labels[kept])
 
 

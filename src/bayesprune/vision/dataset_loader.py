@@ -75,14 +75,14 @@ class DatasetLoader(PositionedLoader):
             return (self[position] for position in self._positions())
         return iter(
             DataLoader(
-                _Workers(self), batch_size=None, sampler=self._positions(), num_workers=self.workers,  # type: ignore[arg-type]
+                self, batch_size=None, sampler=self._positions(), num_workers=self.workers,  # type: ignore[arg-type]
                 worker_init_fn=_leave_signals, pin_memory=self.place.device.type == "cuda", generator=torch.Generator(),
             )
         )  # fmt: skip
 
     def _positions(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield epoch, number and examples of this batch and the following, on through the epochs where it shuffles."""
-        epoch, batch = self._epoch, self._batch
+        epoch, batch = self.epoch, self.batch
         while True:
             generator = np.random.default_rng([self.seed, epoch])
             order = np.argsort(generator.random(self.num_images), kind="stable")  # NumPy promises no permutation
@@ -93,16 +93,6 @@ class DatasetLoader(PositionedLoader):
             if not self.shuffle:
                 return
             epoch, batch = epoch + 1, 0
-
-
-class _Workers:
-    """What a worker process holds: the data set and how its batches are made."""
-
-    def __init__(self, loader: DatasetLoader) -> None:
-        self.make = loader.__getitem__
-
-    def __getitem__(self, position: Any) -> Any:
-        return self.make(position)
 
 
 def _leave_signals(_: int) -> None:
@@ -122,17 +112,13 @@ class StreamLoader:
         device: torch.device | str | None = None,
         channels_last: bool = False,
     ) -> None:
-        try:
-            length = len(batches)  # type: ignore[arg-type]
-        except TypeError:
-            length = None
-        if steps is None and length is None:
+        length = length_of(batches)
+        steps = length if steps is None else steps
+        if steps is None:
             raise ValueError(
                 "steps_per_epoch=None: the training data have no length; give the steps of an epoch: "
                 "Splits(train, test, num_data=N, steps_per_epoch=S)."
             )
-        steps = length if steps is None else steps
-        assert steps is not None
         if steps < 1:
             raise ValueError(
                 f"steps_per_epoch={steps}: an epoch holds no batch; give data with at least one full batch"
@@ -227,23 +213,33 @@ class Placement:
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch, placed; structures of tuples, lists and mappings are kept."""
-        if isinstance(batch, Tensor):
-            layout = torch.channels_last if self.channels_last and batch.dim() == 4 else torch.preserve_format
-            return batch.to(self.device, non_blocking=True, memory_format=layout)
-        if isinstance(batch, Mapping):
-            return {name: self(value) for name, value in batch.items()}
-        if isinstance(batch, (tuple, list)):
-            return [self(value) for value in batch]
-        return batch
+        return _each(batch, self._moved)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        layout = torch.channels_last if self.channels_last and tensor.dim() == 4 else torch.preserve_format
+        return tensor.to(self.device, non_blocking=True, memory_format=layout)
+
+
+def length_of(data: Any) -> int | None:
+    """Return the length of data, None where it has none."""
+    try:
+        return len(data)
+    except TypeError:
+        return None
 
 
 def _cut(batch: Any, count: int) -> Any:
     """Return the first examples of a batch."""
+    return _each(batch, lambda tensor: tensor[:count])
+
+
+def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a batch with each of its tensors changed."""
+    if isinstance(batch, Tensor):
+        return change(batch)
     if isinstance(batch, Mapping):
-        return {name: _cut(value, count) for name, value in batch.items()}
-    if isinstance(batch, (tuple, list)):
-        return [_cut(value, count) for value in batch]
-    return batch[:count] if isinstance(batch, Tensor) else batch
+        return {name: _each(value, change) for name, value in batch.items()}
+    return [_each(value, change) for value in batch] if isinstance(batch, (tuple, list)) else batch
 
 
 @contextmanager

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from bayesprune.vision.initialise import he_initialise_
+from bayesprune.vision.resnet import ResNet
 
 
 class FilterResponseNorm(nn.Module):
@@ -54,17 +52,7 @@ class FilterResponseNorm(nn.Module):
 
 
 class FRNBlock(nn.Module):
-    """Two 3 x 3 convolutions with filter response normalisation and a shortcut, SiLU after the addition.
-
-    Args:
-        in_channels: Channels of the input.
-        channels: Channels of the output.
-        stride: Stride of the first convolution and of the shortcut, which is a 1 x 1 convolution where shapes differ.
-
-    Example:
-        >>> FRNBlock(4, 8, stride=2)(torch.zeros(1, 4, 6, 6)).shape
-        torch.Size([1, 8, 3, 3])
-    """
+    """Two 3 x 3 convolutions with filter response normalisation and a shortcut, SiLU after the addition."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -85,47 +73,7 @@ class FRNBlock(nn.Module):
         return self.act2(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-class FRNResNet(nn.Module):
-    """A residual network of `FRNBlock`s behind one 3 x 3 convolution; every stage after the first halves the image.
-
-    Args:
-        depths: Number of blocks in each stage.
-        widths: Channels of each stage.
-        num_classes: Number of outputs.
-        in_channels: Channels of the images.
-
-    Example:
-        >>> FRNResNet((1, 1), (4, 8), num_classes=3)(torch.zeros(2, 3, 16, 16)).shape
-        torch.Size([2, 3])
-
-    Reference:
-        Izmailov, Vikram, Hoffman & Wilson, "What are Bayesian neural network posteriors really like?", ICML 2021.
-    """
-
-    def __init__(self, depths: Sequence[int], widths: Sequence[int], *, num_classes: int, in_channels: int = 3) -> None:
-        super().__init__()
-        conv = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.stem = nn.Sequential(conv, FilterResponseNorm(widths[0]), nn.SiLU())
-        channels, stages = widths[0], []
-        for stage, (depth, width) in enumerate(zip(depths, widths)):
-            blocks = []
-            for i in range(depth):
-                blocks.append(FRNBlock(channels, width, 2 if stage > 0 and i == 0 else 1))
-                channels = width
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.head = nn.Linear(channels, num_classes)
-        he_initialise_(self, head=self.head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of images `x` of shape (n, channels, height, width)."""
-        x = self.stages(self.stem(x))
-        return self.head(self.flatten(self.pool(x)))
-
-
-def resnet20_frn(*, num_classes: int, in_channels: int = 3, width: int = 16) -> FRNResNet:
+def resnet20_frn(*, num_classes: int, in_channels: int = 3, width: int = 16) -> ResNet:
     """Return the 20-layer network on which Izmailov et al. ran full-batch Hamiltonian Monte Carlo (SiLU, no buffers).
 
     As theirs it has biases in its convolutions and 1 x 1 convolutions as shortcuts where shapes differ; unlike theirs
@@ -142,6 +90,10 @@ def resnet20_frn(*, num_classes: int, in_channels: int = 3, width: int = 16) -> 
     Example:
         >>> sum(p.numel() for p in resnet20_frn(num_classes=10).parameters())
         273258
+
+    Reference:
+        Izmailov, Vikram, Hoffman & Wilson, "What are Bayesian neural network posteriors really like?", ICML 2021.
     """
-    widths = (width, 2 * width, 4 * width)
-    return FRNResNet((3, 3, 3), widths, num_classes=num_classes, in_channels=in_channels)
+    conv = nn.Conv2d(in_channels, width, 3, padding=1)
+    stem = nn.Sequential(conv, FilterResponseNorm(width), nn.SiLU())
+    return ResNet(FRNBlock, (3, 3, 3), (width, 2 * width, 4 * width), num_classes=num_classes, stem=stem)

@@ -6,11 +6,10 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from bayesprune.vision.data import stratified_indices
-from bayesprune.vision.image_files import ImageFiles, find_images
+from bayesprune.vision.data import chosen_training, split_training
+from bayesprune.vision.folders import ImageFiles, find_images
 from bayesprune.vision.image_loader import ImageLoader
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,6 +27,7 @@ class ImageDataset:
         validation: Where the validation images lie; None where there are none.
         mean: Mean of each channel, as a share of `scale`; ImageNet's, whatever the data.
         std: Standard deviation of each channel, likewise.
+        scale: The pixel value that counts as 1.
         workers: Processes that decode for a loader.
 
     Example:
@@ -39,9 +39,9 @@ class ImageDataset:
         ...     for where in (Path(folder, split, name) for split in ("train", "val") for name in "ab"):
         ...         where.mkdir(parents=True)
         ...         Image.new("RGB", (12, 12)).save(where / "0.png")
-        ...     data = open_images(folder)
-        ...     data.classes, len(data.train)
-        (('a', 'b'), 2)
+        ...     data = open_images(folder, size=8)
+        ...     [tuple(images.shape) for images, labels in data.loader("train", batch_size=2)]
+        [(2, 3, 8, 8)]
     """
 
     train: ImageFiles
@@ -54,15 +54,13 @@ class ImageDataset:
     scale: float = 255.0
     workers: int = 0
 
+    in_channels = 3
+    """Channels of the images."""
+
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the images."""
-        return 3
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -112,14 +110,8 @@ class ImageDataset:
         Raises:
             ValueError: A data set that has a validation split, or n below 1 or not below the number of training images.
         """
-        if self.validation is not None:
-            raise ValueError("the data set already has a validation split: use it, or split the original data set")
-        total = len(self.train)
-        if not 1 <= n < total:
-            raise ValueError(f"n={n}: hold out 1 to {total - 1} of the {total} training images")
-        held = stratified_indices(torch.from_numpy(self.train.labels), n, seed).numpy()
-        kept = np.setdiff1d(np.arange(total), held)
-        return replace(self, train=self.train.select(kept), validation=self.train.select(held))
+        kept, held = split_training(torch.from_numpy(self.train.labels), self.validation, n, seed)
+        return replace(self, train=self.train.select(kept.numpy()), validation=self.train.select(held.numpy()))
 
     def subset(self, n: int, seed: int = 0) -> ImageDataset:
         """Return the data set with n training images only, each class in its proportion.
@@ -127,10 +119,8 @@ class ImageDataset:
         Raises:
             ValueError: n below 1 or above the number of training images.
         """
-        if n < 1:
-            raise ValueError(f"n={n}: keep at least 1 training image")
-        kept = stratified_indices(torch.from_numpy(self.train.labels), n, seed).numpy()
-        return replace(self, train=self.train.select(kept))
+        kept = chosen_training(torch.from_numpy(self.train.labels), n, seed)
+        return replace(self, train=self.train.select(kept.numpy()))
 
 
 def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int = 0) -> ImageDataset:
@@ -156,6 +146,5 @@ def open_images(root: str | os.PathLike[str], size: int = 224, *, workers: int =
     """
     if size < 1:
         raise ValueError(f"size={size}: give a height and width of at least 1")
-    classes, splits, test = find_images(root, every_class=True)
-    validation = splits["val"] if len(splits) == 3 else None
-    return ImageDataset(splits["train"], splits[test], classes, size, validation, workers=workers)
+    classes, train, test, validation = find_images(root, every_class=True)
+    return ImageDataset(train, test, classes, size, validation, workers=workers)

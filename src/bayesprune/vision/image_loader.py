@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.vision.crops import RandomResizedCrop, crop_image, middle, uniforms
+from bayesprune.vision.crops import RandomResizedCrop, crop_image, middle, read_image, uniforms
 from bayesprune.vision.dataset_loader import DatasetLoader, Placement
-from bayesprune.vision.image_files import ImageFiles
+from bayesprune.vision.folders import ImageFiles
 from bayesprune.vision.loader import pixel_constants
 
 
@@ -21,7 +20,7 @@ class ImageLoader(DatasetLoader):
 
     The order of an epoch is a function of (seed, epoch), the crop of an image one of (seed, epoch, index). So the batches
     are the same for any number of workers, and those after `load_state_dict` bit for bit those that would have come. It
-    stands, goes on and ends like `BatchLoader`.
+    stands, goes on and ends like `BatchLoader`. `ImageDataset.loader` makes one; its class shows how.
 
     Args:
         files: The images.
@@ -43,20 +42,6 @@ class ImageLoader(DatasetLoader):
         ValueError: No images, or a batch size below one or above the number of images with `drop_last`; in a loop: an
             image that cannot be decoded, by file.
         ImportError: Pillow is missing.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from PIL import Image
-        >>> from bayesprune.vision import open_images
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for where in (Path(folder, split, name) for split in ("train", "val") for name in "ab"):
-        ...         where.mkdir(parents=True)
-        ...         Image.new("RGB", (12, 12)).save(where / "0.png")
-        ...     data = open_images(folder)
-        ...     loader = ImageLoader(data.train, batch_size=2, size=8, resize=9, mean=data.mean, std=data.std)
-        ...     [tuple(x.shape) for x, y in loader]
-        [(2, 3, 8, 8)]
     """
 
     def __init__(
@@ -107,18 +92,14 @@ class ImageLoader(DatasetLoader):
     def _pixels(self, epoch: int | None, numbers: np.ndarray) -> tuple[Tensor, Tensor] | str:
         pixels = np.empty((len(numbers), self.size, self.size, 3), np.uint8)
         for row, number in zip(pixels, numbers.tolist()):
-            path = self.dataset.path(number)
             try:
-                row[:] = self._decoded(path, epoch, number)
-            except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more on damaged files
-                return f"{path} cannot be read as an image ({error}): remove or replace it"
+                image = read_image(self.dataset.path(number))
+            except ValueError as error:
+                return str(error)
+            row[:] = self._square(image, epoch, number)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(self.dataset.labels[numbers])
 
-    def _decoded(self, path: Path, epoch: int | None, number: int) -> np.ndarray:
-        from PIL import Image
-
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+    def _square(self, image: Any, epoch: int | None, number: int) -> np.ndarray:
         if self.augmentation is None or epoch is None:
             return middle(image, self.size, self.resize)
         draws = uniforms(self.augmentation.draws, self.seed, number, epoch)

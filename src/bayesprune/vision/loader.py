@@ -108,7 +108,7 @@ class BatchLoader(PositionedLoader):
         if self._order is None:
             self._plan()
         assert self._order is not None
-        start = self._batch * self.batch_size
+        start = self.batch * self.batch_size
         part = part_of(min(self.batch_size, self.num_images - start), *self.share)
         chosen = slice(start + part.start, start + part.stop)
         index = self._order[chosen]
@@ -126,7 +126,7 @@ class BatchLoader(PositionedLoader):
         if self.augmentation is not None:
             draws = draw(self.augmentation, n, self._generator, self.image_size)
             if self._sides is not None:
-                draws[2] = (self._sides[order] + self._epoch) % 2
+                draws[2] = (self._sides[order] + self.epoch) % 2
             self._draws = draws.to(self.device)
 
     def _images_at(self, index: Tensor, draws: Tensor | None) -> Tensor:
@@ -142,11 +142,7 @@ class BatchLoader(PositionedLoader):
         return cut_out_(images, draws[3:], self.augmentation.cutout)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: epoch, batch, and the generator's state at the start of the epoch.
-
-        Returns:
-            Numbers and one uint8 tensor.
-        """
+        """Return the position: epoch, batch, and the generator's state (uint8) at the start of the epoch."""
         return {**super().state_dict(), "generator": self._epoch_state.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class PositionedLoader:
-    """Base of the loaders: an epoch and a batch, moved on by every batch that is handed out."""
+    """Base of the loaders: the epoch and batch that come next, moved on by every batch that is handed out."""
 
     def __init__(
         self, num_images: int, batch_size: int, *, shuffle: bool, drop_last: bool, share: tuple[int, int]
@@ -18,18 +18,8 @@ class PositionedLoader:
             raise ValueError(f"batch_size={batch_size}: use 1 to {num_images}, the number of images")
         self.num_images, self.batch_size = num_images, batch_size
         self.shuffle, self.drop_last, self.share = shuffle, drop_last, share
-        self._epoch = self._batch = 0
+        self.epoch = self.batch = 0
         self._resumed = False
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch, from 0."""
-        return self._epoch
-
-    @property
-    def batch(self) -> int:
-        """Index of the next batch in its epoch."""
-        return self._batch
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -41,10 +31,10 @@ class PositionedLoader:
         if not self.shuffle:
             self.close()  # what is in hand belongs to a loop that was broken off
             if not self._resumed:
-                self._batch = 0
+                self.batch = 0
         self._resumed = False
-        epoch = self._epoch
-        while self._epoch == epoch:
+        epoch = self.epoch
+        while self.epoch == epoch:
             yield self._next()
 
     def close(self) -> None:
@@ -55,20 +45,15 @@ class PositionedLoader:
 
     def _advance_(self) -> bool:
         """Move on by a batch and return whether the epoch has ended."""
-        self._batch += 1
-        if self._batch < len(self):
+        self.batch += 1
+        if self.batch < len(self):
             return False
-        self._epoch, self._batch = self._epoch + 1, 0
+        self.epoch, self.batch = self.epoch + 1, 0
         return True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: epoch and batch, and what they are counted in."""
-        return {
-            "epoch": self._epoch,
-            "batch": self._batch,
-            "batch_size": self.batch_size,
-            "num_images": self.num_images,
-        }
+        return {name: getattr(self, name) for name in ("epoch", "batch", "batch_size", "num_images")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position; the next loop yields the batches that followed it."""
@@ -84,7 +69,7 @@ class PositionedLoader:
                 "resume with the drop_last of the saved run"
             )
         self.close()
-        self._epoch, self._batch, self._resumed = int(state["epoch"]), int(state["batch"]), True
+        self.epoch, self.batch, self._resumed = int(state["epoch"]), int(state["batch"]), True
 
 
 def part_of(count: int, rank: int, processes: int) -> slice:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +23,24 @@ class PadShortcut(nn.Module):
         """Return the subsampled, zero-padded images."""
         x = x[:, :, :: self.stride, :: self.stride]
         return functional.pad(x, (0, 0, 0, 0, self.front, self.back))
+
+
+def residual_stages(
+    block: Callable[[int, int, int], nn.Module],
+    depths: Sequence[int],
+    widths: Sequence[int],
+    channels: int,
+    expansion: int = 1,
+) -> tuple[nn.Sequential, int]:
+    """Return stages of blocks (input channels, channels, stride), each after the first at half the size, and the last one's channels."""
+    stages = nn.Sequential()
+    for stage, (depth, width) in enumerate(zip(depths, widths)):
+        blocks = nn.Sequential()
+        for i in range(depth):
+            blocks.append(block(channels, width, 2 if stage > 0 and i == 0 else 1))
+            channels = width * expansion
+        stages.append(blocks)
+    return stages, channels
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, option: str) -> nn.Module:
@@ -112,12 +131,12 @@ class ResNet(nn.Module):
     """A residual network with post-activation blocks (He et al., 2016a).
 
     Args:
-        block: `BasicBlock` or `Bottleneck`.
+        block: `BasicBlock`, `Bottleneck`, or another that is made of input channels, channels and stride.
         depths: Number of blocks in each stage; every stage after the first halves the image.
         widths: Channels of each stage (before the block's expansion).
         num_classes: Number of outputs.
         in_channels: Channels of the images.
-        stem: "cifar", one 3 x 3 convolution, or "imagenet", a 7 x 7 convolution of stride 2 and max pooling.
+        stem: "cifar", one 3 x 3 convolution, or "imagenet", a 7 x 7 convolution of stride 2 and max pooling; or a module.
         stem_stride: Stride of the "cifar" stem; 2 trains in a third of the time, on features of half the size.
         shortcut: "B" (1 x 1 convolution) or "A" (zero padding, no parameters) where a block changes the shape.
 
@@ -136,20 +155,22 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: Callable[..., nn.Module],
         depths: Sequence[int],
         widths: Sequence[int],
         *,
         num_classes: int,
         in_channels: int = 3,
-        stem: str = "cifar",
+        stem: str | nn.Module = "cifar",
         stem_stride: int = 1,
         shortcut: str = "B",
     ) -> None:
         super().__init__()
         if shortcut not in ("A", "B"):
             raise ValueError(f"shortcut={shortcut!r}: use 'A' (zero padding) or 'B' (1 x 1 convolution)")
-        if stem == "cifar":
+        if isinstance(stem, nn.Module):
+            self.stem = stem
+        elif stem == "cifar":
             conv = nn.Conv2d(in_channels, widths[0], 3, stride=stem_stride, padding=1, bias=False)
             self.stem = nn.Sequential(conv, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         elif stem == "imagenet":
@@ -158,15 +179,8 @@ class ResNet(nn.Module):
             self.stem = nn.Sequential(conv, nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True), pool)
         else:
             raise ValueError(f"stem={stem!r}: use 'cifar' or 'imagenet'")
-        channels = widths[0]
-        stages = []
-        for stage, (depth, width) in enumerate(zip(depths, widths)):
-            blocks = []
-            for i in range(depth):
-                blocks.append(block(channels, width, 2 if stage > 0 and i == 0 else 1, shortcut))
-                channels = width * block.expansion
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
+        make = block if shortcut == "B" else partial(block, shortcut=shortcut)
+        self.stages, channels = residual_stages(make, depths, widths, widths[0], getattr(block, "expansion", 1))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(channels, num_classes)

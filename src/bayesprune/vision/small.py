@@ -5,56 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
+from bayesprune.vision.families import VGG
 from bayesprune.vision.initialise import he_initialise_
 from bayesprune.vision.resnet import BasicBlock, ResNet
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-class SmallCNN(nn.Module):
-    """Four 3 x 3 convolutions with BatchNorm and ReLU, pooled after the second and averaged after the fourth.
-
-    Args:
-        in_channels: Channels of the images.
-        num_classes: Number of outputs.
-        width: Channels of the first two convolutions; the last two have twice as many.
-
-    Example:
-        >>> import torch
-        >>> SmallCNN(3, 10, width=4)(torch.zeros(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
-    """
-
-    def __init__(self, in_channels: int, num_classes: int, width: int = 16) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = in_channels
-        for i, out_channels in enumerate((width, width, 2 * width, 2 * width)):
-            layers.append(nn.Conv2d(channels, out_channels, 3, padding=1, bias=False))
-            layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
-            if i == 1:
-                layers.append(nn.MaxPool2d(2))
-            channels = out_channels
-        self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.head = nn.Linear(channels, num_classes)
-        he_initialise_(self, head=self.head)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of images `x` of shape (n, channels, height, width)."""
-        return self.head(self.flatten(self.pool(self.features(x))))
-
-
-def small_cnn(*, num_classes: int, in_channels: int = 3, width: int = 16) -> SmallCNN:
-    """Return a plain CNN of four convolutions (17,082 parameters for three channels and ten classes).
+def small_cnn(*, num_classes: int, in_channels: int = 3, width: int = 16) -> VGG:
+    """Return a plain CNN of four 3 x 3 convolutions (17,082 parameters for three channels and ten classes).
 
     Args:
         num_classes: Number of outputs.
         in_channels: Channels of the images.
-        width: Channels of the first two convolutions; the last two have twice as many.
+        width: Channels of the first two convolutions; the last two, behind a pooling, have twice as many.
 
     Returns:
         The network, He-initialised from torch's global generator.
@@ -64,7 +30,7 @@ def small_cnn(*, num_classes: int, in_channels: int = 3, width: int = 16) -> Sma
         >>> small_cnn(num_classes=4, in_channels=1)(torch.zeros(1, 1, 8, 8)).shape
         torch.Size([1, 4])
     """
-    return SmallCNN(in_channels, num_classes, width)
+    return VGG((2, 2), (width, 2 * width), num_classes=num_classes, in_channels=in_channels)
 
 
 def digits_resnet(*, num_classes: int, in_channels: int = 1, width: int = 16, blocks: int = 1) -> ResNet:

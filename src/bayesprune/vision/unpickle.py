@@ -2,14 +2,14 @@
 
 The pickles of image data sets are a dict of lists and NumPy arrays. Python's own unpickler would build them by calling what
 the file names; even with an allow-list, NumPy's own `__setstate__` trusts what it is given. Here a file can only say what
-is data: an array is a shape, a dtype from a list of two, and as many bytes as they ask for.
+is data: an array is a shape, a dtype from a list of two, and as many bytes as they ask for. `pickletools` splits the file
+into opcodes and their arguments, and does nothing with them.
 """
 
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Callable
+import pickletools
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ _NDARRAY, _DTYPE, _ENCODE = ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs"
 _KNOWN = {*_RECONSTRUCT, *_FROM_BUFFER, _NDARRAY, _DTYPE, _ENCODE}
 _DTYPES = {"u1": np.uint8, "i8": np.int64}
 _MARK = object()
+_ONLY = "only arrays of uint8 or int64, integers, texts, bytes and containers of them are read"
 
 
 class _Name(tuple[str, str]):
@@ -40,50 +41,84 @@ class _Type(str):
     """A dtype by its name."""
 
 
-def load_arrays(content: bytes, *, limit: int = LIMIT) -> Any:
+def load_arrays(content: bytes) -> Any:
     """Read a pickle of dicts, lists, tuples, texts, bytes, integers, None, and arrays of uint8 or int64."""
-    if len(content) > limit:
-        raise ValueError(f"the pickle has {len(content)} bytes, more than limit={limit}")
-    return _finished(_Machine(content).run())
+    if len(content) > LIMIT:
+        raise ValueError(f"the pickle has {len(content)} bytes, more than {LIMIT}")
+    machine = _Machine(len(content))
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if number == _MOST:
+            raise ValueError(f"the pickle has more than {_MOST} opcodes")
+        if opcode.name != "STOP":
+            machine.take(opcode.name, argument)
+    if len(machine.stack) != 1:
+        raise ValueError("the pickle ends with a stack of another size than 1")
+    return _finished(machine.stack[0])
 
 
 class _Machine:
-    """The stack, the memo and the place in the file."""
+    """The stack and the memo."""
 
-    def __init__(self, content: bytes) -> None:
-        self.content, self.at = content, 0
+    def __init__(self, size: int) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.left = len(content)  # bytes that may be made of texts
+        self.left = size  # bytes that may be made of texts
 
-    def run(self) -> Any:
-        for _ in range(_MOST):
-            code = self.take(1)[0]
-            if code == ord("."):
-                if len(self.stack) != 1:
-                    raise ValueError("the pickle ends with a stack of another size than 1")
-                return self.stack[0]
-            operation = _OPERATIONS.get(code)
-            if operation is None:
-                raise ValueError(f"the file uses the opcode {chr(code)!r}; {_ONLY}")
-            operation(self)
-        raise ValueError(f"the pickle has more than {_MOST} opcodes")
-
-    def take(self, count: int) -> bytes:
-        piece = self.content[self.at : self.at + count]
-        if len(piece) != count:
-            raise ValueError("the pickle ends in the middle")
-        self.at += count
-        return piece
-
-    def number(self, form: str) -> int:
-        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
-
-    def line(self) -> str:
-        end = self.content.find(b"\n", self.at, self.at + 200)
-        if end < 0:
-            raise ValueError("a name in the pickle does not end")
-        return self.take(end + 1 - self.at)[:-1].decode("ascii")
+    def take(self, opcode: str, argument: Any) -> None:
+        match opcode:
+            case "BINPUT" | "LONG_BINPUT":
+                self.keep(argument)
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINSTRING" | "SHORT_BINSTRING":
+                self.stack.append(argument)
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
+                self.stack.append(argument)
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
+                self.stack.append(argument)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                self.stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])
+            case "MARK":
+                self.stack.append(_MARK)
+            case "EMPTY_LIST":
+                self.stack.append([])
+            case "EMPTY_DICT":
+                self.stack.append({})
+            case "EMPTY_TUPLE":
+                self.stack.append(())
+            case "TUPLE":
+                self.stack.append(tuple(self.marked()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [self.pop() for _ in range(int(opcode[-1]))]
+                self.stack.append(tuple(reversed(items)))
+            case "APPEND":
+                item = self.pop()
+                self.top(list).append(item)
+            case "APPENDS":
+                items = self.marked()
+                self.top(list).extend(items)
+            case "SETITEM":
+                value, key = self.pop(), self.pop()
+                self.set_items([key, value])
+            case "SETITEMS":
+                self.set_items(self.marked())
+            case "MEMOIZE":
+                self.keep(len(self.memo))
+            case "BINGET" | "LONG_BINGET":
+                if argument not in self.memo:
+                    raise ValueError("the pickle takes what it never kept")
+                self.stack.append(self.memo[argument])
+            case "GLOBAL":
+                self.name(*argument.split(" ", 1))
+            case "STACK_GLOBAL":
+                name, module = self.pop(), self.pop()
+                self.name(module, name)
+            case "REDUCE":
+                self.reduce()
+            case "BUILD":
+                self.build()
+            case "PROTO" | "FRAME":
+                pass
+            case _:
+                raise ValueError(f"the file uses the opcode {opcode}; {_ONLY}")
 
     def encoded(self, text: str) -> bytes:
         """The bytes that a text stands for; a text that the file has once is not turned into bytes again and again."""
@@ -91,9 +126,6 @@ class _Machine:
         if self.left < 0:
             raise ValueError("the pickle makes more bytes of its texts than it has")
         return text.encode("latin1")
-
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
@@ -122,7 +154,7 @@ class _Machine:
     def name(self, module: Any, name: Any) -> None:
         if (module, name) not in _KNOWN:
             raise ValueError(f"the file asks for {module}.{name}; {_ONLY}")
-        self.push(_Name((module, name)))
+        self.stack.append(_Name((module, name)))
 
     def set_items(self, pairs: list[Any]) -> None:
         if len(pairs) % 2 or not all(type(key) in (str, bytes, int) for key in pairs[::2]):
@@ -134,16 +166,16 @@ class _Machine:
         if type(called) is not _Name or type(arguments) is not tuple:
             raise ValueError("the pickle calls what is no function")
         if called in _RECONSTRUCT and arguments[:1] == (_NDARRAY,):
-            self.push(_Array())
+            self.stack.append(_Array())
         elif called == _DTYPE and arguments and arguments[0] in _DTYPES:
-            self.push(_Type(arguments[0]))
+            self.stack.append(_Type(arguments[0]))
         elif called == _ENCODE and len(arguments) in (1, 2) and type(arguments[0]) is str:
             if arguments[1:] not in ((), ("latin1",)):
                 raise ValueError(f"the file encodes bytes as {arguments[1]!r:.40}; only latin1 is read")
-            self.push(self.encoded(arguments[0]))
+            self.stack.append(self.encoded(arguments[0]))
         elif called in _FROM_BUFFER and len(arguments) == 4:
             content, dtype, shape, order = arguments
-            self.push(_array(shape, dtype, order != "C", content))
+            self.stack.append(_array(shape, dtype, order != "C", content))
         else:
             raise ValueError(f"the file calls {called[0]}.{called[1]} with other arguments than NumPy writes; {_ONLY}")
 
@@ -159,9 +191,6 @@ class _Machine:
             self.stack[-1].value = _array(shape, dtype, fortran, content)
         else:
             raise ValueError("the pickle gives a state to what takes none")
-
-
-_ONLY = "only arrays of uint8 or int64, integers, texts, bytes and containers of them are read"
 
 
 def _array(shape: Any, dtype: Any, fortran: Any, content: Any) -> np.ndarray:
@@ -184,98 +213,3 @@ def _finished(value: Any) -> Any:
     if type(value) is dict:
         return {key: _finished(item) if type(item) is _Array else item for key, item in value.items()}
     return value
-
-
-def _long(machine: _Machine) -> None:
-    machine.push(int.from_bytes(machine.take(machine.number("B")), "little", signed=True))
-
-
-def _tuple(count: int) -> Callable[[_Machine], None]:
-    def operation(machine: _Machine) -> None:
-        items = [machine.pop() for _ in range(count)]
-        machine.push(tuple(reversed(items)))
-
-    return operation
-
-
-def _text(form: str, codec: str | None) -> Callable[[_Machine], None]:
-    """A text or bytes, after their length."""
-
-    def operation(machine: _Machine) -> None:
-        piece = machine.take(machine.number(form))
-        machine.push(piece if codec is None else piece.decode(codec))
-
-    return operation
-
-
-def _name_of_stack(machine: _Machine) -> None:
-    name, module = machine.pop(), machine.pop()
-    machine.name(module, name)
-
-
-def _get(form: str) -> Callable[[_Machine], None]:
-    def operation(machine: _Machine) -> None:
-        index = machine.number(form)
-        if index not in machine.memo:
-            raise ValueError("the pickle takes what it never kept")
-        machine.push(machine.memo[index])
-
-    return operation
-
-
-def _append(machine: _Machine) -> None:
-    item = machine.pop()
-    machine.top(list).append(item)
-
-
-def _appends(machine: _Machine) -> None:
-    items = machine.marked()
-    machine.top(list).extend(items)
-
-
-def _set_item(machine: _Machine) -> None:
-    value, key = machine.pop(), machine.pop()
-    machine.set_items([key, value])
-
-
-_OPERATIONS: dict[int, Callable[[_Machine], Any]] = {
-    0x80: lambda m: m.take(1),  # PROTO
-    0x95: lambda m: m.take(8),  # FRAME
-    ord("("): lambda m: m.push(_MARK),
-    ord("N"): lambda m: m.push(None),
-    0x88: lambda m: m.push(True),
-    0x89: lambda m: m.push(False),
-    ord("K"): lambda m: m.push(m.number("B")),
-    ord("M"): lambda m: m.push(m.number("H")),
-    ord("J"): lambda m: m.push(m.number("i")),
-    0x8A: _long,
-    ord("U"): _text("B", "latin1"),
-    ord("T"): _text("I", "latin1"),
-    ord("X"): _text("I", "utf-8"),
-    0x8C: _text("B", "utf-8"),
-    0x8D: _text("Q", "utf-8"),
-    ord("C"): _text("B", None),
-    ord("B"): _text("I", None),
-    0x8E: _text("Q", None),
-    0x96: _text("Q", None),  # BYTEARRAY8
-    ord("]"): lambda m: m.push([]),
-    ord("}"): lambda m: m.push({}),
-    ord(")"): lambda m: m.push(()),
-    ord("t"): lambda m: m.push(tuple(m.marked())),
-    0x85: _tuple(1),
-    0x86: _tuple(2),
-    0x87: _tuple(3),
-    ord("a"): _append,
-    ord("e"): _appends,
-    ord("s"): _set_item,
-    ord("u"): lambda m: m.set_items(m.marked()),
-    ord("q"): lambda m: m.keep(m.number("B")),
-    ord("r"): lambda m: m.keep(m.number("I")),
-    0x94: lambda m: m.keep(len(m.memo)),  # MEMOIZE
-    ord("h"): _get("B"),
-    ord("j"): _get("I"),
-    ord("c"): lambda m: m.name(m.line(), m.line()),
-    0x93: _name_of_stack,
-    ord("R"): lambda m: m.reduce(),
-    ord("b"): lambda m: m.build(),
-}

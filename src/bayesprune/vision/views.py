@@ -16,32 +16,12 @@ def identity(images: Tensor) -> Tensor:
 
 
 def mirror(images: Tensor) -> Tensor:
-    """Return the images mirrored left and right.
-
-    Args:
-        images: Images of shape (n, channels, height, width).
-
-    Example:
-        >>> import torch
-        >>> mirror(torch.arange(3).view(1, 1, 1, 3)).flatten().tolist()
-        [2, 1, 0]
-    """
+    """Return the images mirrored left and right."""
     return images.flip(-1)
 
 
 def shift(images: Tensor, rows: int, columns: int) -> Tensor:
-    """Return the images moved down by `rows` and right by `columns` pixels, the gap filled by reflection.
-
-    Args:
-        images: Images of shape (n, channels, height, width), floating point.
-        rows: Pixels downwards; negative is upwards.
-        columns: Pixels to the right; negative is to the left.
-
-    Example:
-        >>> import torch
-        >>> shift(torch.arange(4.0).view(1, 1, 2, 2), 0, 1).flatten().tolist()
-        [1.0, 0.0, 3.0, 2.0]
-    """
+    """Return floating-point images moved down by `rows` and right by `columns` pixels, the gap filled by reflection."""
     height, width = images.shape[2:]
     far = max(abs(rows), abs(columns))
     padded = functional.pad(images, (far, far, far, far), mode="reflect")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from bayesprune.vision.initialise import he_initialise_
+from bayesprune.vision.resnet import residual_stages
 
 
 class WideBlock(nn.Module):
@@ -31,7 +34,7 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A wide residual network for 32 x 32 images (Zagoruyko & Komodakis, 2016).
+    """A wide residual network for 32 x 32 images, by default WRN-28-10.
 
     Args:
         depth: Number of convolutions, 6 k + 4: k blocks in each of three stages.
@@ -44,30 +47,24 @@ class WideResNet(nn.Module):
         ValueError: A depth that is not 6 k + 4.
 
     Example:
-        >>> import torch
-        >>> WideResNet(10, 1, num_classes=3)(torch.zeros(2, 3, 16, 16)).shape
-        torch.Size([2, 3])
+        >>> sum(p.numel() for p in WideResNet(depth=16, widen_factor=4, num_classes=10).parameters())
+        2748890
 
     Reference:
         Zagoruyko & Komodakis, "Wide residual networks", BMVC 2016; blocks of He et al., "Identity mappings", ECCV 2016.
     """
 
     def __init__(
-        self, depth: int, widen_factor: int, *, num_classes: int, in_channels: int = 3, dropout: float = 0.0
+        self, depth: int = 28, widen_factor: int = 10, *, num_classes: int, in_channels: int = 3, dropout: float = 0.0
     ) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth={depth}: use 6 k + 4 with k >= 1, such as 10, 16, 22 or 28")
         self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        channels, stages = 16, []
-        for stage in range(3):
-            width = 16 * widen_factor * 2**stage
-            blocks = []
-            for i in range((depth - 4) // 6):
-                blocks.append(WideBlock(channels, width, 2 if stage > 0 and i == 0 else 1, dropout))
-                channels = width
-            stages.append(nn.Sequential(*blocks))
-        self.stages = nn.Sequential(*stages)
+        widths = [16 * widen_factor * 2**stage for stage in range(3)]
+        self.stages, channels = residual_stages(
+            partial(WideBlock, dropout=dropout), [(depth - 4) // 6] * 3, widths, channels=16
+        )
         self.bn = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -81,26 +78,8 @@ class WideResNet(nn.Module):
         return self.head(self.flatten(self.pool(x)))
 
 
-def wide_resnet(
-    *, num_classes: int, depth: int = 28, widen_factor: int = 10, in_channels: int = 3, dropout: float = 0.0
-) -> WideResNet:
-    """Return a wide residual network of any depth and width.
-
-    Args:
-        num_classes: Number of outputs.
-        depth: Number of convolutions, 6 k + 4.
-        widen_factor: The stages have 16, 32 and 64 times this many channels.
-        in_channels: Channels of the images.
-        dropout: Dropout rate inside the blocks.
-
-    Returns:
-        The network, He-initialised from torch's global generator.
-
-    Example:
-        >>> sum(p.numel() for p in wide_resnet(num_classes=10, depth=16, widen_factor=4).parameters())
-        2748890
-    """
-    return WideResNet(depth, widen_factor, num_classes=num_classes, in_channels=in_channels, dropout=dropout)
+wide_resnet = WideResNet
+"""The class under the name by which `build` knows it."""
 
 
 def wrn28_10(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> WideResNet:

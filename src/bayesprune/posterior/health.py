@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.common.files import finite
 from bayesprune.posterior.diagnostics import bulk_ess, loss_spikes, rank_rhat
 from bayesprune.posterior.fit import Fit
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
@@ -46,7 +47,7 @@ class HealthReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists and numbers, for JSON, which knows no NaN: what is not finite is None."""
-        result: dict[str, Any] = _finite(asdict(self))
+        result: dict[str, Any] = finite(asdict(self))
         return result
 
     def __str__(self) -> str:
@@ -266,8 +267,8 @@ def health_report(
     ess: dict[str, float] = {}
     for name, trace in (traces or {}).items():
         chains = len(trace)
-        rhat[name] = _worst(rank_rhat(trace), largest=True)
-        ess[name] = _worst(bulk_ess(trace), largest=False)
+        rhat[name] = rank_rhat(trace).max().item()  # NaN, a constant trace's, counts as worst
+        ess[name] = bulk_ess(trace).min().item()
         if not rhat[name] <= max_rhat:
             warnings.append(f"R-hat of {name} is {rhat[name]:.3f} (above {max_rhat:g}): the chains have not mixed")
         if not ess[name] >= min_ess_per_chain * chains:
@@ -320,16 +321,3 @@ def _temperature_warnings(group: Mapping[str, float], number: int, least: float,
             "learning rate that decays before the samples helps too"
         )
     return warnings
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _worst(values: Tensor, *, largest: bool) -> float:
-    """The worst entry; NaN (a constant trace) counts as worst."""
-    return (values.max() if largest else values.min()).item()

@@ -101,13 +101,10 @@ def temperature_of(optimizer: Any) -> list[dict[str, float]] | None:
 
 
 def noise_to_gradient_of(optimizer: Any) -> float | None:
-    """Ask an optimizer for the rms of its injected noise over the rms of its gradient step; far below 1 is no sampler.
+    """Ask an optimizer for the rms of its injected noise over the rms of its gradient step; None where there is none.
 
     Args:
-        optimizer: after a backward pass; asked through its method ``noise_to_gradient()``.
-
-    Returns:
-        The ratio, or None if the optimizer has no such method or no gradient to compare with.
+        optimizer: after a backward pass; asked through its method ``noise_to_gradient()``. Far below 1 is no sampler.
 
     Example:
         >>> noise_to_gradient_of(torch.optim.SGD([torch.ones(2)], lr=0.1)) is None
@@ -204,9 +201,6 @@ def health_report(
         min_disagreement: warn when the members' choices differ less often (classification only).
         max_rhat: warn above it.
         min_ess_per_chain: warn below it.
-
-    Returns:
-        A `HealthReport`; ``print`` it, or save ``report.as_dict()``.
 
     Raises:
         ValueError: if a trace has the wrong shape or a value that is not finite.

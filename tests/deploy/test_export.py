@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.deploy import Ensemble, export_onnx, export_program, load, save
+from bayesprune.deploy.export import _compare
+from bayesprune.graph.inputs import Inputs
 
 QUICK = ("resnet20-a", "vit")
 SLOW = ("bottleneck", "wide", "vgg", "densenet", "mlp", "vit-linear")
@@ -68,6 +70,13 @@ def test_error_differences_are_refused_and_leave_no_file(make, images, tmp_path)
 class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf])
+def test_error_outputs_that_are_not_finite_are_refused(spoilt):
+    model, inputs = nn.Linear(3, 2), Inputs((torch.ones(2, 3),))
+    with pytest.raises(ValueError, match="differs from torch by"):
+        _compare(model, lambda batch: batch.run(model).fill_(spoilt), inputs, 1e-4, "onnxruntime")
 
 
 def test_error_what_torch_cannot_export(tmp_path):

@@ -88,3 +88,17 @@ def test_roundtrip_as_dict_is_plain_and_the_table_names_every_layer(residual):
     for layer in report.per_layer:
         assert layer.name in text
     assert "prunable weights: 0.00% zero" in text and "head.weight: excluded by 'head'" in text
+
+
+def test_parity_inputs_by_name_are_measured_like_those_in_order():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Conv1d(2, 4, 1)
+
+        def forward(self, x, y):
+            return self.a(x) + self.b(y).mean(2)
+
+    model, x, y = Sum(), torch.zeros(5, 3), torch.zeros(5, 2, 7)
+    named, ordered = (sparsity_report(model, example_input=each) for each in ({"y": y, "x": x}, (x, y)))
+    assert named.madds_dense == ordered.madds_dense == 3 * 4 + 2 * 4 * 7

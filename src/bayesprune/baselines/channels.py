@@ -24,7 +24,7 @@ def gradual_channel_pruning(
     scope: Scope = "global",
     min_groups: int = 1,
 ) -> ForwardPruning:
-    """Channels by their L2 norm on any optimizer, without a spike-and-slab prior: gradual pruning's ramp, whole channels.
+    """A pruner of whole channels by their L2 norm, on any optimizer: gradual pruning's ramp, no spike-and-slab prior.
 
     A channel is every tensor tied to it, across residual adds; its score is the mean squared weight over all of them,
     ranked over the network or within each coupled set. Li et al. rank filters by their L1 norm, at once and layer by layer, and train again
@@ -42,9 +42,6 @@ def gradual_channel_pruning(
         example_input: An input, by which the channels' ties are traced.
         scope: The target holds over the network (``"global"``) or in every coupled set of channels (``"layer"``).
         min_groups: Every coupled set keeps at least this many channels.
-
-    Returns:
-        The pruner, attached.
 
     Raises:
         ValueError: If a setting is out of range.

@@ -19,7 +19,7 @@ def dynamic_pruning_with_feedback(
     every: int = 16,
     exclude: Exclude = (),
 ) -> FeedbackPruning:
-    """DPF as its authors run it: equation 8's form without a spike-and-slab prior.
+    """A pruner that runs DPF as its authors do: equation 8's form without a spike-and-slab prior.
 
     A dense copy of the weights is moved by the gradient at the masked ones; the masks are renewed every 16 steps from
     the magnitudes of the copy, ranked over all layers, along a cubic ramp.
@@ -32,9 +32,6 @@ def dynamic_pruning_with_feedback(
         start_step: Step at which it begins.
         every: Steps between two renewals of the masks.
         exclude: Patterns on module names, module types or modules to leave dense.
-
-    Returns:
-        The pruner, attached.
 
     Raises:
         ValueError: If a setting is out of range.

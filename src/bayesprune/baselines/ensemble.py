@@ -20,9 +20,6 @@ def independent_seeds(seed: int, count: int) -> list[int]:
         seed: The ensemble's seed.
         count: Number of members.
 
-    Returns:
-        Distinct integers in [0, 2³¹).
-
     Raises:
         ValueError: `count` is below 1.
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Cauchy, Normal
 from torch.nn import functional as F
 
 Family = Literal["gaussian", "cauchy"]
@@ -109,9 +110,10 @@ class Rank1Layer(nn.Module):
             mean, std = self._posterior(name)
             if monte_carlo:
                 x = _standard(self.family, mean, generator).mul(std).add(mean)
-                log_q = _log_density(self.family, (x - mean) / std) - std.log()
-                log_p = _log_density(self.family, (x - self.prior_mean) / self.prior_std) - math.log(self.prior_std)
-                total.append((log_q - log_p).sum())
+                law = Normal if self.family == "gaussian" else Cauchy
+                posterior = law(mean, std, validate_args=False)
+                prior = law(self.prior_mean, self.prior_std, validate_args=False)
+                total.append((posterior.log_prob(x) - prior.log_prob(x)).sum())
             elif self.family == "gaussian":
                 total.append(gaussian_kl(mean, std, self.prior_mean, self.prior_std).sum())
             else:
@@ -192,10 +194,3 @@ def _standard(family: Family, like: Tensor, generator: torch.Generator | None) -
     noise = torch.empty(like.shape, dtype=like.dtype, device=device)
     noise = noise.normal_(generator=generator) if family == "gaussian" else noise.cauchy_(generator=generator)
     return noise.to(like.device)
-
-
-def _log_density(family: Family, z: Tensor) -> Tensor:
-    """Return the standard density's logarithm."""
-    if family == "gaussian":
-        return -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
-    return -math.log(math.pi) - torch.log1p(z.square())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bayesprune.common.modes import device_of, evaluating
 from bayesprune.posterior import Samples, preserved
 from bayesprune.posterior.architecture import Layout, TensorSpec, check_layout, model_tensors
 from bayesprune.posterior.predict import call, moved, split_batch
@@ -223,9 +224,6 @@ def refresh_batch_norm_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         batches: Batches of inputs, tuples and lists that begin with them, or mappings of them by name, moved to the model's
             device.
 
-    Returns:
-        The same model.
-
     Raises:
         ValueError: There is no batch.
 
@@ -240,15 +238,14 @@ def refresh_batch_norm_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     if not layers:
         return model
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    with _estimating(model, layers):
+    with evaluating(model), _estimating(layers):
         seen = 0
         for batch in batches:
             inputs = batch[0] if isinstance(batch, (tuple, list)) else split_batch(batch)[0]
             if seen == 0:
                 for layer in layers:
                     layer.reset_running_stats()
-            call(model, moved(inputs, device))
+            call(model, moved(inputs, device_of(model)))
             seen += 1
         if not seen:
             raise ValueError("batches: no batch to estimate BatchNorm statistics from; pass training batches.")
@@ -256,17 +253,13 @@ def refresh_batch_norm_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
 
 
 @contextmanager
-def _estimating(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
+def _estimating(layers: list[_BatchNorm]) -> Iterator[None]:
     momenta = [(layer, layer.momentum) for layer in layers]
     try:
-        model.eval()
         for layer in layers:
             layer.train()
             layer.momentum = None  # torch's word for a cumulative mean
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for layer, momentum in momenta:
             layer.momentum = momentum

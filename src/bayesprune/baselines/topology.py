@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from bayesprune.baselines.allocation import layer_counts
 from bayesprune.sparsity import Groups, partition
+from bayesprune.sparsity.criteria import keep_largest
 from bayesprune.sparsity.masks import MaskHolder
 from bayesprune.sparsity.partition import Exclude
 from bayesprune.sparsity.schedule import check
@@ -20,20 +21,12 @@ from bayesprune.sparsity.zeroing import Zeroing
 
 def lowest(values: Tensor, among: Tensor, count: int) -> Tensor:
     """The ``count`` smallest entries among the marked ones; ties go by position, NaN counts as largest."""
-    if count <= 0:
-        return torch.zeros_like(among)
-    values = values.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
-    pool = values[among]
+    pool = values[among].nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     if count > len(pool):
         raise ValueError(f"count={count} is more than the {len(pool)} entries to choose among")
-    limit = pool.kthvalue(count).values
-    below, ties = (values < limit) & among, (values == limit) & among
-    missing = count - int(below.sum())
-    if int(ties.sum()) > missing:  # selection alone leaves open which of equal values are meant
-        first = ties.nonzero()[:missing]
-        ties = torch.zeros_like(ties)
-        ties[first.unbind(1)] = True
-    return below | ties
+    found = torch.zeros_like(among)
+    found[among] = ~keep_largest(pool, len(pool) - count)
+    return found
 
 
 def highest(values: Tensor, among: Tensor, count: int) -> Tensor:
@@ -113,7 +106,13 @@ class SparseTraining(MaskHolder):
         self.distribution = distribution
         super().__init__(model, optimizer, partition(model, "weight", exclude=exclude))
         self.generator = torch.Generator(device=self.params[0].device).manual_seed(seed)
-        self._set_keep_(self._first_masks())
+        counts = layer_counts([tuple(param.shape) for param in self.params], target_sparsity, distribution)
+        self._set_keep_(
+            [
+                random_entries(mask, count, self.generator, _order(param.detach()))
+                for param, mask, count in zip(self.params, self._keep, counts)
+            ]
+        )
         # A trainer may restore the weights before the optimizer is built, and the masks after it.
         self._found = [param.detach().clone() for param in self.params]
         self._freeze_()
@@ -158,16 +157,6 @@ class SparseTraining(MaskHolder):
         self.generator.set_state(old.generator.get_state())
         self._found = []
         return []
-
-    # -- what a method fills in --------------------------------------------------------------------------------------
-
-    def _first_masks(self) -> list[Tensor]:
-        """As many weights a layer as the distribution says, at random places."""
-        counts = layer_counts([tuple(param.shape) for param in self.params], self.target_sparsity, self.distribution)
-        return [
-            random_entries(mask, count, self.generator, _order(param.detach()))
-            for param, mask, count in zip(self.params, self._keep, counts)
-        ]
 
     def _due(self) -> bool:
         """Whether the masks are renewed after ``step_count`` steps."""

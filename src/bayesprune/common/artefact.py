@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+REWRITE = "restore it from a copy, or write it again"
+
 
 class ArtefactError(ValueError):
     """A file or folder that cannot be read as what it should be; nothing of it was taken in.

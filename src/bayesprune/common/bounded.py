@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
+from bayesprune.common.artefact import REWRITE, ArtefactError, MissingArtefactError, reading
 
 TEXT_LIMIT = 1 << 26
 """Bytes of a JSON file or another text that is read at once: 64 MiB."""
@@ -36,18 +36,11 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = TEXT_LIMIT) -> byte
     return content
 
 
-def read_text(path: str | os.PathLike[str], *, limit: int = TEXT_LIMIT) -> str:
-    """The text of a UTF-8 file of at most ``limit`` bytes; errors as `read_bytes`."""
-    content = read_bytes(path, limit=limit)
-    with reading(path, "UTF-8 text"):
-        return content.decode("utf-8")
-
-
-def read_json(path: str | os.PathLike[str], kind: type = dict, *, limit: int = TEXT_LIMIT) -> Any:
-    """The content of a JSON file."""
-    text = read_text(path, limit=limit)
-    with reading(path, "JSON", "restore it from a copy, or write it again"):
-        content = parse_json(text)
+def read_json(path: str | os.PathLike[str], kind: type = dict) -> Any:
+    """The content of a JSON file of at most `TEXT_LIMIT` bytes; errors as `read_bytes`."""
+    text = read_bytes(path)
+    with reading(path, "JSON in UTF-8", REWRITE):
+        content = parse_json(text.decode("utf-8"))
     if not isinstance(content, kind):
         wanted = "an object" if kind is dict else "a list"
         raise ArtefactError(path, f"holds {content!r:.80}", wanted)

@@ -54,7 +54,7 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         sweep(target.parent, of=target.name)
         work = _beside(target, PARTIAL)
         work.mkdir()
-        handle = _folder_handle(work)
+        handle = None if os.name == "nt" else claim(work, directory=True)
         try:
             yield work
             _sync_below(work)
@@ -80,7 +80,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write JSON, as `write_bytes` does; numbers that are not finite become null."""
-    return write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+    return write_text(path, json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def csv_text(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -146,11 +146,6 @@ def _beside(target: Path, ending: str) -> Path:
     return target.with_name(f".{target.name[:_LONGEST]}.{secrets.token_hex(4)}{ending}")
 
 
-def _folder_handle(folder: Path) -> int | None:
-    """The lock on a folder that is being filled, where folders can be opened."""
-    return None if os.name == "nt" else claim(folder, directory=True)
-
-
 def _removed(entry: Path) -> bool:
     """Remove a leftover, or put it back as what it was, unless its writer lives."""
     handle = None
@@ -209,11 +204,12 @@ def _exchanged(one: Path, other: Path) -> bool:
     return call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as JSON takes it: what is not finite is None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

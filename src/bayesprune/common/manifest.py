@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
+from bayesprune.common.artefact import REWRITE, ArtefactError, MissingArtefactError, reading
 from bayesprune.common.bounded import read_json
 from bayesprune.common.files import plain_name, write_text
 
@@ -25,13 +25,10 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 def unsealed(path: str | os.PathLike[str], content: Mapping[str, Any], *, needed: bool = True) -> dict[str, Any]:
     """The content of a sealed object without its seal."""
     rest = {key: value for key, value in content.items() if key != SEAL}
-    with reading(path, mend=_MEND):  # what JSON's standard cannot hold has no digest
+    with reading(path, mend=REWRITE):  # what JSON's standard cannot hold has no digest
         if needed != (SEAL in content) or (needed and _digest_of(rest) != content[SEAL]):
-            raise ArtefactError(path, "its content is not what was written (the SHA-256 differs)", mend=_MEND)
+            raise ArtefactError(path, "its content is not what was written (the SHA-256 differs)", mend=REWRITE)
     return rest
-
-
-_MEND = "restore it from a copy, or write it again"
 
 
 def _digest_of(content: Mapping[str, Any]) -> str:
@@ -77,4 +74,4 @@ def check_manifest(folder: Path, names: Iterable[str] | None = None) -> None:
         if not file.is_file():
             raise MissingArtefactError(file, f"is missing: {MANIFEST} lists it", mend="restore it from a copy")
         if file.stat().st_size != listed["bytes"] or file_digest(file) != listed[SEAL]:
-            raise ArtefactError(file, f"is not the file that {MANIFEST} lists (the SHA-256 differs)", mend=_MEND)
+            raise ArtefactError(file, f"is not the file that {MANIFEST} lists (the SHA-256 differs)", mend=REWRITE)

@@ -1,4 +1,4 @@
-"""Evaluation mode, untouched weights and a number of threads for the length of a with block."""
+"""Evaluation mode, untouched weights and a number of threads for the length of a with block, and where a model is."""
 
 from __future__ import annotations
 
@@ -27,9 +27,6 @@ def preserved(model: nn.Module) -> Iterator[nn.Module]:
     Args:
         model: the model; a copy of its tensors is held meanwhile.
 
-    Yields:
-        The same model.
-
     Example:
         >>> model = nn.Linear(2, 1)
         >>> before = model.weight.clone()
@@ -49,6 +46,11 @@ def preserved(model: nn.Module) -> Iterator[nn.Module]:
                 tensor.copy_(copy)
         for module, mode in training:
             module.training = mode
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's first tensor is; the CPU where it has none."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 @contextmanager

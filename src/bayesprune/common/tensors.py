@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bayesprune.common.artefact import ArtefactError, MissingArtefactError, reading
+from bayesprune.common.artefact import REWRITE, ArtefactError, MissingArtefactError, reading
 from bayesprune.common.bounded import parse_json
 from bayesprune.common.files import replacing
 
@@ -31,7 +31,6 @@ _NAMES = {
 _DTYPES: dict[str, torch.dtype] = {key: getattr(torch, name) for key, name in _NAMES.items() if hasattr(torch, name)}
 _KEYS = {dtype: key for key, dtype in _DTYPES.items()}
 _META, _SEAL, _DIGESTS, _BLANK = "__metadata__", "sha256", "digests", "0" * 64
-_MEND = "restore it from a copy, or write it again"
 _SMALL = 1 << 20  # bytes that are hashed where they are read; more goes to a second thread meanwhile
 
 
@@ -92,7 +91,7 @@ def read_tensors(
         file = open(path, "rb")  # noqa: SIM115 - closed below
     except (FileNotFoundError, NotADirectoryError):
         raise MissingArtefactError(path, "there is no such file") from None
-    with file, reading(path, "a whole safetensors file", _MEND):
+    with file, reading(path, "a whole safetensors file", REWRITE):
         entries, metadata, seal, digests = _head(file, size, limit)
         found = metadata.pop("format", None)
         if found not in (older if seal is None else formats):
@@ -107,7 +106,7 @@ def read_tensors(
                 tensor = torch.empty(shape, dtype=dtype)
                 view = _bytes_of(tensor)
                 if file.readinto(view) != len(view):  # type: ignore[attr-defined]
-                    raise ArtefactError(path, "ends in the middle", mend=_MEND)
+                    raise ArtefactError(path, "ends in the middle", mend=REWRITE)
                 if seal is not None and not known:
                     checks[name] = hashing.of(view)
                 if dtype == torch.bool and len(view) and int(tensor.view(torch.uint8).max()) > 1:
@@ -116,7 +115,7 @@ def read_tensors(
             for name, check in checks.items():
                 if check() != digests.get(name):
                     raise ArtefactError(
-                        path, f"tensor {name!r} is not what was written (the SHA-256 differs)", mend=_MEND
+                        path, f"tensor {name!r} is not what was written (the SHA-256 differs)", mend=REWRITE
                     )
     if seal is not None and time.time() - max(state.st_mtime, state.st_ctime) > _COARSE:
         if len(_checked) >= _MOST_CHECKED:
@@ -235,24 +234,15 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-class _Hashing:
-    """SHA-256 of large pieces beside the reading and writing, of small ones at once."""
+class _Hashing(ThreadPoolExecutor):
+    """SHA-256 of large pieces beside the reading and writing, of small ones at once; threads start with the first large one."""
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-
-    def __enter__(self) -> _Hashing:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        super().__init__(min(4, os.cpu_count() or 1))
 
     def of(self, view: memoryview) -> Any:
         """A function that gives the digest."""
         if len(view) < _SMALL:
             digest = hashlib.sha256(view).hexdigest()
             return lambda: digest
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-        return self._pool.submit(lambda: hashlib.sha256(view).hexdigest()).result
+        return self.submit(lambda: hashlib.sha256(view).hexdigest()).result

@@ -11,12 +11,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from bayesprune.deploy.architecture import Spec, describe
+from bayesprune.deploy.arguments import dtype_name
 from bayesprune.deploy.members import averaged, batches, logits_of, stack_members
 from bayesprune.deploy.strategies import Strategies
 from bayesprune.deploy.tracing import closed
 from bayesprune.graph.hooks import detached_copy, hooked
 from bayesprune.graph.inputs import Inputs
-from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction
+from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction, begin
 from bayesprune.posterior.samples import Samples
 
 STRATEGIES = ("auto", "vmap", "folded", "loop")
@@ -114,11 +115,18 @@ class Ensemble(Strategies):
         for name in names:
             if name not in tensors or not tensors[name].ndim or len(tensors[name]) != count:
                 raise ValueError(f"tensor {name!r}: expected {count} members along its first axis")
+        stacked = {name: tensors[name] for name in names}
+        return cls._of(spec, stacked, {k: v for k, v in tensors.items() if k not in stacked}, count, strategy)
+
+    @classmethod
+    def _of(
+        cls, spec: Spec, stacked: dict[str, Tensor], shared: dict[str, Tensor], count: int, strategy: str
+    ) -> Ensemble:
+        """An ensemble of a traced network and its tensors."""
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         self._own_copy, self._reason = [], ""
-        stacked = {name: tensors[name] for name in names}
-        self._begin(spec, stacked, {k: v for k, v in tensors.items() if k not in stacked}, count, strategy)
+        self._begin(spec, stacked, shared, count, strategy)
         return self
 
     def parts(self) -> tuple[Spec, dict[str, Tensor]]:
@@ -133,9 +141,6 @@ class Ensemble(Strategies):
         Args:
             example_input: an input, a tuple of them, or a dict of them by the names of forward's arguments.
 
-        Returns:
-            An ensemble of the same tensors.
-
         Raises:
             ValueError: if the network cannot be traced on the example either; the message says why.
         """
@@ -143,9 +148,6 @@ class Ensemble(Strategies):
             return self
         model = self._template[0]
         spec, own = describe(model, Inputs.of(model, example_input))
-        other = type(self).__new__(type(self))
-        nn.Module.__init__(other)
-        other._own_copy, other._reason = [], ""
         names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
         held = self._tensors()
         stacked: dict[str, Tensor] = {}
@@ -156,8 +158,7 @@ class Ensemble(Strategies):
                 stacked[name] = held[0][known]
             else:  # what forward makes is in no list of the model's
                 shared[name] = held[1].get(known, tensor.detach())
-        other._begin(spec, stacked, shared, self.count, self.strategy)
-        return other
+        return self._of(spec, stacked, shared, self.count, self.strategy)
 
     def _traced(self) -> Spec:
         if self._spec is None:
@@ -177,7 +178,7 @@ class Ensemble(Strategies):
         first = {name: tensor[0] for name, tensor in stacked.items()} | shared
         for name, entry in (self._spec or {"tensors": {}})["tensors"].items():
             if name in first:
-                entry["dtype"] = str(first[name].dtype).removeprefix("torch.")
+                entry["dtype"] = dtype_name(first[name].dtype)
         self._build()
         return self
 
@@ -187,13 +188,10 @@ class Ensemble(Strategies):
         return self._template[0]
 
     def member(self, index: int) -> nn.Module:
-        """One member as a model of its own; its weights are views of the stacked ones.
+        """One member as a model of its own, in evaluation mode; its weights are views of the stacked ones.
 
         Args:
             index: which; negative counts from the end.
-
-        Returns:
-            The model in evaluation mode.
 
         Raises:
             IndexError: if there is no such member.
@@ -203,10 +201,7 @@ class Ensemble(Strategies):
         return self._member(index)
 
     def averaged(self) -> nn.Module:
-        """The mixture of a classifier with at least two logits as an ordinary module, for ONNX and ``torch.export``.
-
-        Returns:
-            A graph from inputs to mean class probabilities (n, C), in evaluation mode.
+        """A graph from inputs to a classifier's mean class probabilities (n, C), for ONNX and ``torch.export``; C at least 2.
 
         Raises:
             ValueError: if the network was not traced (see `traced`), or its outputs are none of logits.
@@ -221,9 +216,6 @@ class Ensemble(Strategies):
         Args:
             *inputs: the network's arguments.
             **named: those given by name.
-
-        Returns:
-            The stacks.
 
         Raises:
             TypeError: if the network takes other arguments.
@@ -257,16 +249,7 @@ class Ensemble(Strategies):
         Raises:
             ValueError: if there are no inputs, or an output is not finite (the member is named).
         """
-        if task not in ("classification", "regression"):
-            raise ValueError(f"task={task!r}: choose 'classification' or 'regression'")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: must be at least 1")
-        one = isinstance(noise_variance, (int, float))
-        variances = [float(noise_variance)] * self.count if one else list(noise_variance)  # type: ignore
-        if len(variances) != self.count:
-            raise ValueError(f"noise_variance: {len(variances)} values for {self.count} members; give one for each")
-        mixture: ClassMixture | MomentMixture
-        mixture = MomentMixture(keep_members) if task == "regression" else ClassMixture(keep_members)
+        mixture, variances = begin(task, batch_size, noise_variance, self.count, keep_members)
         parts: list[list[tuple[Tensor, ...]]] = [[] for _ in range(self.count)]
         labels = []
         for values, target in batches(inputs, batch_size):

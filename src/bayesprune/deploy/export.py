@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from bayesprune.common.files import replacing, write_bytes
 from bayesprune.common.modes import evaluating
 from bayesprune.deploy.ensemble import Ensemble
-from bayesprune.deploy.verify import as_inputs, flat
+from bayesprune.deploy.verify import as_inputs, difference, flat
 from bayesprune.graph.inputs import Inputs
 
 TOLERANCE = 1e-4
@@ -163,13 +163,9 @@ def _free_batch(inputs: Inputs) -> Any:
     batch = torch.export.Dim("batch", min=1)
 
     def free(value: Any) -> Any:
-        return (
-            {0: batch}
-            if isinstance(value, Tensor) and len(value) == inputs.batch
-            else {}
-            if isinstance(value, Tensor)
-            else None
-        )
+        if not isinstance(value, Tensor):
+            return None
+        return {0: batch} if len(value) == inputs.batch else {}
 
     shapes = tree_map(free, (inputs.args, inputs.kwargs))
     return shapes[1] if inputs.kwargs else shapes[0]  # an example is positional or by name, never both
@@ -199,9 +195,11 @@ def _compare(model: nn.Module, run: Any, inputs: Inputs, tolerance: float, name:
             if [value.shape for value in expected] != [value.shape for value in found]:
                 shapes = [tuple(value.shape) for value in found]
                 raise ValueError(f"model: {name} gives outputs of shape {shapes} at batch size {size}")
-            for one, other in zip(expected, found):
-                scale = max(1.0, float(one.abs().max())) if one.numel() else 1.0
-                worst = max(worst, float((one - other).abs().max()) / scale if one.numel() else 0.0)
-    if not worst <= tolerance:
-        raise ValueError(f"model: {name} differs from torch by {worst:.1e}, more than tolerance={tolerance:g}")
+            for got, wanted in zip(found, expected):
+                off = difference(got, wanted)
+                if not off <= tolerance:
+                    raise ValueError(
+                        f"model: {name} differs from torch by {off:.1e}, more than tolerance={tolerance:g}"
+                    )
+                worst = max(worst, off)
     return worst

@@ -23,7 +23,6 @@ from bayesprune.deploy.architecture import Spec, describe, rebuild
 from bayesprune.deploy.arguments import dtype_name
 from bayesprune.deploy.ensemble import Ensemble
 from bayesprune.deploy.verify import as_inputs, check_members, check_same
-from bayesprune.graph.inputs import Inputs
 
 FORMAT = "bayesprune-model"
 VERSION = 2  # 1 had no seals
@@ -92,12 +91,12 @@ def save(
     if "evaluation_only" in spec and not whole:
         warnings.warn(f"saved for evaluation only: {spec['evaluation_only']}", stacklevel=2)
     if dense is not None:
-        content["dense"] = _dense(dense, inputs)
+        architecture, weights = describe(dense, inputs)
+        content["dense"] = {"architecture": architecture, "bytes": stored_bytes(weights, _TENSORS)}
 
     def write(path: Path) -> None:
-        weights = path / WEIGHTS
-        seal = write_tensors(weights, tensors, _TENSORS)
-        content["weights"] = {"file": WEIGHTS, "bytes": weights.stat().st_size, "sha256": seal}
+        seal = write_tensors(path / WEIGHTS, tensors, _TENSORS)
+        content["weights"] = {"file": WEIGHTS, "bytes": (path / WEIGHTS).stat().st_size, "sha256": seal}
         try:
             text = json.dumps(sealed(content), separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -211,9 +210,3 @@ def write_folder(folder: str | os.PathLike[str], write: Callable[[Path], None]) 
     with replacing_folder(path) as work:
         write(work)
     return path
-
-
-def _dense(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
-    """The architecture of a model, and the bytes its weights would take as safetensors."""
-    spec, tensors = describe(model, inputs)
-    return {"architecture": spec, "bytes": stored_bytes(tensors, _TENSORS)}

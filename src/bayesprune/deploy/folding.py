@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bayesprune.deploy.common_part import in_place, orderly
 from bayesprune.graph.source import deep_copy, releasing_source
@@ -92,22 +93,10 @@ def _foldable(norm: nn.Module, source: fx.Node, modules: dict[str, nn.Module], c
     return isinstance(modules[str(source.target)], _CONV) and calls[str(source.target)] == 1
 
 
-def _merged(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    scale = (norm.running_var.double() + norm.eps).rsqrt()  # type: ignore[operator, union-attr]
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()  # type: ignore[operator]
-    shift = -norm.running_mean.double() * scale  # type: ignore[operator, union-attr]
-    if layer.bias is not None:
-        shift = shift + layer.bias.double() * scale  # type: ignore[operator]
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()  # type: ignore[operator]
-    merged = copy.deepcopy(layer)
-    rows = scale.view(-1, *[1] * (weight.ndim - 1))
-    layout = torch.preserve_format
-    merged.weight = nn.Parameter((weight.double() * rows).to(weight.dtype, memory_format=layout), requires_grad=False)
-    merged.bias = nn.Parameter(shift.to(weight.dtype), requires_grad=False)
-    return merged
+def _merged(layer: Any, norm: Any) -> Any:
+    """A convolution with its normalisation multiplied in, in float64."""
+    layer, norm, dtype = copy.deepcopy(layer).double(), copy.deepcopy(norm).double(), next(layer.parameters()).dtype
+    return fuse_conv_bn_eval(layer, norm).to(dtype).requires_grad_(False)
 
 
 def _set(model: nn.Module, path: str, module: nn.Module) -> None:

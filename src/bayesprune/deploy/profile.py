@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesprune.common.modes import evaluating
+from bayesprune.common.modes import device_of, evaluating
 from bayesprune.deploy.ensemble import Ensemble
 from bayesprune.deploy.folder import WEIGHTS, load, random_model, read_architecture, save
+from bayesprune.deploy.strategies import plain_attention
 from bayesprune.deploy.timing import Comparison, compare_times
 from bayesprune.deploy.verify import as_inputs
 from bayesprune.graph.inputs import Inputs
@@ -106,9 +107,6 @@ def profile(
         seconds: time to spend on each batch size.
         confidence: coverage of the ratio's interval.
 
-    Returns:
-        A `Profile`.
-
     Raises:
         ValueError: if there is no example input to run.
         FileNotFoundError: if ``model`` is a path that holds no model.
@@ -154,7 +152,7 @@ def profile(
             )
     environment = {
         "threads": torch.get_num_threads(),
-        "device": str(next(iter(compact.parameters()), next(iter(compact.buffers()), torch.zeros(()))).device),
+        "device": str(device_of(compact)),
         "torch": torch.__version__,
         "processor": _processor(),
     }
@@ -186,12 +184,11 @@ def _notes(small: Size) -> list[str]:
 def _size(model: nn.Module, inputs: Inputs, disk: int | None) -> Size:
     single: nn.Module = model.member(0) if isinstance(model, Ensemble) else model
     members = len(model) if isinstance(model, Ensemble) else 1
-    device = next(iter(single.parameters()), torch.zeros(())).device
     if disk is None:
         with tempfile.TemporaryDirectory() as folder:
             path = save(deep_copy(model).cpu(), Path(folder) / "model", example_input=inputs)
             disk = (path / WEIGHTS).stat().st_size
-    madds = members * multiply_adds(single, inputs.map(lambda value: value.to(device)))
+    madds = members * multiply_adds(single, inputs.map(lambda value: value.to(device_of(single))))
     parameters = list(single.parameters())
     # Of weights: biases, shifts and scales begin at zero, or may, and cost nothing.
     zeros = sum(int((p == 0).sum()) for p in parameters if p.ndim > 1)
@@ -205,19 +202,15 @@ def multiply_adds(model: nn.Module, inputs: Any) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     # Fused kernels (attention, LSTM) hide their products from the counter; the plain forms do the same arithmetic.
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with (
-            torch.no_grad(),
-            evaluating(model),
-            sdpa_kernel(SDPBackend.MATH),
-            _plain_kernels(),
-            FlopCounterMode(display=False, custom_mapping={torch.ops.aten._trilinear: _bilinear}) as counter,
-        ):
-            inputs.map(torch.clone).run(model)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+    with (
+        torch.no_grad(),
+        evaluating(model),
+        plain_attention(),
+        sdpa_kernel(SDPBackend.MATH),
+        _plain_kernels(),
+        FlopCounterMode(display=False, custom_mapping={torch.ops.aten._trilinear: _bilinear}) as counter,
+    ):
+        inputs.map(torch.clone).run(model)
     return counter.get_total_flops() // (2 * inputs.batch)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +22,17 @@ from bayesprune.graph.inputs import Inputs
 
 SLOW = ("Conv", "conv", "Attention", "attention", "Transformer")  # over stacked weights, on a CPU
 FEW = 8  # of fewer inputs, operations are so short that threads mostly wait for the interpreter's lock
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Without attention's fused kernel, which has no rule for stacked weights and hides its products from a counter."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class Strategies(nn.Module):
@@ -175,11 +188,6 @@ class Strategies(nn.Module):
             found[:] = leaves(functional_call(template, {**weights, **shared}, args, kwargs))
             return [leaf for leaf in found[0] if isinstance(leaf, Tensor)]
 
-        # Attention's fused kernel has no rule for stacked weights; its plain form does the same.
-        before = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
+        with plain_attention():
             stacks = iter(vmap(run)(stacked))
-        finally:
-            torch.backends.mha.set_fastpath_enabled(before)
         return tree_unflatten([next(stacks) if isinstance(leaf, Tensor) else leaf for leaf in found[0]], found[1])

@@ -39,11 +39,6 @@ def _pool(workers: int, each: int, threads: int, process: int) -> ThreadPoolExec
     pool = ThreadPoolExecutor(
         workers, thread_name_prefix="bayesprune", initializer=torch.set_num_threads, initargs=(each,)
     )
-    list(pool.map(_wait_a_little, range(workers)))
+    list(pool.map(lambda _: time.sleep(0.01), range(workers)))  # long enough for every thread to be started
     torch.set_num_threads(threads)  # the setting of a new thread is also the default of those to come
     return pool
-
-
-def _wait_a_little(_: int) -> None:
-    """Long enough for every thread to be started."""
-    time.sleep(0.01)

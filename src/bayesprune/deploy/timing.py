@@ -62,9 +62,6 @@ def compare_times(
         rounds: the fewest and the most rounds.
         confidence: coverage of the interval.
 
-    Returns:
-        A `Comparison`.
-
     Raises:
         ValueError: if a number is out of range.
 

@@ -68,7 +68,11 @@ def trace(model: nn.Module, inputs: Inputs | None = None) -> Traced:
         try:
             # Layers are run on the example: a copy's statistics move.
             trained, others = _trace((model if inputs is None else detached_copy(model)).train(), inputs)
-            if constants.keys() != others.keys() or not all(_same(constants[name], others[name]) for name in constants):
+            alike = constants.keys() == others.keys() and all(
+                value.dtype == others[name].dtype and torch.equal(value, others[name])
+                for name, value in constants.items()
+            )
+            if not alike:
                 raise ValueError("forward makes constant tensors that depend on the train mode")
             _merge(trained, evaluated)
             if inputs is not None and (part := switched(model, inputs, is_stock)):
@@ -100,10 +104,6 @@ def _trace(model: nn.Module, inputs: Inputs | None) -> tuple[fx.Graph, dict[str,
         if idle and node.op.startswith("call_") and not node.users:
             graph.erase_node(node)
     return graph, {name: value for name, value in added.items() if isinstance(value, Tensor)}
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
 
 
 def _merge(first: fx.Graph, second: fx.Graph) -> None:

@@ -59,7 +59,7 @@ def check_same(model: nn.Module, again: nn.Module, inputs: Inputs, *, evaluation
     if (
         evaluation_only
         or any(module.training != model.training for module in model.modules())
-        or not any(True for _ in (*model.buffers(), *_random_modules(model)))
+        or not (any(True for _ in model.buffers()) or any("Dropout" in type(part).__name__ for part in model.modules()))
     ):
         return
     one, other = deep_copy(model).train(), deep_copy(again).train()
@@ -90,7 +90,7 @@ def check_members(ensemble: Ensemble, inputs: Inputs, members: Ensemble) -> None
         for stacked, own in zip(found, expected):
             if not own.is_floating_point():
                 continue
-            worst = _worst(stacked[index], own)
+            worst = difference(stacked[index], own)
             if not worst <= torch.finfo(own.dtype).eps ** 0.5:
                 raise ValueError(
                     f"model: strategy={ensemble.strategy!r} differs from member {index} by {worst:.1e} of the largest "
@@ -98,17 +98,13 @@ def check_members(ensemble: Ensemble, inputs: Inputs, members: Ensemble) -> None
                 )
 
 
-def _worst(one: Tensor, other: Tensor) -> float:
+def difference(one: Tensor, other: Tensor) -> float:
     """The largest difference, relative to the largest output where that exceeds 1; what is not finite must be equal."""
     one, other = one.double(), other.double()
-    difference = (one - other).abs()
-    difference[(one == other) | (one.isnan() & other.isnan())] = 0
+    off = (one - other).abs()
+    off[(one == other) | (one.isnan() & other.isnan())] = 0
     scale = other[other.isfinite()].abs().amax().clamp(min=1.0) if other.isfinite().any() else torch.ones(())
-    return float(difference.max() / scale) if difference.numel() else 0.0
-
-
-def _random_modules(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if "Dropout" in type(module).__name__]
+    return float(off.max() / scale) if off.numel() else 0.0
 
 
 def _compare(expected: list[Tensor], found: list[Tensor], when: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
+from bayesprune.common.modes import evaluating
 from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.source import releasing_source
 
@@ -128,6 +130,19 @@ def silent_copy(model: nn.Module, changing: Changing | None = None) -> nn.Module
 def hooked(model: nn.Module) -> list[str]:
     """The modules that have forward hooks."""
     return [name or "the model" for name, m in model.named_modules() if any(getattr(m, kind) for kind in FORWARD)]
+
+
+def heard(
+    model: nn.Module, modules: Mapping[str, nn.Module], example: Any, note: Callable[[str, nn.Module, Any, Any], None]
+) -> Any:
+    """Run a model on an example in evaluation, with a note (name, module, inputs, output) of every call of some modules."""
+    hooks = [module.register_forward_hook(functools.partial(note, name)) for name, module in modules.items()]
+    try:
+        with evaluating(model), torch.no_grad():
+            return Inputs.of(model, example).run(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def called_with_hooks(

@@ -27,6 +27,11 @@ class TensorSpec(NamedTuple):
             raise ValueError(f"{kind!r} {dtype!r}{shape!r:.80}, tied to {tied_to!r}, is no tensor of a model")
         return cls(dtype, tuple(shape), kind, tied_to)
 
+    @classmethod
+    def like(cls, tensor: Tensor, kind: str, tied_to: str | None) -> TensorSpec:
+        """The spec of a tensor."""
+        return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), kind, tied_to)
+
     @property
     def bytes(self) -> int:
         """The bytes of its values."""
@@ -52,8 +57,7 @@ def model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], Layout]:
             raise ValueError(f"model: state entry {name!r} is a {type(tensor).__name__}, and samples hold only tensors")
         tied_to = first_name.setdefault(id(tensor), name)
         kind = "parameter" if id(tensor) in parameters else "buffer"
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        layout[name] = TensorSpec(dtype, tuple(tensor.shape), kind, None if tied_to == name else tied_to)
+        layout[name] = TensorSpec.like(tensor, kind, None if tied_to == name else tied_to)
         if tied_to == name:
             tensors[name] = tensor
     return tensors, layout
@@ -67,15 +71,8 @@ def fingerprint(layout: Mapping[str, TensorSpec]) -> str:
 
 def layout_of(tensors: Mapping[str, Tensor], like: Mapping[str, TensorSpec]) -> Layout:
     """The layout of tensors that were read, each of the kind that another layout gives its name."""
-    return {
-        name: TensorSpec(
-            str(tensor.dtype).removeprefix("torch."),
-            tuple(tensor.shape),
-            like[name].kind if name in like else "buffer",
-            like[name].tied_to if name in like else None,
-        )
-        for name, tensor in tensors.items()
-    }
+    known = {name: (spec.kind, spec.tied_to) for name, spec in like.items()}
+    return {name: TensorSpec.like(tensor, *known.get(name, ("buffer", None))) for name, tensor in tensors.items()}
 
 
 def check_layout(expected: Mapping[str, TensorSpec], found: Mapping[str, TensorSpec], whose: str = "the model") -> None:

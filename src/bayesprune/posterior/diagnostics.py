@@ -113,7 +113,7 @@ def bulk_ess(chains: Any) -> Tensor:
 
 
 def loss_spikes(losses: Sequence[float], *, window: int = 16, factor: float = 3.0) -> list[int]:
-    """Return the places where a training loss leaps, or is not finite.
+    """Return the places in `losses` where a training loss leaps, or is not finite.
 
     Loss i is a spike where it exceeds `factor` times the median m of the last `window` losses that were none, and
     m + 10·(median absolute deviation from m).
@@ -122,9 +122,6 @@ def loss_spikes(losses: Sequence[float], *, window: int = 16, factor: float = 3.
         losses: losses of steps or epochs, in order.
         window: how many to compare with; the first three are not judged.
         factor: how many times the median.
-
-    Returns:
-        Places in `losses`.
 
     Example:
         >>> loss_spikes([1.0, 0.9, 0.8, 0.8, 7.0, 0.7, float("nan")])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.common.files import finite
 from bayesprune.posterior.diagnostics import bulk_ess, loss_spikes, rank_rhat
 from bayesprune.posterior.fit import Fit
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
@@ -46,7 +47,7 @@ class HealthReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists and numbers, for JSON, which knows no NaN: what is not finite is None."""
-        result: dict[str, Any] = _finite(asdict(self))
+        result: dict[str, Any] = finite(asdict(self))
         return result
 
     def __str__(self) -> str:
@@ -100,13 +101,10 @@ def temperature_of(optimizer: Any) -> list[dict[str, float]] | None:
 
 
 def noise_to_gradient_of(optimizer: Any) -> float | None:
-    """Ask an optimizer for the rms of its injected noise over the rms of its gradient step; far below 1 is no sampler.
+    """Ask an optimizer for the rms of its injected noise over the rms of its gradient step; None where there is none.
 
     Args:
-        optimizer: after a backward pass; asked through its method ``noise_to_gradient()``.
-
-    Returns:
-        The ratio, or None if the optimizer has no such method or no gradient to compare with.
+        optimizer: after a backward pass; asked through its method ``noise_to_gradient()``. Far below 1 is no sampler.
 
     Example:
         >>> noise_to_gradient_of(torch.optim.SGD([torch.ones(2)], lr=0.1)) is None
@@ -204,9 +202,6 @@ def health_report(
         max_rhat: warn above it.
         min_ess_per_chain: warn below it.
 
-    Returns:
-        A `HealthReport`; ``print`` it, or save ``report.as_dict()``.
-
     Raises:
         ValueError: if a trace has the wrong shape or a value that is not finite.
 
@@ -266,8 +261,8 @@ def health_report(
     ess: dict[str, float] = {}
     for name, trace in (traces or {}).items():
         chains = len(trace)
-        rhat[name] = _worst(rank_rhat(trace), largest=True)
-        ess[name] = _worst(bulk_ess(trace), largest=False)
+        rhat[name] = rank_rhat(trace).max().item()  # NaN, a constant trace's, counts as worst
+        ess[name] = bulk_ess(trace).min().item()
         if len(torch.as_tensor(trace).flatten(1).unique(dim=0)) < chains:
             warnings.append(
                 f"chains of {name} are the same, draw for draw: they have one seed. A loaded optimizer state brings its own: set "
@@ -325,16 +320,3 @@ def _temperature_warnings(group: Mapping[str, float], number: int, least: float,
             "learning rate that decays before the samples helps too"
         )
     return warnings
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _worst(values: Tensor, *, largest: bool) -> float:
-    """The worst entry; NaN (a constant trace) counts as worst."""
-    return (values.max() if largest else values.min()).item()

@@ -17,9 +17,6 @@ def accuracy(probabilities: Any, labels: Any) -> float:
         probabilities: (n, C), array or tensor.
         labels: (n,) class numbers.
 
-    Returns:
-        A number in [0, 1].
-
     Raises:
         ValueError: if the shapes do not fit, a label is out of range, or a row is not a distribution.
 
@@ -39,9 +36,6 @@ def nll(probabilities: Any, labels: Any) -> float:
     Args:
         probabilities: (n, C), array or tensor; for an ensemble, the mean of the members' probabilities.
         labels: (n,) class numbers.
-
-    Returns:
-        The mean, at least 0.
 
     Raises:
         ValueError: as `accuracy`.
@@ -108,9 +102,6 @@ def reliability_curve(probabilities: Any, labels: Any, bins: int = 15) -> Reliab
         labels: (n,) class numbers.
         bins: how many; bin b holds the confidences in ((b - 1)/bins, b/bins].
 
-    Returns:
-        The table, one entry a bin.
-
     Raises:
         ValueError: as `accuracy`, or if ``bins`` is not positive.
 
@@ -144,9 +135,6 @@ def ece(probabilities: Any, labels: Any, bins: int = 15) -> float:
         labels: (n,) class numbers.
         bins: how many bins, closed on the right.
 
-    Returns:
-        A number in [0, 1].
-
     Raises:
         ValueError: as `reliability_curve`.
 
@@ -161,15 +149,12 @@ def ece(probabilities: Any, labels: Any, bins: int = 15) -> float:
 
 
 def classification_metrics(probabilities: Any, labels: Any, bins: int = 15) -> dict[str, float]:
-    """Accuracy, NLL, Brier score and calibration error in one dict.
+    """The dict ``{"accuracy", "nll", "brier", "ece"}`` of `accuracy`, `nll`, `brier` and `ece`.
 
     Args:
         probabilities: (n, C), array or tensor.
         labels: (n,) class numbers.
         bins: bins of the calibration error.
-
-    Returns:
-        ``{"accuracy", "nll", "brier", "ece"}``.
 
     Raises:
         ValueError: as `reliability_curve`.
@@ -189,9 +174,6 @@ def mse(mean: Any, targets: Any) -> float:
         mean: predictions, array or tensor.
         targets: values of the same shape; (n, 1) against (n,) is refused, for it would broadcast.
 
-    Returns:
-        The mean over all entries.
-
     Raises:
         ValueError: if the shapes differ or there is nothing to average.
 
@@ -210,9 +192,6 @@ def gaussian_nll(mean: Any, variance: Any, targets: Any) -> float:
         mean: predictive means, array or tensor.
         variance: predictive variances of the same shape, or one number.
         targets: values of the same shape.
-
-    Returns:
-        The mean over all entries.
 
     Raises:
         ValueError: if the shapes differ or a variance is not positive.

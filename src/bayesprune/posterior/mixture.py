@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,9 +44,6 @@ class Prediction:
 
         Args:
             labels: (n,) class numbers; default: those that came with the inputs.
-
-        Returns:
-            (S,) shares.
 
         Raises:
             ValueError: if there are no labels, or their shape is not (n,).
@@ -119,8 +118,7 @@ class ClassMixture:
             )
         logits = (logits.cpu() if logits.device.type == "mps" else logits).double()
         if logits.ndim == 1 or logits.shape[1] == 1:
-            logits = logits.reshape(-1, 1)
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+            logits = functional.pad(logits.reshape(-1, 1), (1, 0))
         return (torch.log_softmax(logits, dim=1),)
 
     def add(self, outputs: tuple[Tensor, ...]) -> None:
@@ -156,6 +154,21 @@ class ClassMixture:
             members=torch.stack(self.kept) if self.kept is not None else None,
             labels=labels,
         )
+
+
+def begin(
+    task: str, batch_size: int, noise_variance: float | Sequence[float], members: int, keep: bool
+) -> tuple[ClassMixture | MomentMixture, list[float]]:
+    """The empty mixture of a prediction's settings, which are checked, and each member's noise variance."""
+    if task not in ("classification", "regression"):
+        raise ValueError(f"task={task!r}: choose 'classification' or 'regression'")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    one = isinstance(noise_variance, (int, float))
+    variances = [float(noise_variance)] * members if one else list(noise_variance)  # type: ignore
+    if len(variances) != members:
+        raise ValueError(f"noise_variance: {len(variances)} values for {members} members; give one for each")
+    return MomentMixture(keep) if task == "regression" else ClassMixture(keep), variances
 
 
 class MomentMixture:

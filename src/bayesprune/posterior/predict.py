@@ -8,8 +8,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from bayesprune.common.modes import preserved
-from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction
+from bayesprune.common.modes import device_of, preserved
+from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction, begin
 from bayesprune.posterior.samples import Samples
 
 
@@ -21,9 +21,6 @@ def use_sample(model: nn.Module, samples: Samples, index: int) -> Iterator[nn.Mo
         model: a model of the architecture that was collected.
         samples: a `SampleStore` or `MemorySamples`.
         index: which sample; negative counts from the end.
-
-    Yields:
-        The same model. Its weights, buffers and train mode come back however the block ends.
 
     Raises:
         ValueError: if the architecture differs.
@@ -145,25 +142,15 @@ def predict(
         Depeweg et al. (2018), "Decomposition of uncertainty in Bayesian deep learning and reinforcement learning", for
         both splits.
     """
-    if task not in ("classification", "regression"):
-        raise ValueError(f"task={task!r}: choose 'classification' or 'regression'")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1")
     chosen = _choose(samples, indices)
+    mixture, variances = begin(task, batch_size, noise_variance, len(chosen), keep_members)
     if len(chosen) > 1 and isinstance(inputs, Iterator):
         raise ValueError("inputs: an iterator can be read only once; pass a tensor, a list of batches or a DataLoader")
-    if isinstance(noise_variance, (int, float)):
-        noise_variance = [float(noise_variance)] * len(chosen)
-    elif len(noise_variance) != len(chosen):
-        raise ValueError(f"noise_variance: {len(noise_variance)} values for {len(chosen)} members; give one for each")
-
-    home = _device_of(model)
+    home = device_of(model)
     target = torch.device(device) if device is not None else home
-    regression = task == "regression"
-    mixture: ClassMixture | MomentMixture = MomentMixture(keep_members) if regression else ClassMixture(keep_members)
     reader = _Reader(inputs, batch_size, target)
     with preserved(model), torch.no_grad(), _moved(model, target, home):
-        for index, variance in zip(chosen, noise_variance):
+        for index, variance in zip(chosen, variances):
             if samples is not None and index is not None:
                 samples.load_(index, model)
                 torch.clear_autocast_cache()  # under autocast it would still hold the weights of the member before
@@ -257,12 +244,6 @@ def marks(tensor: Tensor) -> Tensor:
     places = torch.arange(1, flat.shape[1] + 1, dtype=torch.float64)
     weights = 0.5 + (places * 0.6180339887498949).remainder(1.0)  # all above 0, no two alike
     return (flat.to(torch.float32) @ weights.to(flat.device, torch.float32)).cpu()
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
 
 
 @contextmanager

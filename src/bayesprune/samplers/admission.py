@@ -32,6 +32,26 @@ def first_seed(owner: str, seed: int | None, generator: torch.Generator | None) 
     return int(torch.randint(1 << 62, (), generator=generator, device=generator.device if generator else None))
 
 
+def group_of(optimizer: Any, param: Tensor) -> dict[str, Any]:
+    """Return the group of an optimizer that holds a parameter."""
+    for group in optimizer.param_groups:
+        if any(param is p for p in group["params"]):
+            return cast(dict[str, Any], group)
+    raise ValueError(
+        f"parameter of shape {tuple(param.shape)} is not in this optimizer; pass one of its own parameters."
+    )
+
+
+def check_added(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse, and take out again, the last group of an optimizer where it cannot step a parameter of it."""
+    try:
+        for param in optimizer.param_groups[-1]["params"]:
+            check_parameter(type(optimizer).__name__, param)
+    except (ValueError, RuntimeError):
+        optimizer.param_groups.pop()
+        raise
+
+
 def check_parameter(owner: str, param: Tensor) -> None:
     """Refuse a parameter that a sampler cannot step."""
     if param.dtype not in (torch.float32, torch.float64):

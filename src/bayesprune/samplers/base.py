@@ -12,7 +12,14 @@ from torch.optim.optimizer import ParamsT
 
 from bayesprune.common.checks import check_choice, check_number
 from bayesprune.samplers import dynamics, preconditioner
-from bayesprune.samplers.admission import check_parameter, check_state, checked_decay, checked_gradient, first_seed
+from bayesprune.samplers.admission import (
+    check_added,
+    check_state,
+    checked_decay,
+    checked_gradient,
+    first_seed,
+    group_of,
+)
 from bayesprune.samplers.guard import Guarded, NonFinite, Pending
 from bayesprune.samplers.layout import (
     decay_layout,
@@ -23,7 +30,7 @@ from bayesprune.samplers.layout import (
     memory_order,
     shaped,
     state_view,
-    whole_sum,
+    whole,
 )
 from bayesprune.samplers.noise import stream_key
 from bayesprune.samplers.step import check_switches, sampler_step
@@ -87,7 +94,8 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
     ) -> None:
         self._streams: dict[Tensor, int] = {}
         self._inside: list[str] = []
-        self._guard_(nonfinite)
+        check_choice("nonfinite", nonfinite, ("raise", "skip", "ignore"))
+        self.nonfinite, self.skipped, self._pending = nonfinite, 0, Pending()
         seed = first_seed(type(self).__name__, seed, generator)
         super().__init__(params, {**defaults, "seed": seed, "foreach": foreach, "fused": fused})
 
@@ -112,12 +120,7 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
             param_group = {**param_group, "weight_decay": PRIOR_PRECISION / number}
         self._check_group({**group, **param_group})
         super().add_param_group(param_group)
-        try:
-            for param in self.param_groups[-1]["params"]:
-                check_parameter(type(self).__name__, param)
-        except (ValueError, RuntimeError):
-            self.param_groups.pop()
-            raise
+        check_added(self)
         self._number(self.param_groups[-1]["params"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -172,11 +175,10 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
         work: dict[tuple[bool | None, bool | None], list[TensorStep]] = {}
         copies: list[tuple[Tensor, Tensor, list[int]]] = []
         moved: list[tuple[dict[str, Any], float, bool]] = []
-        still: list[dict[str, Any]] = []
         for group in self.param_groups:
             items = work.setdefault((group["foreach"], group["fused"]), [])
             lr = float(group["lr"])
-            for state in self._collect(group, items, copies, still):
+            for state in self._collect(group, items, copies):
                 moved.append((state, lr, bool(lr and group["temperature"])))
         refused: list[TensorStep] = []
         for (foreach, fused), items in work.items():
@@ -189,8 +191,10 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
             state["kinetic_lr"] += dynamics.share_of_step(state["step"], lr) * (lr - state["kinetic_lr"])
             state["step"] += lr != 0
             state["injected"], state["moved"] = injected, True
-        for state in still:
-            state["moved"] = False
+        moving = {id(state) for state, _, _ in moved}
+        for state in self.state.values():
+            if id(state) not in moving:
+                state["moved"] = False
         return loss
 
     # ---- what a sampler adds ------------------------------------------------------------------------------------------
@@ -255,7 +259,7 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
             >>> optimizer = SGHMC(layer.parameters(), lr=0.1, num_data=10)
             >>> optimizer.set_weight_decay(layer.weight, torch.tensor([[1e-2, 1e-4, 1e-4]]))
         """
-        self._group_of(param)
+        group_of(self, param)
         if value is None:
             self.state.get(param, {}).pop("weight_decay", None)
             return
@@ -265,17 +269,6 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
         if not self.state:  # torch.distributed.checkpoint makes the state of all parameters, or of none
             self._begin()
         self.state[param]["weight_decay"] = fits
-
-    def weight_decay_of(self, param: Tensor) -> float | Tensor:
-        """Return the weight decay that the next step applies to `param`: its own, else its group's."""
-        group = self._group_of(param)
-        own = self.state.get(param, {}).get("weight_decay")
-        return group["weight_decay"] if own is None else own
-
-    def tau(self, param: Tensor) -> Tensor:
-        """Return the preconditioner's diagonal τ of `param`, in its shape."""
-        group = self._group_of(param)
-        return preconditioner.tau(group, self.state.get(param, {}), param)
 
     # ---- inside -------------------------------------------------------------------------------------------------------
 
@@ -299,22 +292,9 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
             check_number("scale_decay", group["scale_decay"], minimum=0, below=1)
             check_number("eps", group["eps"], minimum=0)
 
-    def noise_std(self, group: dict[str, Any], lr: float) -> float:
-        """Return the standard deviation of the noise that a step injects, at τ = 1."""
-        beta1, beta2 = betas_of(group)
-        return dynamics.exact_noise_std(group["temperature"], group["num_data"], lr, beta1, beta2, 1.0)
-
     def _dual(self, group: dict[str, Any], lr: float, step: int) -> tuple[float, float]:
         """Return the paper's dual step size η and scale α at one step."""
         return 0.0, 0.0
-
-    def _group_of(self, param: Tensor) -> dict[str, Any]:
-        for group in self.param_groups:
-            if any(param is p for p in group["params"]):
-                return group
-        raise ValueError(
-            f"parameter of shape {tuple(param.shape)} is not in this optimizer; pass one of its own parameters."
-        )
 
     def _number(self, params: list[Tensor]) -> None:
         """Give each parameter without a noise stream the next one; a stream is never given twice."""
@@ -343,7 +323,8 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
             state.setdefault("momentum", torch.zeros_like(param, memory_format=torch.preserve_format, dtype=dtype))
             state["kinetic"] = torch.zeros((), dtype=torch.float32, device=param.device)
         name = preconditioner.STATE[kind]
-        if name and (name not in state or (kind == "rms" and not whole_sum(state[name]))):  # 0: made without a gradient
+        empty = kind == "rms" and "second_moment" in state and not whole(state["second_moment"].sum())
+        if name and (name not in state or empty):  # empty: made without a gradient
             state[name] = preconditioner.first_scale(kind, param, dtype)
         return state
 
@@ -352,11 +333,8 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
         group: dict[str, Any],
         items: list[TensorStep],
         copies: list[tuple[Tensor, Tensor, list[int]]],
-        still: list[dict[str, Any]],
     ) -> list[dict[str, Any]]:
-        """Append a group's work for the next step, the flat copies that stand for weights whose memory has gaps, and the
-        states of parameters without a gradient; return the states of those with one.
-        """
+        """Append a group's work for the next step and the copies of weights whose memory has gaps; return the states it moves."""
         lr, (beta1, beta2) = check_number("lr", group["lr"], minimum=0), betas_of(group)
         kind, number, seed = group["preconditioner"], group["num_data"], group["seed"]
         owner, name, states = type(self).__name__, preconditioner.STATE[kind], []
@@ -368,8 +346,6 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
         }  # fmt: skip
         for param in group["params"]:
             if param.grad is None or not (param.requires_grad or param.grad.any()):  # frozen, its gradient set to zeros
-                if param in self.state:
-                    still.append(self.state[param])
                 continue
             gradient = checked_gradient(owner, param, self.state.get(param, {}).get("momentum"))
             state = self._state_of(group, param)

@@ -59,11 +59,7 @@ class CVAdam(Sampler):
         dual_lr: Step size η of ρ; 0 freezes τ at 1/2, or at what `rho` holds ("paper").
         global_scale: "paper" couples α = k·l^{3/4}; a number fixes α; a callable (lr, step) -> α is a schedule ("paper").
         state_dtype: torch.bfloat16 keeps momentum and preconditioner so, with stochastic rounding; None is the weight's dtype.
-        seed: Seed of the noise; None draws one from `generator`. Give every chain its own.
-        generator: Source of the seed; torch's default generator if None.
-        foreach: True for torch's multi-tensor operations, False against them, None chooses.
-        fused: True for one kernel (compiled C on a CPU, Triton on a GPU), False against it, None chooses.
-        nonfinite: "raise", "skip" or "ignore" a gradient that is not finite; see `Sampler`.
+        seed, generator, foreach, fused, nonfinite: As in `Sampler`; give every chain a seed of its own.
 
     Raises:
         ValueError: A hyper-parameter out of range, a complex or half-precision parameter, a kernel that is not available.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.samplers.layout import DecayLayout
-from bayesprune.samplers.noise import Key, bits_of, check_span, counters, key_words, normal_pairs, round_bfloat16
+from bayesprune.samplers.noise import Key, check_span, counters, key_words, normal_pairs
 from bayesprune.samplers.tensor_step import TensorStep
 
 
@@ -53,7 +53,7 @@ def _step(items: list[TensorStep]) -> None:
     noise, previous = drawn[0] if first.noise_std else [], drawn[-1] if first.recalls else []
 
     decay = first.weight_decay
-    decays = [_layout(item) for item in items] if isinstance(decay, DecayLayout) else []
+    decays = [d.slice(0, len(item.weight)) for item in items if isinstance(d := item.weight_decay, DecayLayout)]
     if isinstance(decay, DecayLayout):
         drift = torch._foreach_addcmul(gradient, weight, decays)
     else:
@@ -93,7 +93,8 @@ def _step(items: list[TensorStep]) -> None:
             torch._foreach_mul_(kinetic, 1 - first.blend)
             torch._foreach_add_(kinetic, energy, alpha=first.blend)
     if narrow:
-        _keep(items, momentum, scale)
+        for i, item in enumerate(items):
+            item.keep(0, momentum[i], scale[i] if scale else None)
 
 
 def _dual_step_(
@@ -109,12 +110,6 @@ def _dual_step_(
         torch._foreach_add_(rho, tau, alpha=-prior * first.weight_decay)
     if previous:
         torch._foreach_addcmul_(rho, previous, gradient, -first.dual_lr * first.alpha)
-
-
-def _layout(item: TensorStep) -> Tensor:
-    """Return one decay a weight."""
-    assert isinstance(item.weight_decay, DecayLayout)
-    return item.weight_decay.slice(0, item.weight.numel())
 
 
 @functools.lru_cache(maxsize=8)
@@ -146,13 +141,3 @@ def _noise(items: list[TensorStep], keys: list[list[Key]]) -> list[list[Tensor]]
     numbers = normal_pairs(counter, table.index_select(0, owner).unbind(1), weight.dtype)
     within = list(numbers.split_with_sizes(pieces)[1::3])
     return [within[i * count : (i + 1) * count] for i in range(len(keys))]
-
-
-def _keep(items: list[TensorStep], momentum: list[Tensor], scale: list[Tensor]) -> None:
-    """Write state of lower precision back, rounded stochastically with the bits that `chunked_step` takes."""
-    for i, item in enumerate(items):
-        numel, device = item.weight.numel(), item.weight.device
-        bits = bits_of(counters(item.offset, numel, device), key_words([item.key], device)[0].unbind())
-        item.momentum.copy_(round_bfloat16(momentum[i].float(), bits[0]))
-        if item.scale is not None and item.adapts:
-            item.scale.copy_(round_bfloat16(scale[i].float(), bits[1]))

@@ -8,11 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, distributed
 
-from bayesprune.common.checks import check_choice
 from bayesprune.samplers.layout import local_part
 
 NonFinite = Literal["raise", "skip", "ignore"]
-NONFINITE = ("raise", "skip", "ignore")
 
 
 class NonFiniteGradientError(RuntimeError):
@@ -98,10 +96,6 @@ class Guarded:
     skipped: int
     _streams: dict[Tensor, int]
     _pending: Pending
-
-    def _guard_(self, nonfinite: NonFinite) -> None:
-        check_choice("nonfinite", nonfinite, NONFINITE)
-        self.nonfinite, self.skipped, self._pending = nonfinite, 0, Pending()
 
     def check_gradients(self, wait: bool = True) -> None:
         """Raise if a GPU's kernel has met a gradient that is not finite; `wait` for the steps that are under way."""

@@ -88,12 +88,6 @@ def local_part(tensor: Tensor) -> tuple[Tensor, int]:
     return tensor.to_local(), first * (tensor.numel() // max(tensor.shape[0], 1))
 
 
-def whole_sum(tensor: Tensor) -> Tensor:
-    """Return the sum over a tensor, of a sharded one over all processes."""
-    total = tensor.sum()
-    return cast(Tensor, total.full_tensor()) if hasattr(total, "full_tensor") else total  # type: ignore[operator]
-
-
 def whole(tensor: Tensor) -> Tensor:
     """Return a sharded tensor's whole, gathered from all processes, which must all ask; any other tensor is its own."""
     return cast(Tensor, tensor.full_tensor()) if hasattr(tensor, "full_tensor") else tensor  # type: ignore[operator]

@@ -20,7 +20,7 @@ from bayesprune.samplers.layout import DecayLayout
 from bayesprune.samplers.native_cache import Unusable, trusted_library
 from bayesprune.samplers.native_library import JOB, check, opened
 from bayesprune.samplers.noise import Key, check_span
-from bayesprune.samplers.tensor_step import TensorStep
+from bayesprune.samplers.tensor_step import KINDS, TensorStep
 
 reason = ""
 """Why the native step is not available, if it is not."""
@@ -75,7 +75,6 @@ def sampler_step(items: Sequence[TensorStep]) -> list[TensorStep]:
     return [items[place] for place in refused if items[place].guard]
 
 
-_KINDS = {"none": 0, "paper": 1, "rms": 2}
 _NO_KEY: Key = (0, 0, 0, 0)
 
 
@@ -95,7 +94,7 @@ def _job(item: TensorStep) -> tuple[object, ...]:
         item.lr * item.beta2, item.beta1, item.dual_lr / item.num_data, item.dual_lr * item.alpha**2,
         item.dual_lr * item.alpha if item.recalls else 0.0,
         item.scale_decay, item.damping, shared, item.noise_std, item.kinetic_factor / numel, item.blend,
-        _KINDS[item.preconditioner], item.adapts, item.exact, item.guard,
+        KINDS[item.preconditioner], item.adapts, item.exact, item.guard,
     )  # fmt: skip
 
 

@@ -44,15 +44,12 @@ def _stream_state(seed: int, stream: int) -> int:
 
 
 def stream_key(seed: int, stream: int, step: int) -> Key:
-    """Return the four 32-bit key words of one tensor's noise at one step.
+    """Return the four unsigned 32-bit key words of one tensor's noise at one step.
 
     Args:
         seed: The optimizer's seed, any integer.
         stream: The parameter's ordinal within the optimizer.
         step: The step's number, 1 for the first.
-
-    Returns:
-        Four unsigned 32-bit integers.
 
     Example:
         >>> stream_key(0, 0, 1) != stream_key(0, 1, 1)
@@ -132,9 +129,6 @@ def counter_normal(
         dtype: float32 or float64 (the same uniforms, more digits in the logarithm and the cosine).
         device: Where to draw them.
 
-    Returns:
-        A tensor of shape (numel,).
-
     Raises:
         ValueError: The numbers asked for end beyond 2³³.
 
@@ -156,12 +150,7 @@ def counter_bits(
     numel: int, key: Key, *, start: int = 0, device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return two independent 16-bit integers (int32) a number of a stream, for stochastic rounding."""
-    return bits_of(counters(start, numel, device), key_words([key], device)[0].unbind())
-
-
-def bits_of(counter: Tensor, words: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the 16-bit integers of the numbers `counter`; see `counter_bits`."""
-    x = _mixed(counter, words[1:])
+    x = _mixed(counters(start, numel, device), key_words([key], device)[0, 1:].unbind())
     high = (x >> 16) & 0xFFFF
     return (x ^ high) & 0xFFFF, high
 

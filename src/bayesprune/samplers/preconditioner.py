@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.samplers import dynamics
-from bayesprune.samplers.layout import local_part, whole_sum
+from bayesprune.samplers.layout import local_part, whole
 
 Preconditioner = Literal["paper", "rms", "none"]
 
@@ -30,7 +30,7 @@ def first_scale(kind: Preconditioner, param: Tensor, dtype: torch.dtype | None =
     """Return what a preconditioner starts from: ρ = 0, or the mean square of the first gradient for every weight."""
     start = torch.zeros_like(param, memory_format=torch.preserve_format, dtype=dtype)
     if kind == "rms" and param.numel() and param.grad is not None:
-        local_part(start)[0].fill_(whole_sum(param.grad.detach().nan_to_num(0.0, 0.0, 0.0).square()) / param.numel())
+        local_part(start)[0].fill_(whole(param.grad.detach().nan_to_num(0.0, 0.0, 0.0).square().sum()) / param.numel())
     return start
 
 

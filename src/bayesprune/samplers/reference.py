@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from bayesprune.common.checks import check_number
 from bayesprune.samplers import dynamics
-from bayesprune.samplers.admission import check_parameter, check_state, checked_gradient, first_seed
+from bayesprune.samplers.admission import check_added, check_state, checked_gradient, first_seed, group_of
 from bayesprune.samplers.noise import counter_normal, stream_key
 
 
@@ -89,12 +89,7 @@ class VariationalCVAdam(torch.optim.Optimizer):
         check_number("betas[0]", group["betas"][0], minimum=0, below=1)
         check_number("betas[1]", group["betas"][1], minimum=0, strict=True)
         super().add_param_group(param_group)
-        try:
-            for param in self.param_groups[-1]["params"]:
-                check_parameter(type(self).__name__, param)
-        except ValueError:
-            self.param_groups.pop()
-            raise
+        check_added(self)
 
     @contextmanager
     def sampled(self) -> Iterator[None]:
@@ -173,10 +168,6 @@ class VariationalCVAdam(torch.optim.Optimizer):
 
     def std(self, param: Tensor) -> Tensor:
         """Return the posterior standard deviation σ = ατ of one parameter, in its shape."""
-        group = next((g for g in self.param_groups if any(param is p for p in g["params"])), None)
-        if group is None:
-            raise ValueError(
-                f"parameter of shape {tuple(param.shape)} is not in this optimizer; pass one of its own parameters."
-            )
+        group = group_of(self, param)
         rho = self.state.get(param, {}).get("rho", torch.zeros_like(param))
         return group["global_scale"] * dynamics.mirror_map(rho)

@@ -27,11 +27,7 @@ class SGHMC(Sampler):
         betas: Momentum retention β₁ in [0, 1) and gradient scale β₂ > 0.
         weight_decay: Prior precision over N (δ/N); None is 10/N, a prior standard deviation of 0.32.
         temperature: T ≥ 0; csgmcmc's scripts have `PUBLISHED_TEMPERATURE` = 1/50,000, an optimizer with snapshots.
-        seed: Seed of the noise; None draws one from `generator`.
-        generator: Source of the seed; torch's default generator if None.
-        foreach: As in `CVAdam`.
-        fused: As in `CVAdam`.
-        nonfinite: "raise", "skip" or "ignore" a gradient that is not finite; see `Sampler`.
+        seed, generator, foreach, fused, nonfinite: As in `Sampler`.
 
     Raises:
         ValueError: A hyper-parameter out of range, a complex or half-precision parameter.

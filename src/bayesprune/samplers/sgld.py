@@ -22,11 +22,7 @@ class SGLD(Sampler):
         num_data: Number of training examples N behind the mean loss.
         weight_decay: Prior precision over N (δ/N); None is 10/N, a prior standard deviation of 0.32.
         temperature: T ≥ 0.
-        seed: Seed of the noise; None draws one from `generator`.
-        generator: Source of the seed; torch's default generator if None.
-        foreach: As in `CVAdam`.
-        fused: As in `CVAdam`.
-        nonfinite: "raise", "skip" or "ignore" a gradient that is not finite; see `Sampler`.
+        seed, generator, foreach, fused, nonfinite: As in `Sampler`.
 
     Raises:
         ValueError: A hyper-parameter out of range, a complex or half-precision parameter.
@@ -82,11 +78,7 @@ class PSGLD(Sampler):
         temperature: T ≥ 0.
         scale_decay: Retention β_ν of the second moment.
         eps: Added to the root of the second moment.
-        seed: Seed of the noise; None draws one from `generator`.
-        generator: Source of the seed; torch's default generator if None.
-        foreach: As in `CVAdam`.
-        fused: As in `CVAdam`.
-        nonfinite: "raise", "skip" or "ignore" a gradient that is not finite; see `Sampler`.
+        seed, generator, foreach, fused, nonfinite: As in `Sampler`.
 
     Raises:
         ValueError: A hyper-parameter out of range, a complex or half-precision parameter.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -11,10 +9,8 @@ from bayesprune.samplers import dynamics, native, triton
 from bayesprune.samplers.foreach import foreach_step
 from bayesprune.samplers.guard import Pending, not_finite
 from bayesprune.samplers.layout import DecayLayout
-from bayesprune.samplers.noise import Key, counter_bits, counter_normal, round_bfloat16
+from bayesprune.samplers.noise import Key, counter_normal
 from bayesprune.samplers.tensor_step import TensorStep
-
-__all__ = ["TensorStep", "check_switches", "fused_reason", "sampler_step", "single_tensor_step"]
 
 _CPU_CHUNK = 1 << 16  # weights a pass of the plain loop on a CPU: its temporaries stay in the cache
 
@@ -90,6 +86,7 @@ def chunked_step(item: TensorStep) -> None:
         weight = item.weight[part]
         alive = weight != 0  # pruned weights do not count in the kinetic temperature
         tau = single_tensor_step(
+            item,
             weight,
             item.gradient[part].to(dtype),
             momentum,
@@ -97,65 +94,42 @@ def chunked_step(item: TensorStep) -> None:
             weight_decay=decay.slice(start, part.stop) if isinstance(decay, DecayLayout) else decay,
             noise=normal(item.key) if item.noise_std else 0.0,
             previous_noise=normal(item.previous_key) if item.recalls and item.previous_key else 0.0,
-            lr=item.lr, beta1=item.beta1, beta2=item.beta2, num_data=item.num_data, preconditioner=item.preconditioner,
-            adapt=item.adapt, scale_decay=item.scale_decay, damping=item.damping, dual_lr=item.dual_lr, alpha=item.alpha,
-            noise_std=item.noise_std, exact=item.exact,
-        )  # fmt: skip
+        )
         if item.blend:
             energy = energy + (tau * momentum * momentum * alive).sum(dtype=torch.float64)
-        _keep(item, part, first, momentum, scale)
+        item.keep(start, momentum, scale)
     if item.blend:
         mean = torch.as_tensor(energy, device=device) * (item.kinetic_factor / numel)
         item.kinetic.lerp_(mean.to(torch.float32), item.blend)
 
 
-def _keep(item: TensorStep, part: slice, first: int, momentum: Tensor, scale: Tensor | None) -> None:
-    """Write state of lower precision back, rounded stochastically; state in the weight's precision is there already."""
-    pairs = [(item.momentum, momentum)] + ([] if item.scale is None or scale is None else [(item.scale, scale)])
-    if any(old.dtype != new.dtype for old, new in pairs):
-        bits = counter_bits(momentum.numel(), item.key, start=first, device=momentum.device)
-        for (old, new), random in zip(pairs if item.adapts else pairs[:1], bits):
-            old[part] = round_bfloat16(new.float(), random)
-
-
 def single_tensor_step(
+    by: TensorStep,
     weight: Tensor,
     gradient: Tensor,
     momentum: Tensor,
     scale: Tensor | None,
     *,
-    preconditioner: Literal["paper", "rms", "none"],
-    adapt: bool,
     weight_decay: Tensor | float,
     noise: Tensor | float,
     previous_noise: Tensor | float,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    num_data: float,
-    noise_std: float,
-    exact: bool,
-    scale_decay: float = 0.0,
-    damping: float = 0.0,
-    dual_lr: float = 0.0,
-    alpha: float = 0.0,
 ) -> Tensor | float:
-    """Make one step on one tensor, in place; the noise is an argument."""
+    """Make one step on one tensor by the hyper-parameters of `by`, in place, and return τ; the noise is an argument."""
     drift = gradient + weight_decay * weight
     tau: Tensor | float = 1.0
-    if preconditioner == "paper":
+    if by.preconditioner == "paper":
         assert scale is not None
-        if adapt:
-            dynamics.dual_step_(scale, gradient, previous_noise, weight_decay, alpha, dual_lr, num_data)
+        if by.adapt:
+            dynamics.dual_step_(scale, gradient, previous_noise, weight_decay, by.alpha, by.dual_lr, by.num_data)
         tau = dynamics.mirror_map(scale)
-    elif preconditioner == "rms":
+    elif by.preconditioner == "rms":
         assert scale is not None
-        if adapt:
-            scale.mul_(scale_decay).addcmul_(drift, drift, value=1 - scale_decay)
-        tau = 1 / (scale.sqrt() + damping)
-    momentum.mul_(beta1).sub_(drift, alpha=beta2 * lr)
-    if noise_std:
+        if by.adapt:
+            scale.mul_(by.scale_decay).addcmul_(drift, drift, value=1 - by.scale_decay)
+        tau = 1 / (scale.sqrt() + by.damping)
+    momentum.mul_(by.beta1).sub_(drift, alpha=by.beta2 * by.lr)
+    if by.noise_std:
         # the exact law's standard deviation at τ is its value at 1 over √τ
-        momentum.add_(noise / tau**0.5 if exact else noise, alpha=noise_std)
+        momentum.add_(noise / tau**0.5 if by.exact else noise, alpha=by.noise_std)
     weight.add_(tau * momentum)
     return tau

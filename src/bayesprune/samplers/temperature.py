@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bayesprune.common.checks import check_number
-from bayesprune.samplers import dynamics
+from bayesprune.samplers import dynamics, preconditioner
+from bayesprune.samplers.admission import group_of
 from bayesprune.samplers.layout import local_decay, local_part, memory_order, shaped
 from bayesprune.samplers.noise import counter_normal, stream_key
 
@@ -21,31 +21,29 @@ def betas_of(group: Mapping[str, Any]) -> tuple[float, float]:
     return group.get("betas", (0.0, 1.0))
 
 
-class Thermometer(ABC):
-    """What `Sampler` reads off its own state about temperature."""
+class Thermometer:
+    """What `Sampler` reads off its own state: decay, preconditioner, noise, and how hot it runs."""
 
     param_groups: list[dict[str, Any]]
     state: Any
 
-    @abstractmethod
     def tau(self, param: Tensor) -> Tensor:
-        """Return the preconditioner's diagonal."""
+        """Return the preconditioner's diagonal τ of `param`, in its shape."""
+        return preconditioner.tau(group_of(self, param), self.state.get(param, {}), param)
 
-    @abstractmethod
     def weight_decay_of(self, param: Tensor) -> float | Tensor:
-        """Return the weight decay that the next step applies."""
+        """Return the weight decay that the next step applies to `param`: its own, else its group's."""
+        group, own = group_of(self, param), self.state.get(param, {}).get("weight_decay")
+        return group["weight_decay"] if own is None else own
 
-    @abstractmethod
     def noise_std(self, group: dict[str, Any], lr: float) -> float:
         """Return the standard deviation of the noise that a step injects, at τ = 1."""
-
-    @abstractmethod
-    def _group_of(self, param: Tensor) -> dict[str, Any]:
-        """Return the group that holds a parameter."""
+        beta1, beta2 = betas_of(group)
+        return dynamics.exact_noise_std(group["temperature"], group["num_data"], lr, beta1, beta2, 1.0)
 
     def last_noise(self, param: Tensor) -> Tensor:
         """Return ε of the last step of `param` (of its local shard), drawn again from its counter; zeros where there was none."""
-        group, state = self._group_of(param), self.state.get(param, {})
+        group, state = group_of(self, param), self.state.get(param, {})
         local, offset = local_part(param.detach())
         if not state.get("injected"):
             return torch.zeros_like(local)
@@ -91,8 +89,8 @@ class Thermometer(ABC):
             if not taus:
                 result.append(dict.fromkeys(("mean", "min", "max"), math.nan))
                 continue
-            std = dynamics.paper_noise_std(dynamics.paper_noise_scale(group["temperature"], number), lr, beta1)
-            values = dynamics.injected_temperature(torch.tensor(std), torch.cat(taus), lr, beta1, beta2, number)
+            std = torch.tensor(self.noise_std(group, lr))
+            values = dynamics.injected_temperature(std, torch.cat(taus), lr, beta1, beta2, number)
             result.append({"mean": float(values.mean()), "min": float(values.min()), "max": float(values.max())})
         return result
 

@@ -8,7 +8,10 @@ from typing import Literal
 from torch import Tensor
 
 from bayesprune.samplers.layout import DecayLayout
-from bayesprune.samplers.noise import Key
+from bayesprune.samplers.noise import Key, counter_bits, round_bfloat16
+
+KINDS = {"none": 0, "paper": 1, "rms": 2}
+"""The preconditioners' numbers in the kernels."""
 
 
 @dataclass
@@ -50,3 +53,11 @@ class TensorStep:
     def recalls(self) -> bool:
         """Whether this step needs the noise of the one before."""
         return self.preconditioner == "paper" and self.adapts and self.alpha != 0 and self.previous_key is not None
+
+    def keep(self, start: int, momentum: Tensor, scale: Tensor | None) -> None:
+        """Write state of lower precision back from weight `start` on, rounded stochastically; other state is there already."""
+        pairs = [(self.momentum, momentum)] + ([] if self.scale is None or scale is None else [(self.scale, scale)])
+        if any(old.dtype != new.dtype for old, new in pairs):
+            bits = counter_bits(len(momentum), self.key, start=self.offset + start, device=momentum.device)
+            for (old, new), random in zip(pairs if self.adapts else pairs[:1], bits):
+                old[start : start + len(new)] = round_bfloat16(new.float(), random)

@@ -19,7 +19,7 @@ from torch import Tensor
 from bayesprune.samplers.guard import Pending
 from bayesprune.samplers.layout import DecayLayout
 from bayesprune.samplers.noise import check_span
-from bayesprune.samplers.tensor_step import TensorStep
+from bayesprune.samplers.tensor_step import KINDS, TensorStep
 
 BLOCK = 1024
 """Weights a program."""
@@ -29,7 +29,6 @@ _NUMBERS = (
     "lr_beta2", "beta1", "dual_rate", "dual_prior", "dual_noise", "scale_decay", "damping", "shared_decay", "noise", "share",
 )  # fmt: skip
 _COLUMNS = len(_ADDRESSES) + 4 + 8 + len(_NUMBERS)  # … numel, offset, inner, period, two keys, numbers as their bits
-_KINDS = {"none": 0, "paper": 1, "rms": 2}
 
 tl: Any = None  # triton.language, once `_kernel` has imported it: a kernel's names are those of its module
 _mixed: Any = None
@@ -80,7 +79,7 @@ def _signature(item: TensorStep) -> tuple[object, ...]:
     aligned = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
     narrow = (item.momentum.dtype == torch.bfloat16, item.scale is not None and item.scale.dtype == torch.bfloat16)
     return (
-        _KINDS[item.preconditioner], item.adapts, item.recalls, item.noise_std != 0, item.exact, item.blend != 0,
+        KINDS[item.preconditioner], item.adapts, item.recalls, item.noise_std != 0, item.exact, item.blend != 0,
         isinstance(item.weight_decay, DecayLayout), *narrow, aligned, item.guard,
     )  # fmt: skip
 

@@ -13,15 +13,12 @@ from bayesprune.sparsity.groups import TensorGroups
 
 
 def mean_square(weight: Tensor, kind: str = "kernel", *, groups: int = 1) -> Tensor:
-    """The mean squared weight of each group, Σ w²/n.
+    """The mean squared weight of each group, Σ w²/n, in the shape of the group mask.
 
     Args:
         weight: A weight of shape ``(O, I/groups, *k)``.
         kind: ``"weight"``, ``"kernel"``, ``"input"`` or ``"output"``.
         groups: Channel groups of the convolution.
-
-    Returns:
-        One value a group, in the shape of the group mask.
 
     Example:
         >>> mean_square(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "input")
@@ -98,9 +95,6 @@ def cubic_ramp(step: int, start: int, end: int, final: float, initial: float = 0
         end: t₁, from which the target is ``final``.
         final: s_f.
         initial: s_i.
-
-    Returns:
-        The target sparsity.
 
     Example:
         >>> [round(cubic_ramp(t, 0, 10, 0.8), 3) for t in (0, 5, 10, 20)]

@@ -61,10 +61,8 @@ class GroupDecay:
         if self.native:
             same = isinstance(value, float) and value == own
             self.optimizer.set_weight_decay(cover.param, None if same else value)  # type: ignore[attr-defined]
-        elif isinstance(value, Tensor):
-            self._extra[place] = value - own
-        elif value != own:
-            self._extra[place] = torch.tensor(value - own, dtype=cover.param.dtype, device=cover.param.device)
+        elif isinstance(value, Tensor) or value != own:
+            self._extra[place] = torch.as_tensor(value - own, dtype=cover.param.dtype, device=cover.param.device)
         else:
             self._extra.pop(place, None)
 

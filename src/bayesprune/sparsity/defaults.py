@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from bayesprune.common.modes import evaluating
+from bayesprune.graph.hooks import heard
 from bayesprune.sparsity.partition import Exclude, Grouper, GroupKind, Partition, partition, prunable_modules
 from bayesprune.sparsity.schedule import outside
 
@@ -101,24 +100,16 @@ def _ends(model: nn.Module, kind: GroupKind | Grouper, exclude: list[Any], examp
 def _calls(model: nn.Module, modules: dict[str, nn.Module], example: Any) -> dict[str, bool]:
     """The modules in the order of their calls, and whether what they return is (a view of) the model's output."""
     written: dict[str, int] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            written[name] = output.untyped_storage().data_ptr() if isinstance(output, Tensor) else 0
-            held.append(output)  # so that no storage is used twice
-
-        return hook
-
     held: list[Any] = []
-    hooks = [module.register_forward_hook(note(name)) for name, module in modules.items()]
+
+    def note(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        written[name] = output.untyped_storage().data_ptr() if isinstance(output, Tensor) else 0
+        held.append(output)  # so that no storage is used twice
+
     try:
-        with evaluating(model), torch.no_grad():
-            output = model(*example) if isinstance(example, tuple) else model(example)
+        output = heard(model, modules, example, note)
     except Exception:  # the trace of the channels says what is wrong with it
         return {}
-    finally:
-        for hook in hooks:
-            hook.remove()
     ends = {leaf.untyped_storage().data_ptr() for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)}
     return {name: place in ends for name, place in written.items()}
 

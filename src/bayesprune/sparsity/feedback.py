@@ -142,9 +142,6 @@ class FeedbackPruning(Pruner):
     def dense(self) -> Iterator[None]:
         """Inside the context the model holds its dense weights, bit for bit; after it the masked ones again.
 
-        Yields:
-            Nothing.
-
         Raises:
             RuntimeError: If the form keeps no dense copy.
         """

@@ -320,19 +320,14 @@ class TensorGroups(Groups):
         out, per_out, *kernel = param.shape
         ones = [1] * len(kernel)
         view: tuple[int, ...] = tuple(param.shape)
-        if kind == "weight":
-            mask: tuple[int, ...] = view
-        elif kind == "kernel":
-            mask = (out, per_out, *ones)
-        elif kind == "output":
-            mask = (out, 1, *ones)
-        elif kind == "input" and conv_groups == 1:
-            mask = (1, per_out, *ones)
-        elif kind == "input":
-            view = (conv_groups, out // conv_groups, per_out, *kernel)
-            mask = (conv_groups, 1, per_out, *ones)
-        else:
+        masks = {
+            "weight": view, "kernel": (out, per_out, *ones), "output": (out, 1, *ones), "input": (1, per_out, *ones)
+        }  # fmt: skip
+        if kind not in masks:
             raise ValueError(f"kind={kind!r} is not a kind of one tensor; use 'weight', 'kernel', 'input' or 'output'")
+        mask = masks[kind]
+        if kind == "input" and conv_groups > 1:
+            view, mask = (conv_groups, out // conv_groups, per_out, *kernel), (conv_groups, 1, per_out, *ones)
         split = None if len(view) == param.dim() else 0
         super().__init__(name, kind, mask, [Slice(name, param, view, mask, split)])
         self.param = param

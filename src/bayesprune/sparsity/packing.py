@@ -39,14 +39,11 @@ def pack_mask(mask: Tensor) -> Tensor:
 
 
 def unpack_mask(bits: Tensor, shape: Iterable[int]) -> Tensor:
-    """The inverse of `pack_mask`.
+    """The inverse of `pack_mask`: the boolean mask, on the CPU.
 
     Args:
         bits: the packed bytes.
         shape: the shape of the mask.
-
-    Returns:
-        The boolean mask on the CPU.
 
     Raises:
         ValueError: if there are more or fewer bytes than the shape needs.
@@ -72,13 +69,10 @@ def nonzero(tensor: Tensor) -> Tensor:
 
 
 def common_mask(tensors: Iterable[Tensor]) -> Tensor:
-    """Where any of several tensors of one shape is not zero: the mask under which all of them can be stored.
+    """Where any of several tensors of one shape is not zero: the mask, on the CPU, under which all of them can be stored.
 
     Args:
         tensors: at least one.
-
-    Returns:
-        A boolean mask on the CPU.
 
     Raises:
         ValueError: if there is none.
@@ -96,7 +90,7 @@ def common_mask(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def pack_masks(state: Mapping[str, Tensor], extra: Iterable[Mapping[str, Tensor]] = ()) -> dict[str, Tensor]:
-    """Packed masks of the tensors of a state dict that are smaller on disk without their zeros.
+    """Packed masks, by name, of the tensors of a state dict that are smaller on disk without their zeros.
 
     With n entries of b bytes, k of them stored, a tensor takes b·k + n/8 bytes instead of b·n. The n/8 are shared by all
     state dicts stored under the mask; one that alone carries them is the worst case, and the one decided by.
@@ -105,20 +99,14 @@ def pack_masks(state: Mapping[str, Tensor], extra: Iterable[Mapping[str, Tensor]
         state: a state dict.
         extra: further state dicts of the same architecture to be stored under the same masks.
 
-    Returns:
-        Packed bits by tensor name, for those worth it.
-
     Example:
         >>> state = {"weight": torch.eye(16), "bias": torch.ones(16)}
         >>> {name: bits.numel() for name, bits in pack_masks(state).items()}
         {'weight': 32}
     """
-    masks = {name: nonzero(tensor).clone() for name, tensor in state.items()}
-    for other in extra:
-        for name, mask in masks.items():
-            mask.logical_or_(nonzero(other[name]))
-    packed = {}
-    for name, mask in masks.items():
+    packed, states = {}, [state, *extra]
+    for name in state:
+        mask = common_mask(each[name] for each in states)
         stored = int(mask.sum()) * state[name].element_size() + (mask.numel() + 7) // 8
         if stored < mask.numel() * state[name].element_size():
             packed[name] = pack_mask(mask)
@@ -159,15 +147,12 @@ def pack_state(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict
 def unpack_state(
     stored: Mapping[str, Tensor], masks: Mapping[str, Tensor], shapes: Mapping[str, Iterable[int]]
 ) -> dict[str, Tensor]:
-    """The inverse of `pack_state`, bit for bit.
+    """The state dict that `pack_state` stored, bit for bit.
 
     Args:
         stored: what `pack_state` gave.
         masks: the packed masks it was given.
         shapes: the shapes of the tensors by name.
-
-    Returns:
-        The state dict.
 
     Raises:
         ValueError: if a tensor is missing, or its values do not fit its mask.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from bayesprune.common.modes import evaluating
+from bayesprune.graph.hooks import heard
+from bayesprune.graph.inputs import Inputs
 from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
 from bayesprune.sparsity.partition import Exclude, Exclusion, prunable_modules
 
@@ -123,10 +124,8 @@ def sparsity_report(
         exclude: Without a pruner: patterns on module names, module types or modules that do not count as prunable.
         example_input: An input (or tuple of inputs) to measure multiply-adds on; counted per example of its batch.
 
-    Returns:
-        The report; ``print`` shows it as a table.
-
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3))
         >>> with torch.no_grad():
         ...     _ = net[0].weight[0].zero_()
@@ -191,27 +190,15 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _positions(model: nn.Module, example_input: Any) -> dict[str, int]:
     """Per layer, how often each of its weights is used for one example."""
-    example: Sequence[Any] = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
-    batch = next(int(entry.shape[0]) for entry in example if isinstance(entry, Tensor))
-    counts: dict[str, int] = {}
+    example, counts = Inputs.of(model, example_input), Counter[str]()
 
-    def listen(name: str) -> Any:
-        def hook(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(module, nn.Linear):
-                used = output.numel() // output.shape[-1]
-            elif isinstance(module, TRANSPOSED):
-                used = inputs[0].numel() // int(module.in_channels)
-            else:
-                used = output.numel() // int(module.out_channels)
-            counts[name] = counts.get(name, 0) + used
+    def note(name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            counts[name] += output.numel() // output.shape[-1]
+        elif isinstance(module, TRANSPOSED):
+            counts[name] += inputs[0].numel() // int(module.in_channels)
+        else:
+            counts[name] += output.numel() // int(module.out_channels)
 
-        return hook
-
-    hooks = [module.register_forward_hook(listen(name)) for name, module in _layers(model)]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(*example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: used // batch for name, used in counts.items()}
+    heard(model, dict(_layers(model)), example, note)
+    return {name: used // example.batch for name, used in counts.items()}

@@ -77,9 +77,6 @@ def probability_from_soft_threshold(
         slab_decay: Weight decay δ₁/N of the slab, positive and smaller.
         num_data: Number N of training examples.
 
-    Returns:
-        1 − p.
-
     Raises:
         ValueError: If a value is outside its range.
 
@@ -111,9 +108,6 @@ def inclusion_probability(
         slab_decay: Weight decay δ₁/N of the slab.
         num_data: Number N of training examples.
 
-    Returns:
-        A tensor of the shape of ``sum_squares``.
-
     Raises:
         ValueError: If a value is outside its range.
 
@@ -128,16 +122,13 @@ def inclusion_probability(
 
 
 def e_step(mean_square: Tensor, threshold: float | Tensor) -> Tensor:
-    """The E-step: which groups are on the slab.
+    """The E-step: which groups are on the slab (True).
 
     γ_g = 0  ⇔  E[Σw²]/n < λ₁.
 
     Args:
         mean_square: E[Σw²]/n per group.
         threshold: λ₁.
-
-    Returns:
-        The soft mask, True = slab.
 
     Example:
         >>> e_step(torch.tensor([0.1, 0.2, 0.3]), 0.2)
@@ -156,9 +147,6 @@ def m_step(soft_mask: Tensor, *, spike_decay: float, slab_decay: float, dtype: t
         spike_decay: Weight decay δ₀/N where the mask is False.
         slab_decay: Weight decay δ₁/N where the mask is True.
         dtype: Of the result; the default dtype if None.
-
-    Returns:
-        A tensor of the mask's shape.
 
     Example:
         >>> m_step(torch.tensor([True, False]), spike_decay=2.0, slab_decay=1.0)

@@ -261,3 +261,11 @@ def test_roundtrip_a_state_that_holds_masks_of_what_is_frozen_now_is_read():
     assert torch.equal(other.keep_masks["2.weight"], pruner.keep_masks["2.weight"])
     again.load_state_dict(optimizer.state_dict())
     assert set(other.keep_masks) == {"2.weight", "4.weight"}
+
+
+def test_error_weights_that_are_computed_from_others_are_named():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match="computed from others"):
+        ForwardPruning(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, groups="weight", warmup_steps=0
+        )

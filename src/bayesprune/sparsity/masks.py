@@ -98,7 +98,7 @@ class MaskHolder:
         check(
             bool(self.groups),
             "the optimizer holds none of the model's prunable weights; build it on model.parameters(), or they are frozen: set "
-            "requires_grad of what is to be pruned",
+            "requires_grad of what is to be pruned; or computed from others (weight norm): take the parametrisation off first",
         )
 
     def _take_up_(self, model: nn.Module, optimizer: Optimizer, groups: Partition) -> None:

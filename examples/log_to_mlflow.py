@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 from bayesprune.report import load_run, write_report
-from bayesprune.report.fragments import flatten
+from bayesprune.report.page import flatten
 
 
 def log_run(folder: str | Path, experiment: str = "bayesprune", uri: str | None = None) -> str:

@@ -155,3 +155,14 @@ def _text(label: Any, named: tuple[str, str], x: float, y: float) -> str:
     said = f"{named[0]} {x:.6g}, {named[1]} {y:.4g}".strip()
     label = str(label)
     return said if not label or label.startswith("_") else f"{label.strip()}: {said}"
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """List the entries of a nested dict under dotted names, the values as text."""
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            rows += flatten(item, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)))
+    return rows

@@ -8,9 +8,8 @@ from typing import Any
 
 from bayesprune.common.files import write_bytes
 from bayesprune.report.diagrams import reliability_diagram
-from bayesprune.report.fragments import flatten
 from bayesprune.report.load import Run
-from bayesprune.report.page import Drawn, Figures, render
+from bayesprune.report.page import Drawn, Figures, flatten, render
 from bayesprune.report.selection_figures import (
     inclusion_bars,
     inclusion_paths,

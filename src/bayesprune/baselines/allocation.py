@@ -19,6 +19,9 @@ def erdos_renyi_kernel(shapes: Sequence[Sequence[int]], density: float) -> list[
         shapes: Shape of each weight tensor: (out, in) of a linear, (out, in, height, width) of a convolution.
         density: Share of all weights to be kept, in [0, 1].
 
+    Returns:
+        One density a layer.
+
     Raises:
         ValueError: If the density is outside [0, 1].
 

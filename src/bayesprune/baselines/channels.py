@@ -43,6 +43,9 @@ def gradual_channel_pruning(
         scope: The target holds over the network (``"global"``) or in every coupled set of channels (``"layer"``).
         min_groups: Every coupled set keeps at least this many channels.
 
+    Returns:
+        The pruner, attached.
+
     Raises:
         ValueError: If a setting is out of range.
 

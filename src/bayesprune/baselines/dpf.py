@@ -33,6 +33,9 @@ def dynamic_pruning_with_feedback(
         every: Steps between two renewals of the masks.
         exclude: Patterns on module names, module types or modules to leave dense.
 
+    Returns:
+        The pruner, attached.
+
     Raises:
         ValueError: If a setting is out of range.
 

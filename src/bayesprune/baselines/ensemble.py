@@ -20,6 +20,9 @@ def independent_seeds(seed: int, count: int) -> list[int]:
         seed: The ensemble's seed.
         count: Number of members.
 
+    Returns:
+        Distinct integers in [0, 2³¹).
+
     Raises:
         ValueError: `count` is below 1.
 

@@ -90,6 +90,9 @@ def published(method: str, network: str = "resnet18") -> Preset:
         method: ``"sparse_momentum"``, ``"dsr"``, ``"set"``, ``"rigl"``, ``"gmp"`` or ``"dpf"``.
         network: Name of a network: ``"resnet50"`` is of the ImageNet family, all others of CIFAR's; or the family.
 
+    Returns:
+        The preset.
+
     Raises:
         ValueError: If the method is unknown.
 

@@ -224,6 +224,9 @@ def refresh_batch_norm_(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         batches: Batches of inputs, tuples and lists that begin with them, or mappings of them by name, moved to the model's
             device.
 
+    Returns:
+        The same model.
+
     Raises:
         ValueError: There is no batch.
 

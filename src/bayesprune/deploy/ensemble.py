@@ -141,6 +141,9 @@ class Ensemble(Strategies):
         Args:
             example_input: an input, a tuple of them, or a dict of them by the names of forward's arguments.
 
+        Returns:
+            An ensemble of the same tensors.
+
         Raises:
             ValueError: if the network cannot be traced on the example either; the message says why.
         """
@@ -193,6 +196,9 @@ class Ensemble(Strategies):
         Args:
             index: which; negative counts from the end.
 
+        Returns:
+            The model in evaluation mode.
+
         Raises:
             IndexError: if there is no such member.
         """
@@ -202,6 +208,9 @@ class Ensemble(Strategies):
 
     def averaged(self) -> nn.Module:
         """A graph from inputs to a classifier's mean class probabilities (n, C), for ONNX and ``torch.export``; C at least 2.
+
+        Returns:
+            A graph from inputs to mean class probabilities (n, C), in evaluation mode.
 
         Raises:
             ValueError: if the network was not traced (see `traced`), or its outputs are none of logits.
@@ -216,6 +225,9 @@ class Ensemble(Strategies):
         Args:
             *inputs: the network's arguments.
             **named: those given by name.
+
+        Returns:
+            The stacks.
 
         Raises:
             TypeError: if the network takes other arguments.

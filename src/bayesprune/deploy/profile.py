@@ -107,6 +107,9 @@ def profile(
         seconds: time to spend on each batch size.
         confidence: coverage of the ratio's interval.
 
+    Returns:
+        A `Profile`.
+
     Raises:
         ValueError: if there is no example input to run.
         FileNotFoundError: if ``model`` is a path that holds no model.

@@ -62,6 +62,9 @@ def compare_times(
         rounds: the fewest and the most rounds.
         confidence: coverage of the interval.
 
+    Returns:
+        A `Comparison`.
+
     Raises:
         ValueError: if a number is out of range.
 

@@ -66,6 +66,9 @@ def unstructured_report(sparsity: float = 0.9, *, seconds: float = 1.0) -> Unstr
         sparsity: share of zeros.
         seconds: time to spend on each comparison.
 
+    Returns:
+        An `UnstructuredReport`.
+
     Raises:
         ValueError: if ``sparsity`` is out of range.
 

@@ -17,6 +17,9 @@ def adaptive_ece(probabilities: Any, labels: Any, bins: int = 15) -> float:
         labels: (n,) class numbers.
         bins: how many; their sizes differ by at most one, and inputs of equal confidence may fall in two bins.
 
+    Returns:
+        A number in [0, 1].
+
     Raises:
         ValueError: if the inputs are not probabilities and labels, or ``bins`` is not positive.
 
@@ -43,6 +46,9 @@ def classwise_ece(probabilities: Any, labels: Any, bins: int = 15) -> float:
         probabilities: (n, C), array or tensor.
         labels: (n,) class numbers.
         bins: how many bins, closed on the right.
+
+    Returns:
+        A number in [0, 1].
 
     Raises:
         ValueError: if the inputs are not probabilities and labels, or ``bins`` is not positive.

@@ -123,6 +123,9 @@ def loss_spikes(losses: Sequence[float], *, window: int = 16, factor: float = 3.
         window: how many to compare with; the first three are not judged.
         factor: how many times the median.
 
+    Returns:
+        Places in `losses`.
+
     Example:
         >>> loss_spikes([1.0, 0.9, 0.8, 0.8, 7.0, 0.7, float("nan")])
         [4, 6]

@@ -106,6 +106,9 @@ def noise_to_gradient_of(optimizer: Any) -> float | None:
     Args:
         optimizer: after a backward pass; asked through its method ``noise_to_gradient()``. Far below 1 is no sampler.
 
+    Returns:
+        The ratio, or None if the optimizer has no such method or no gradient to compare with.
+
     Example:
         >>> noise_to_gradient_of(torch.optim.SGD([torch.ones(2)], lr=0.1)) is None
         True
@@ -201,6 +204,9 @@ def health_report(
         min_disagreement: warn when the members' choices differ less often (classification only).
         max_rhat: warn above it.
         min_ess_per_chain: warn below it.
+
+    Returns:
+        A `HealthReport`; ``print`` it, or save ``report.as_dict()``.
 
     Raises:
         ValueError: if a trace has the wrong shape or a value that is not finite.

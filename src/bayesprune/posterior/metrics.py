@@ -17,6 +17,9 @@ def accuracy(probabilities: Any, labels: Any) -> float:
         probabilities: (n, C), array or tensor.
         labels: (n,) class numbers.
 
+    Returns:
+        A number in [0, 1].
+
     Raises:
         ValueError: if the shapes do not fit, a label is out of range, or a row is not a distribution.
 
@@ -36,6 +39,9 @@ def nll(probabilities: Any, labels: Any) -> float:
     Args:
         probabilities: (n, C), array or tensor; for an ensemble, the mean of the members' probabilities.
         labels: (n,) class numbers.
+
+    Returns:
+        The mean, at least 0.
 
     Raises:
         ValueError: as `accuracy`.
@@ -102,6 +108,9 @@ def reliability_curve(probabilities: Any, labels: Any, bins: int = 15) -> Reliab
         labels: (n,) class numbers.
         bins: how many; bin b holds the confidences in ((b - 1)/bins, b/bins].
 
+    Returns:
+        The table, one entry a bin.
+
     Raises:
         ValueError: as `accuracy`, or if ``bins`` is not positive.
 
@@ -135,6 +144,9 @@ def ece(probabilities: Any, labels: Any, bins: int = 15) -> float:
         labels: (n,) class numbers.
         bins: how many bins, closed on the right.
 
+    Returns:
+        A number in [0, 1].
+
     Raises:
         ValueError: as `reliability_curve`.
 
@@ -156,6 +168,9 @@ def classification_metrics(probabilities: Any, labels: Any, bins: int = 15) -> d
         labels: (n,) class numbers.
         bins: bins of the calibration error.
 
+    Returns:
+        ``{"accuracy", "nll", "brier", "ece"}``.
+
     Raises:
         ValueError: as `reliability_curve`.
 
@@ -173,6 +188,9 @@ def mse(mean: Any, targets: Any) -> float:
     Args:
         mean: predictions, array or tensor.
         targets: values of the same shape; (n, 1) against (n,) is refused, for it would broadcast.
+
+    Returns:
+        The mean over all entries.
 
     Raises:
         ValueError: if the shapes differ or there is nothing to average.
@@ -192,6 +210,9 @@ def gaussian_nll(mean: Any, variance: Any, targets: Any) -> float:
         mean: predictive means, array or tensor.
         variance: predictive variances of the same shape, or one number.
         targets: values of the same shape.
+
+    Returns:
+        The mean over all entries.
 
     Raises:
         ValueError: if the shapes differ or a variance is not positive.

@@ -45,6 +45,9 @@ class Prediction:
         Args:
             labels: (n,) class numbers; default: those that came with the inputs.
 
+        Returns:
+            (S,) shares.
+
         Raises:
             ValueError: if there are no labels, or their shape is not (n,).
         """

@@ -109,6 +109,9 @@ class Samples(ABC):
             index: which sample; negative counts from the end.
             model: a model of the architecture that was collected. It is left untouched if it is refused.
 
+        Returns:
+            The same model.
+
         Raises:
             ValueError: if the architecture differs; the message names the first tensor that does.
             IndexError: if there is no such sample.

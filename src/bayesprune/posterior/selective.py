@@ -59,6 +59,9 @@ def risk_coverage(uncertainty: Any, loss: Any) -> RiskCoverage:
         uncertainty: (n,) numbers, larger means more doubtful; for example ``prediction.total`` or ``-prediction.confidence``.
         loss: (n,) losses that are not negative; booleans mean wrong.
 
+    Returns:
+        A `RiskCoverage`.
+
     Raises:
         ValueError: if there are no inputs, the lengths differ, or a value is NaN or negative where it must not be.
 

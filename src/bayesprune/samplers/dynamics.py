@@ -73,6 +73,9 @@ def exact_noise_std(temperature: float, num_data: float, lr: float, beta1: float
         beta2: Gradient scale β₂.
         tau: Local scale τ in (0, 1), number or tensor.
 
+    Returns:
+        A number or a tensor like `tau`.
+
     Example:
         >>> round(exact_noise_std(1.0, 100, 0.01, 0.1, 1.0, 0.5), 6)
         0.018974
@@ -128,6 +131,9 @@ def stationary_variance(
         beta2: β₂.
         noise_std: Standard deviation injected into the momentum.
         gradient_variance: Variance V of the minibatch gradient of the mean loss, batches drawn independently.
+
+    Returns:
+        The stationary variance of a weight whose loss is H·w²/2.
 
     Raises:
         ValueError: If the step is unstable, a ≥ 2(1+β₁).
@@ -186,6 +192,9 @@ def injected_temperature(
         beta1: β₁.
         beta2: β₂.
         num_data: N.
+
+    Returns:
+        T_eff; 1 is the Bayes posterior, 0 an optimizer.
 
     Example:
         >>> s = paper_noise_std(paper_noise_scale(1.0, 50_000), lr=0.01, beta1=0.1)

@@ -51,6 +51,9 @@ def stream_key(seed: int, stream: int, step: int) -> Key:
         stream: The parameter's ordinal within the optimizer.
         step: The step's number, 1 for the first.
 
+    Returns:
+        Four unsigned 32-bit integers.
+
     Example:
         >>> stream_key(0, 0, 1) != stream_key(0, 1, 1)
         True
@@ -128,6 +131,9 @@ def counter_normal(
         start: Number of the first one, any integer from 0.
         dtype: float32 or float64 (the same uniforms, more digits in the logarithm and the cosine).
         device: Where to draw them.
+
+    Returns:
+        A tensor of shape (numel,).
 
     Raises:
         ValueError: The numbers asked for end beyond 2³³.

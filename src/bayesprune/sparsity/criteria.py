@@ -20,6 +20,9 @@ def mean_square(weight: Tensor, kind: str = "kernel", *, groups: int = 1) -> Ten
         kind: ``"weight"``, ``"kernel"``, ``"input"`` or ``"output"``.
         groups: Channel groups of the convolution.
 
+    Returns:
+        One value a group, in the shape of the group mask.
+
     Example:
         >>> mean_square(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "input")
         tensor([[ 5., 10.]])
@@ -95,6 +98,9 @@ def cubic_ramp(step: int, start: int, end: int, final: float, initial: float = 0
         end: t₁, from which the target is ``final``.
         final: s_f.
         initial: s_i.
+
+    Returns:
+        The target sparsity.
 
     Example:
         >>> [round(cubic_ramp(t, 0, 10, 0.8), 3) for t in (0, 5, 10, 20)]

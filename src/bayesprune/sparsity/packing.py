@@ -45,6 +45,9 @@ def unpack_mask(bits: Tensor, shape: Iterable[int]) -> Tensor:
         bits: the packed bytes.
         shape: the shape of the mask.
 
+    Returns:
+        The boolean mask on the CPU.
+
     Raises:
         ValueError: if there are more or fewer bytes than the shape needs.
 
@@ -74,6 +77,9 @@ def common_mask(tensors: Iterable[Tensor]) -> Tensor:
     Args:
         tensors: at least one.
 
+    Returns:
+        A boolean mask on the CPU.
+
     Raises:
         ValueError: if there is none.
 
@@ -98,6 +104,9 @@ def pack_masks(state: Mapping[str, Tensor], extra: Iterable[Mapping[str, Tensor]
     Args:
         state: a state dict.
         extra: further state dicts of the same architecture to be stored under the same masks.
+
+    Returns:
+        Packed bits by tensor name, for those worth it.
 
     Example:
         >>> state = {"weight": torch.eye(16), "bias": torch.ones(16)}
@@ -153,6 +162,9 @@ def unpack_state(
         stored: what `pack_state` gave.
         masks: the packed masks it was given.
         shapes: the shapes of the tensors by name.
+
+    Returns:
+        The state dict.
 
     Raises:
         ValueError: if a tensor is missing, or its values do not fit its mask.

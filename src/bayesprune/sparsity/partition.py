@@ -240,6 +240,9 @@ def describe(groups: Partition) -> str:
     Args:
         groups: What :func:`partition` returned.
 
+    Returns:
+        One line a groups object, then one line an exclusion with its reason.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> print(describe(partition(net, "input", exclude=["2"])))

@@ -124,6 +124,9 @@ def sparsity_report(
         exclude: Without a pruner: patterns on module names, module types or modules that do not count as prunable.
         example_input: An input (or tuple of inputs) to measure multiply-adds on; counted per example of its batch.
 
+    Returns:
+        The report; ``print`` shows it as a table.
+
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 3))

@@ -77,6 +77,9 @@ def probability_from_soft_threshold(
         slab_decay: Weight decay δ₁/N of the slab, positive and smaller.
         num_data: Number N of training examples.
 
+    Returns:
+        1 − p.
+
     Raises:
         ValueError: If a value is outside its range.
 
@@ -108,6 +111,9 @@ def inclusion_probability(
         slab_decay: Weight decay δ₁/N of the slab.
         num_data: Number N of training examples.
 
+    Returns:
+        A tensor of the shape of ``sum_squares``.
+
     Raises:
         ValueError: If a value is outside its range.
 
@@ -130,6 +136,9 @@ def e_step(mean_square: Tensor, threshold: float | Tensor) -> Tensor:
         mean_square: E[Σw²]/n per group.
         threshold: λ₁.
 
+    Returns:
+        The soft mask, True = slab.
+
     Example:
         >>> e_step(torch.tensor([0.1, 0.2, 0.3]), 0.2)
         tensor([False,  True,  True])
@@ -147,6 +156,9 @@ def m_step(soft_mask: Tensor, *, spike_decay: float, slab_decay: float, dtype: t
         spike_decay: Weight decay δ₀/N where the mask is False.
         slab_decay: Weight decay δ₁/N where the mask is True.
         dtype: Of the result; the default dtype if None.
+
+    Returns:
+        A tensor of the mask's shape.
 
     Example:
         >>> m_step(torch.tensor([True, False]), spike_decay=2.0, slab_decay=1.0)

@@ -13,7 +13,7 @@ from bayesprune.vision.image_loader import ImageLoader
 from bayesprune.vision.loader import BatchLoader
 from bayesprune.vision.networks import build, names
 from bayesprune.vision.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet20, resnet34, resnet50
-from bayesprune.vision.small import digits_resnet, mlp, small_cnn
+from bayesprune.vision.small import SmallCNN, digits_resnet, mlp, small_cnn
 from bayesprune.vision.views import views
 from bayesprune.vision.whitened import WhitenedCNN, whitened94, whitened95, whitened96
 from bayesprune.vision.wide_resnet import WideResNet, wide_resnet, wrn28_10
@@ -40,6 +40,7 @@ __all__ = [
     "vit",
     "ResNet",
     "WideResNet",
+    "SmallCNN",
     "WhitenedCNN",
     "VGG",
     "DenseNet",

@@ -5,32 +5,53 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
-from bayesprune.vision.families import VGG
 from bayesprune.vision.initialise import he_initialise_
 from bayesprune.vision.resnet import BasicBlock, ResNet
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-def small_cnn(*, num_classes: int, in_channels: int = 3, width: int = 16) -> VGG:
-    """Return a plain CNN of four 3 x 3 convolutions (17,082 parameters for three channels and ten classes).
+class SmallCNN(nn.Module):
+    """Four 3 x 3 convolutions with BatchNorm and ReLU, pooled after the second and averaged after the fourth.
+
+    It has 17,082 parameters for three channels and ten classes.
 
     Args:
         num_classes: Number of outputs.
         in_channels: Channels of the images.
-        width: Channels of the first two convolutions; the last two, behind a pooling, have twice as many.
-
-    Returns:
-        The network, He-initialised from torch's global generator.
+        width: Channels of the first two convolutions; the last two have twice as many.
 
     Example:
         >>> import torch
-        >>> small_cnn(num_classes=4, in_channels=1)(torch.zeros(1, 1, 8, 8)).shape
-        torch.Size([1, 4])
+        >>> SmallCNN(num_classes=10, width=4)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
-    return VGG((2, 2), (width, 2 * width), num_classes=num_classes, in_channels=in_channels)
+
+    def __init__(self, *, num_classes: int, in_channels: int = 3, width: int = 16) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for i, out_channels in enumerate((width, width, 2 * width, 2 * width)):
+            layers.append(nn.Conv2d(channels, out_channels, 3, padding=1, bias=False))
+            layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+            if i == 1:
+                layers.append(nn.MaxPool2d(2))
+            channels = out_channels
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.head = nn.Linear(channels, num_classes)
+        he_initialise_(self, head=self.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of images `x` of shape (n, channels, height, width)."""
+        return self.head(self.flatten(self.pool(self.features(x))))
+
+
+small_cnn = SmallCNN
+"""The class under the name by which `build` knows it."""
 
 
 def digits_resnet(*, num_classes: int, in_channels: int = 1, width: int = 16, blocks: int = 1) -> ResNet:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import quick_fits
 from bayesprune.tabular import SparseBNNClassifier, SparseBNNRegressor
-from bayesprune.tabular.notes import DataWarning, order_note, outlier_note
+from bayesprune.tabular.notes import DataWarning, order_note, outlier_note, variance_note
 
 
 def series(rng, count, correlation):
@@ -51,6 +53,11 @@ def test_property_outliers_that_make_up_the_variance_are_told():
     )
 
 
+def test_property_a_column_of_several_parts_is_named_once():
+    assert variance_note(["'city'", "'city'", "'size'"]).startswith("the noise's size depends on 'city', 'size', and")
+    assert variance_note([]) == ""
+
+
 @pytest.mark.parametrize("kind", [SparseBNNRegressor, SparseBNNClassifier])
 def test_property_fits_warn_of_rows_in_time(monkeypatch, kind):
     quick_fits.use(monkeypatch)
@@ -59,3 +66,21 @@ def test_property_fits_warn_of_rows_in_time(monkeypatch, kind):
     y = 2 * X[:, 1] + noise
     with pytest.warns(DataWarning, match=r"alike in y .* and in column 1 .*: the tests take rows for independent"):
         kind(random_state=0).fit(X, y if kind is SparseBNNRegressor else y > 0)
+
+
+def test_property_a_noise_whose_size_depends_on_inputs_is_told_where_the_network_names_none(monkeypatch):
+    def find(*given, **rest):
+        return [
+            replace(one, on_variance=np.array([False, True, True])) for one in quick_fits.find_quickly(*given, **rest)
+        ]
+
+    quick_fits.use(monkeypatch)
+    monkeypatch.setattr("bayesprune.tabular.estimator_base.find_inputs", find)
+    X = np.random.default_rng(4).standard_normal((300, 3))
+    with pytest.warns(DataWarning, match="the noise's size depends on column 1, column 2, and .* variance='network'"):
+        SparseBNNRegressor(random_state=0).fit(X, X[:, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        SparseBNNRegressor(random_state=0, variance="network").fit(X, X[:, 0])
+        SparseBNNRegressor(random_state=0, refit=False).fit(X, X[:, 0])
+        SparseBNNClassifier(random_state=0).fit(X, X[:, 0] > 0)

@@ -20,7 +20,7 @@ from bayesprune.tabular.clusters import Cluster
 from bayesprune.tabular.columns import column_number, is_frame, with_text_names
 from bayesprune.tabular.features import RankFeatures
 from bayesprune.tabular.frame import FrameEncoder
-from bayesprune.tabular.notes import DataWarning, order_note, outlier_note
+from bayesprune.tabular.notes import DataWarning, order_note, outlier_note, variance_note
 from bayesprune.tabular.parameters import Parameters
 from bayesprune.tabular.prediction_sets import masks_of
 from bayesprune.tabular.predictive import sample_networks, steps_of
@@ -138,10 +138,11 @@ class SparseBNN(SelectorMixin, Parameters):
                 f"no input can be singled out at fdr={self.fdr}: support_ is empty, and predictions {means} "
                 "(see select='prediction')", UserWarning, stacklevel=5,
             )  # fmt: skip
-        found = np.flatnonzero(support)
-        names = [f"column {c}" if data.encoder is None else repr(data.names[c]) for c in data.column_of(found)]
-        note = order_note(data.table, data.response, found.tolist(), names)
-        if note:
+        found, widening = np.flatnonzero(support), np.flatnonzero(selection.on_variance)
+        notes = [order_note(data.table, data.response, found.tolist(), data.names_of(found))]
+        if self._numeric and self.refit and not own_variance:
+            notes.append(variance_note(data.names_of(widening)))
+        for note in filter(None, notes):
             warnings.warn(note, DataWarning, stacklevel=5)
         gain = data.of_columns(np.maximum(selection.gain.mean(0), 0.0))
         self.feature_importances_ = gain / gain.sum() if gain.sum() > 0 else gain

@@ -34,6 +34,17 @@ def outlier_note(y: np.ndarray) -> str:
     )
 
 
+def variance_note(names: Sequence[str]) -> str:
+    """Say that intervals are of one width though the noise's size depends on inputs; "" where it depends on none."""
+    if not names:
+        return ""
+    shown = _few(list(dict.fromkeys(names)))
+    return (
+        f"the noise's size depends on {shown}, and the intervals are of one width for all rows, too narrow where it is large: give "
+        "the logarithm of a positive y, or set variance='network'"
+    )
+
+
 def order_note(table: Any, response: np.ndarray, columns: Sequence[int], names: Sequence[str]) -> str:
     """Say that neighbouring rows are alike in the response and in a selected column, as in a time series; "" where they are not.
 

@@ -42,6 +42,10 @@ class TrainingData:
         owner = {place: column for column, own in enumerate(self.members) for place in own}
         return np.array([owner[int(place)] for place in places], dtype=np.int64)
 
+    def names_of(self, places: np.ndarray) -> list[str]:
+        """Return what to call the columns of X that some columns of the table stand for, one for each."""
+        return [repr(self.names[c]) if self.names else f"column {c}" for c in self.column_of(places).tolist()]
+
     def cluster(self, found: Cluster) -> Cluster:
         """Return a finding about columns of the table as one about columns of X."""
         shares: dict[int, float] = {}

@@ -172,3 +172,12 @@ def test_property_a_process_of_torchruns_that_fails_ends_at_once(monkeypatch, ca
     assert main(["doctor", "nowhere"]) == 1 and not left  # called by somebody's own process
     assert main() == 1 and left == [1]
     assert capsys.readouterr().err.count("nowhere is no folder") == 3
+
+
+def test_property_a_reader_that_has_read_enough_is_no_error():
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "bayesprune", "recipes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    shown.stdout.close()
+    assert shown.stderr.read() == b"" and shown.wait() == 1
+    shown.stderr.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
 
 from bayesprune.cli import main
 from bayesprune.cli.doctor import examine
+from bayesprune.common.lock import locked
 from bayesprune.train import recipe, train
 
 TINY = ["train_size=64", "epochs=1", "batch_size=16", "width=4", "cycles=1", "samples_per_cycle=1", "device=cpu"]
@@ -47,6 +49,16 @@ def test_error_damage_is_named_by_its_file(run, capsys):
     assert len(wrong) == 3
     for name in ("model.safetensors", "sample-0000.safetensors", ".result.json.0123abcd.partial"):
         assert any(name in line for line in wrong), name
+
+
+def test_property_a_killed_process_is_not_said_to_hold_its_folder(tmp_path):
+    with locked(tmp_path):
+        (told,) = examine(tmp_path)[0]
+        assert f": in use by process {os.getpid()} on " in told
+        left = (tmp_path / ".lock").read_bytes()
+    (tmp_path / ".lock").write_bytes(left)  # as kill -9 leaves it
+    (told,) = examine(tmp_path)[0]
+    assert f": no longer in use by process {os.getpid()} on " in told
 
 
 def test_error_no_folder(tmp_path, capsys):

@@ -156,7 +156,8 @@ def test_property_fast_dev_run_writes_everything(tmp_path, capsys):
 def test_property_a_trial_is_in_nobodys_way(tmp_path):
     out, config = tmp_path / "run", recipe("digits-cvadam", TINY)
     train(config, out, trial=True, quiet=True)
-    (out / "report.html").write_text("of the trial")
+    for about in ("report.html", "predictions.safetensors"):
+        (out / about).write_text("of the trial")
     trial = json.loads((out / "result.json").read_text())["config"]
     train(config, out, trial=True, quiet=True)
     result = train(config, out, resume=True, quiet=True)

@@ -13,7 +13,7 @@ from bayesprune._version import __version__
 from bayesprune.cli.parsing import add
 from bayesprune.common.artefact import ArtefactError
 from bayesprune.common.files import leftovers
-from bayesprune.common.lock import NAME, holder
+from bayesprune.common.lock import NAME, claim, holder, release
 from bayesprune.common.manifest import MANIFEST, check_manifest
 
 PACKAGES = (
@@ -46,8 +46,19 @@ def examine(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
         if (here / NAME).exists():
             held = holder(here)
             who = f"process {held['pid']} on {held['host']} since {held['since']}" if held else "nobody who tells"
-            good.append(f"{shown}: in use by {who}")
+            good.append(f"{shown}: {'in use' if _in_use(here / NAME) else 'no longer in use'} by {who}")
     return good, bad
+
+
+def _in_use(lock: Path) -> bool:
+    """Whether the process that made a lock file lives, as far as this system tells: one that was killed leaves its file."""
+    try:
+        handle = None if os.name == "nt" else claim(lock, create=False)
+    except OSError:  # not ours to open
+        return True
+    if handle is not None:
+        release(handle)
+    return handle is None
 
 
 def _files(folder: Path) -> str:

@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bayesprune: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # its reader has read enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get("BAYESPRUNE_DEBUG"):
             raise

@@ -16,13 +16,15 @@ from bayesprune.train import folder as names
 from bayesprune.train.config import SECTIONS, RunConfig
 from bayesprune.train.settings import as_dict, read_config
 
+_ABOUT = ("report.html", "predictions.safetensors", "profile.json")
+
 
 def sweep_trial(out: Path) -> None:
-    """Remove a trial's run, which is in nobody's way."""
+    """Remove a trial's run, and what commands wrote about it: it is in nobody's way."""
     if _is_trial(out):
         rmtree(out / names.SAMPLES, ignore_errors=True)
         rmtree(out / "tensorboard", ignore_errors=True)
-        for name in (*names.FILES, names.CHECKPOINT, MANIFEST, "report.html", names.CONFIG):
+        for name in (*names.FILES, names.CHECKPOINT, MANIFEST, *_ABOUT, names.CONFIG):
             (out / name).unlink(missing_ok=True)
 
 

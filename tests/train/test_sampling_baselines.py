@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bayesprune.baselines import DeepEnsemble
+from bayesprune.baselines import DeepEnsemble, refresh_batch_norm_
 from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, recipe, train
 from bayesprune.train.baseline_recipes import sampling_baseline
@@ -125,3 +125,17 @@ def test_property_every_place_has_a_recipe_for_every_baseline():
     csghmc = recipe("cifar10-resnet20-csghmc", ["epochs=200"])
     assert (csghmc.sampler.lr, csghmc.sampler.beta1, csghmc.sampler.temperature) == (0.5, 0.1, 1 / 50_000)
     assert (csghmc.schedule.cycles, csghmc.schedule.samples_per_cycle, csghmc.baseline.noise_epochs) == (4, 3, 0.25)
+
+
+def test_property_swag_estimates_statistics_at_the_precision_of_the_run(tmp_path, monkeypatch):
+    """In float32 a pass over CIFAR for each draw took three times as long, and its statistics were of other outputs."""
+    seen = []
+
+    def refreshed(model, batches):
+        seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return refresh_batch_norm_(model, batches)
+
+    monkeypatch.setattr("bayesprune.baselines.swag.refresh_batch_norm_", refreshed)
+    monkeypatch.setattr("bayesprune.baselines.refresh_batch_norm_", refreshed)
+    train(override(config("swag"), ["precision=bf16-mixed"]), tmp_path, quiet=True)
+    assert seen == [torch.bfloat16] * 4  # three draws and the mean

@@ -297,13 +297,14 @@ class Trainer:
         names.write_history(self.out, self.history)
         self.traces.save(self.out)
         self.samples.truncate(len(self.samples) if self.procedure.collects else 0)
-        self.model = self.procedure.finish(self.samples, self.loader)
+        with self.fabric.autocast():  # at the precision it was trained in
+            self.model = self.procedure.finish(self.samples, self.loader)
         write_tensors(self.out / names.MODEL, self.model.state_dict(), PLAIN)
         trained = Trained(
             self.config, self.model, self.samples, self.optimizer, self.task, self.test_loader, self.test_split,
             self.example, self.classes, self.history, self.seconds, self.exact,
         )  # fmt: skip
-        with self.fabric.autocast():  # at the precision it was trained in
+        with self.fabric.autocast():
             result = run_result(trained, record)
         names.finish(self.out, result)
         self.board.close()

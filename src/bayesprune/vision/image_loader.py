@@ -20,7 +20,7 @@ class ImageLoader(DatasetLoader):
 
     The order of an epoch is a function of (seed, epoch), the crop of an image one of (seed, epoch, index). So the batches
     are the same for any number of workers, and those after `load_state_dict` bit for bit those that would have come. It
-    stands, goes on and ends like `BatchLoader`. `ImageDataset.loader` makes one; its class shows how.
+    stands, goes on and ends like `BatchLoader`.
 
     Args:
         files: The images.
@@ -42,6 +42,20 @@ class ImageLoader(DatasetLoader):
         ValueError: No images, or a batch size below one or above the number of images with `drop_last`; in a loop: an
             image that cannot be decoded, by file.
         ImportError: Pillow is missing.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from bayesprune.vision import open_images
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for where in (Path(folder, split, name) for split in ("train", "val") for name in "ab"):
+        ...         where.mkdir(parents=True)
+        ...         Image.new("RGB", (12, 12)).save(where / "0.png")
+        ...     data = open_images(folder)
+        ...     loader = ImageLoader(data.train, batch_size=2, size=8, resize=9, mean=data.mean, std=data.std)
+        ...     [tuple(x.shape) for x, y in loader]
+        [(2, 3, 8, 8)]
     """
 
     def __init__(

@@ -199,10 +199,16 @@ def test_property_products_over_the_channels_keep_them(equation):
 # -- normalisation of each example's channels --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tracked", [False, True])
-def test_property_channels_under_an_instance_norm_go_with_it(tracked):
+class ImageNorm(nn.InstanceNorm2d):
+    """A subclass that says nothing of its dimensions in its name."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "tracked"), [(nn.InstanceNorm2d, False), (nn.InstanceNorm2d, True), (ImageNorm, False)]
+)
+def test_property_channels_under_an_instance_norm_go_with_it(kind, tracked):
     torch.manual_seed(0)
-    norm = nn.InstanceNorm2d(8, affine=True, track_running_stats=tracked)
+    norm = kind(8, affine=True, track_running_stats=tracked)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Conv2d(8, 4, 3))
     x = torch.randn(2, 3, 9, 9)
     optimizer = bp.CVAdam(model.parameters(), num_data=10)

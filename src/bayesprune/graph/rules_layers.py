@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from bayesprune.graph.analysis import Analysis, Mixer, argument, label
 from bayesprune.graph.computed import computed_weights
+from bayesprune.graph.layers import INSTANCE_NORMS
 from bayesprune.graph.values import NAN, Value, unknown_like
 
 
@@ -205,11 +206,11 @@ def layer_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
 def instance_norm(a: Analysis, node: fx.Node, module: Any) -> Any:
     """InstanceNorm: as BatchNorm, of inputs that have a batch."""
     source = _only_input(a, node)
-    if isinstance(source, Value) and len(source.shape) != int(type(module).__name__[-2]) + 2:
+    rank = next(rank for rank, kind in enumerate(INSTANCE_NORMS, 3) if isinstance(module, kind))
+    if isinstance(source, Value) and len(source.shape) != rank:
         return a.unknown(node, f"normalisation {node.meta['name']} without a batch")
-    if (
-        isinstance(source, Value) and module.running_mean is None
-    ):  # a constant less its mean is a rounding error over √ε
+    if isinstance(source, Value) and module.running_mean is None:
+        # A constant less its mean is a rounding error over √ε.
         source = source.with_const(torch.where(source.const == 0, 0.0, NAN))
     return batch_norm_on(a, node, module, source)
 

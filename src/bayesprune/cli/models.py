@@ -76,8 +76,9 @@ def _profile(arguments: argparse.Namespace) -> int:
     zeros = unstructured_report(seconds=arguments.seconds) if arguments.unstructured else None
     if arguments.run:
         from bayesprune.common.files import write_json
+        from bayesprune.train.folder import PROFILE
 
-        write_json(Path(arguments.run) / "profile.json", result.as_dict())
+        write_json(Path(arguments.run) / PROFILE, result.as_dict())
     if arguments.json:
         print(json.dumps(result.as_dict() | ({"unstructured": zeros.as_dict()} if zeros else {}), indent=1))
     else:

@@ -142,6 +142,7 @@ def _keys(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from bayesprune.report import load_run, results_table, write_report
     from bayesprune.train import train, train_chains
+    from bayesprune.train.folder import PAGE
     from bayesprune.train.memory import keep_freed_memory
     from bayesprune.train.parallel import launched
     from bayesprune.train.recipe_file import choose
@@ -164,7 +165,7 @@ def _train(arguments: argparse.Namespace) -> int:
         run = load_run(arguments.out)
         print(results_table([run], fmt="text"))
         if arguments.fast_dev_run:
-            page = write_report([run], Path(arguments.out) / "report.html")
+            page = write_report([run], Path(arguments.out) / PAGE)
             print(f"everything ran, up to {page}; the numbers mean nothing", file=sys.stderr)
     return 0
 

@@ -118,7 +118,7 @@ def contents(folder: Path) -> str:
 
 def listed(names: Sequence[str], most: int) -> str:
     """Names for a message, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def plain_name(name: Any) -> bool:

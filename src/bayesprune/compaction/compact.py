@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprune.compaction.graph_edits import graph_module, graph_reasons, spared
+from bayesprune.compaction.graph_edits import Reason, graph_module, graph_reasons, spared
 from bayesprune.compaction.leftovers import leftovers, size_after
 from bayesprune.compaction.masked import masked_copy
 from bayesprune.compaction.optimizer_state import transfer_optimizer
@@ -251,18 +251,18 @@ def compact(
     cuts = cuts_of(analysis, solution)
     frozen = {name: zeros.of(param) for name, param in bare.named_parameters()}
 
-    def build(reasons: list[str]) -> tuple[_Plan, nn.Module, list[str], Verification]:
+    def build(reasons: list[Reason]) -> tuple[_Plan, nn.Module, list[str], Verification]:
         """The compact model, by smaller modules or by a graph of its own, compared with the masked one."""
         if reasons and depends_on_mode(bare, few):
             raise CompactionError(
                 "training-dependent-graph",
-                f"{reasons[0]}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, "
+                f"{reasons[0].why}, and the forward branches on self.training; use nn.Dropout modules instead of F.dropout, "
                 f"or {spared(reasons)}",
             )
         if reasons and not fold and (part := switched(bare, few)):
             raise CompactionError(
                 "gradient-mode",
-                f"{reasons[0]}, and in forward {part}, which a graph does not hold; freeze by requires_grad_(False) and "
+                f"{reasons[0].why}, and in forward {part}, which a graph does not hold; freeze by requires_grad_(False) and "
                 "detach(), leave that part to the caller, or compact with constants='fold' for evaluation",
             )
         source = None if original is masked else original
@@ -282,12 +282,16 @@ def compact(
         if error.reason == "outputs-differ" and reasons and (lines := next(iter(graph.nodes)).meta.get("numbers")):
             raise CompactionError(
                 "outputs-differ",
-                f"{reasons[0]}, which needs a graph, and a graph holds as they are on the example the sizes that forward makes "
+                f"{reasons[0].why}, which needs a graph, and a graph holds as they are on the example the sizes that forward makes "
                 f"numbers by int() ({', '.join(dict.fromkeys(lines))}): write // or -1 in place of int(… / …), or {spared(reasons)}",
             ) from error
         if error.reason != "outputs-differ" or reasons or not any(size.computed for size in analysis.sizes):
             raise
-        reasons = ["the forward computes a size from other channels than those that it counts"]
+        reasons = [
+            Reason(
+                "the forward computes a size from other channels than those that it counts", "-1 in place of that size"
+            )
+        ]
         plan, small, moved, check = build(reasons)
     if reasons and any(set(getattr(m, kind)) - changing[kind] for m in _containers(masked) for kind in FORWARD):
         notes.append("hooks that only look on, on modules that are not layers, are not part of the new graph")
@@ -313,7 +317,7 @@ def compact(
     left.warn(count_parameters(model))
     report = CompactionReport(
         kind="graph" if reasons else "modules",
-        graph_reasons=reasons,
+        graph_reasons=[reason.why for reason in reasons],
         layers=layer_records(analysis, solution),
         parameters=(count_parameters(model), count_parameters(small)),
         constants=moved,

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
+from bayesprune.common.modes import device_of
 from bayesprune.compaction.solve import Solution
 from bayesprune.graph import source
 from bayesprune.graph.analysis import Analysis, Gather, Scatter, label, works_in_place
 from bayesprune.graph.hooks import FORWARD, HOOKS
 
 
-def graph_reasons(a: Analysis, solution: Solution) -> list[str]:
+class Reason(NamedTuple):
+    """Why the graph itself must change, and what would leave it as it is."""
+
+    why: str
+    mend: str
+
+
+def graph_reasons(a: Analysis, solution: Solution) -> list[Reason]:
     """Why the graph itself must change; empty if smaller modules under the same code do."""
     lines = [
-        f"{label(node)} ({node.name}) lost a branch that is zero or constant" for node in a.drops if node in a.alive
-    ]
+        Reason(f"{label(node)} ({node.name}) lost a branch that is zero or constant", "dead_branches='keep'")
+        for node in a.drops if node in a.alive
+    ]  # fmt: skip
     edges: list[Gather | Scatter] = [*a.gathers, *a.scatters]
     for edge in edges:
         if edge.node in a.alive and _places(edge, solution) is not None:
             what = "reads" if isinstance(edge, Gather) else "adds to"
-            lines.append(f"{label(edge.node)} ({edge.node.name}) {what} some channels by index")
+            why = f"{label(edge.node)} ({edge.node.name}) {what} some channels by index"
+            lines.append(Reason(why, "coupling='intersection'"))
     for size in a.sizes:
         if size.node in a.alive and not size.computed and size.new(solution.kept) != size.old:
-            lines.append(f"{label(size.node)} ({size.node.name}) names a number of channels in the code")
+            why = f"{label(size.node)} ({size.node.name}) names a number of channels in the code"
+            lines.append(Reason(why, "-1 or x.shape[dim] in place of that number"))
     return lines
 
 
-_SPARED = {
-    "lost a branch": "dead_branches='keep'",
-    "by index": "coupling='intersection'",
-    "names a number": "-1 or x.shape[dim] in place of that number",
-    "computes a size": "-1 in place of that size",
-}
-
-
-def spared(reasons: list[str]) -> str:
+def spared(reasons: list[Reason]) -> str:
     """What would leave the graph as it is."""
-    return " and ".join(mend for mark, mend in _SPARED.items() if any(mark in reason for reason in reasons))
+    return " and ".join(dict.fromkeys(reason.mend for reason in reasons))
 
 
 def _places(edge: Gather | Scatter, solution: Solution) -> Tensor | None:
@@ -55,7 +58,7 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
             model.register_buffer(str(each.target), getattr(a.model, str(each.target)))
     graph, env = fx.Graph(), {}  # type: ignore[var-annotated]
     graph.output(graph.graph_copy(a.graph, env))
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     count = 0
 
     def index_node(before: fx.Node, places: Tensor) -> fx.Node:

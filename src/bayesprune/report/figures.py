@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayesprune.common.files import listed
 from bayesprune.report.load import Run, run_labels
 from bayesprune.report.style import MUTED, NothingToDraw, legend_below, look, new_figure, one_panel, style_axes
 
@@ -203,7 +204,7 @@ def learning_rate(runs: Sequence[Run]) -> Figure:
     handles, labels, note = [], [], ""
     for index, (names, steps, rate, taken) in enumerate(together.values()):
         handles.append(_curve(axes, steps, rate, **look(index), linewidth=1.5))
-        labels.append(", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else ""))
+        labels.append(listed(names, 2))
         if taken:
             note = "ticks: samples taken"
             tick = {"color": look(index)["color"], "markersize": 11, "markeredgewidth": 1.3, "clip_on": False}

@@ -32,14 +32,19 @@ def first_seed(owner: str, seed: int | None, generator: torch.Generator | None) 
     return int(torch.randint(1 << 62, (), generator=generator, device=generator.device if generator else None))
 
 
+def find_group(optimizer: Any, param: Tensor) -> dict[str, Any] | None:
+    """Return the group of an optimizer that holds a parameter, or None."""
+    return next((group for group in optimizer.param_groups if any(param is p for p in group["params"])), None)
+
+
 def group_of(optimizer: Any, param: Tensor) -> dict[str, Any]:
-    """Return the group of an optimizer that holds a parameter."""
-    for group in optimizer.param_groups:
-        if any(param is p for p in group["params"]):
-            return cast(dict[str, Any], group)
-    raise ValueError(
-        f"parameter of shape {tuple(param.shape)} is not in this optimizer; pass one of its own parameters."
-    )
+    """Return the group of an optimizer that holds a parameter, which must be its own."""
+    group = find_group(optimizer, param)
+    if group is None:
+        raise ValueError(
+            f"parameter of shape {tuple(param.shape)} is not in this optimizer; pass one of its own parameters."
+        )
+    return group
 
 
 def check_added(optimizer: torch.optim.Optimizer) -> None:

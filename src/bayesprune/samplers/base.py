@@ -191,10 +191,10 @@ class Sampler(Guarded, Thermometer, torch.optim.Optimizer):
             state["kinetic_lr"] += dynamics.share_of_step(state["step"], lr) * (lr - state["kinetic_lr"])
             state["step"] += lr != 0
             state["injected"], state["moved"] = injected, True
-        moving = {id(state) for state, _, _ in moved}
-        for state in self.state.values():
-            if id(state) not in moving:
-                state["moved"] = False
+        if len(moved) < len(self.state):
+            moving = {id(state) for state, _, _ in moved}
+            for state in self.state.values():
+                state["moved"] = id(state) in moving
         return loss
 
     # ---- what a sampler adds ------------------------------------------------------------------------------------------

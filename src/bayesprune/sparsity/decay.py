@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bayesprune.samplers.admission import find_group
 from bayesprune.samplers.layout import local_decay, local_part
-from bayesprune.sparsity.masks import Cover, any_true, group_of
+from bayesprune.sparsity.masks import Cover, any_true
 from bayesprune.sparsity.spike_slab import m_step
 
 _DECOUPLED = tuple(getattr(torch.optim, name) for name in ("AdamW", "Adafactor", "Muon") if hasattr(torch.optim, name))
@@ -29,7 +30,7 @@ class GroupDecay:
         self.optimizer = optimizer
         self.spike_decay = spike_decay
         self.slab_decay = slab_decay
-        self.held = [(cover, group) for cover in covers if (group := group_of(optimizer, cover.param)) is not None]
+        self.held = [(cover, group) for cover in covers if (group := find_group(optimizer, cover.param)) is not None]
         self.own = [float(group.get("weight_decay", 0.0)) for _, group in self.held]
         self.native = hasattr(optimizer, "set_weight_decay")
         self.active = False

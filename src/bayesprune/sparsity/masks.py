@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayesprune.samplers.admission import find_group
 from bayesprune.sparsity.groups import Cut, Groups, Slice, taken
 from bayesprune.sparsity.partition import Exclusion, Partition, describe
 from bayesprune.sparsity.schedule import check
@@ -44,11 +45,6 @@ def any_true(flags: Sequence[Tensor]) -> list[bool]:
 def differ(old: Sequence[Tensor], new: Sequence[Tensor]) -> list[bool]:
     """Which of the masks are other ones now."""
     return any_true([a != b for a, b in zip(old, new)])
-
-
-def group_of(optimizer: Optimizer, param: Tensor) -> dict[str, Any] | None:
-    """The optimizer's param group that holds a parameter, or None."""
-    return next((group for group in optimizer.param_groups if any(param is p for p in group["params"])), None)
 
 
 def unwrapped(optimizer: Any) -> Optimizer:
@@ -103,7 +99,7 @@ class MaskHolder:
 
     def _take_up_(self, model: nn.Module, optimizer: Optimizer, groups: Partition) -> None:
         """Hold these groups of this model, all kept, on this optimizer; what it does not train is left out."""
-        held = [all(group_of(optimizer, part.param) is not None for part in each.slices) for each in groups]
+        held = [all(find_group(optimizer, part.param) is not None for part in each.slices) for each in groups]
         outside = [
             Exclusion(each.name, each.count * each.size, "not held by the optimizer")
             for each, ok in zip(groups, held)

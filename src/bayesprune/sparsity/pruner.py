@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.samplers import CycleClock
+from bayesprune.samplers.admission import find_group
 from bayesprune.sparsity.decay import GroupDecay, spike_over
 from bayesprune.sparsity.defaults import default_partition
 from bayesprune.sparsity.groups import Cut, Groups
-from bayesprune.sparsity.masks import MaskHolder, differ, group_of, shares_of, unwrapped
+from bayesprune.sparsity.masks import MaskHolder, differ, shares_of, unwrapped
 from bayesprune.sparsity.partition import Exclude, Grouper, GroupKind
 from bayesprune.sparsity.ranking import Criterion, HardRule
 from bayesprune.sparsity.schedule import Ramp, Scope, check, check_settings, criterion_of, ramp_of, renamed
@@ -95,7 +96,7 @@ class Pruner(MaskHolder):
             soft_threshold = SOFT_THRESHOLD if prior else 0.0  # no group is ever below 0: the spike is empty
         self.priors: list[SpikeSlabPrior] = []
         for each in self.groups:
-            own = group_of(optimizer, each.slices[0].param)
+            own = find_group(optimizer, each.slices[0].param)
             slab = slab_decay if slab_decay is not None else float((own or {}).get("weight_decay", 0.0))
             spike = spike_over(slab) if spike_decay is None else spike_decay
             self.priors.append(SpikeSlabPrior(spike, slab, self.num_data, soft_threshold, inclusion_probability))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+OUTLYING = 6.0  # robust standard deviations of y beyond which a response is an outlier
 _SCREENED = 400  # columns that the trees see at most
 _TREE_ROWS = 4000  # rows that the trees and the path see at most
 _EXTREME = 0.015  # of the rows on either side that can be outliers

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from bayesprune.tabular.candidates import winsorised
+from bayesprune.common.files import listed
+from bayesprune.tabular.candidates import OUTLYING, winsorised
 from bayesprune.tabular.frame import FrameEncoder
 from bayesprune.tabular.target import Target
 
 FEW_ROWS = 200  # the estimators' defaults are made for this many and more
 _APART = 0.5  # chains whose inclusion probabilities differ by more disagree
-_OUTLYING = 6.0  # robust standard deviations of y beyond which a response is an outlier
+_NAMED = 5  # columns that a note names
 _SERIAL = 1 / 3  # product of two lag-one correlations at which rows are worth half their number
 
 
@@ -23,7 +24,7 @@ class DataWarning(UserWarning):
 
 def outlier_note(y: np.ndarray) -> str:
     """Say that a few outliers make up most of the variance of a regression's response; "" where they do not."""
-    bounded = winsorised(y, _OUTLYING)
+    bounded = winsorised(y, OUTLYING)
     beyond = np.abs(y - bounded)
     if bounded.var() >= 0.5 * y.var():
         return ""
@@ -38,7 +39,7 @@ def variance_note(names: Sequence[str]) -> str:
     """Say that intervals are of one width though the noise's size depends on inputs; "" where it depends on none."""
     if not names:
         return ""
-    shown = _few(list(dict.fromkeys(names)))
+    shown = listed(list(dict.fromkeys(names)), _NAMED)
     return (
         f"the noise's size depends on {shown}, and the intervals are of one width for all rows, too narrow where it is large: give "
         "the logarithm of a positive y, or set variance='network'"
@@ -92,19 +93,19 @@ def data_notes(rows_in_file: int, target: Target, train: Any, encoder: FrameEnco
         )
     if encoder.dropped:
         said = [f"{name!r} ({reason})" for name, reason in encoder.dropped.items()]
-        notes.append(f"{_count(len(said), 'column')} not used: {_few(said)}.")
+        notes.append(f"{_count(len(said), 'column')} not used: {listed(said, _NAMED)}.")
     gaps = [one for one in encoder.inputs if train[one.name].isna().any()]
     numbers = [repr(one.name) for one in gaps if one.kind != "text"]
     if numbers:
         marked = sum(one.indicator for one in gaps)
         also = f"; where they were missing is an input too for {_count(marked, 'column')}" if marked else ""
         notes.append(
-            f"Missing numbers in {_count(len(numbers), 'column')} became the training median ({_few(numbers)}){also}."
+            f"Missing numbers in {_count(len(numbers), 'column')} became the training median ({listed(numbers, _NAMED)}){also}."
         )
     words = [repr(one.name) for one in gaps if one.kind == "text"]
     if words:
         notes.append(
-            f'Missing texts in {_count(len(words), "column")} are the level "(missing)" or "(other)" ({_few(words)}).'
+            f'Missing texts in {_count(len(words), "column")} are the level "(missing)" or "(other)" ({listed(words, _NAMED)}).'
         )
     return notes
 
@@ -130,7 +131,7 @@ def nothing_selected(inputs: dict[str, list[Any]], rule: str, needed: Sequence[s
     """Say that nothing was selected, and what the model predicts then: with the columns that it needs, or a constant."""
     predicts = (
         f"averages over networks on {_count(len(needed), 'input')} that predict best together "
-        f"({_few([repr(name) for name in needed])}), without control of errors."
+        f"({listed([repr(name) for name in needed], _NAMED)}), without control of errors."
         if needed
         else "is a constant that uses no input; select=prediction takes what predicts best, without control of errors."
     )
@@ -140,10 +141,6 @@ def nothing_selected(inputs: dict[str, list[Any]], rule: str, needed: Sequence[s
         "sentence": f"No input is selected {rule}: the likeliest, {inputs['name'][at]!r}, has inclusion probability "
         f"{inputs['probability'][at]:.2f} (q-value {inputs['q_value'][at]:.2f}). The model's prediction " + predicts,
     }
-
-
-def _few(words: Sequence[str], most: int = 5) -> str:
-    return ", ".join(words[:most]) + (f" and {len(words) - most:,} more" if len(words) > most else "")
 
 
 def _count(number: int, word: str) -> str:

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparsity.spike_slab import probability_from_soft_threshold
-from bayesprune.tabular.candidates import common_union, interleaved, path_order, tree_order, tree_rows, winsorised
+from bayesprune.tabular.candidates import (
+    OUTLYING,
+    common_union,
+    interleaved,
+    path_order,
+    tree_order,
+    tree_rows,
+    winsorised,
+)
 from bayesprune.tabular.chains import ChainMLP
 from bayesprune.tabular.clusters import Cluster, determined, twins
 from bayesprune.tabular.comparison import Folds, owners
@@ -25,7 +33,6 @@ from bayesprune.tabular.rows import Rows, Standardiser
 from bayesprune.tabular.search import SearchResult, search
 from bayesprune.tabular.weighing import FoldNetworks, Weigher, train_fold_networks
 
-_OUTLYING = 6.0  # robust standard deviations of y beyond which a response is brought back for the search
 _TWINS = 2  # interchangeable inputs that join each candidate in the networks; all of them join its cluster
 _FURTHER = 128  # inputs that are weighed by what the networks leave of y, beside the candidates
 _PATHS = 50  # inputs whose path is kept
@@ -105,7 +112,7 @@ def find_inputs(
     generator = torch.Generator().manual_seed(seed)
     if np.issubdtype(responses[0].dtype, np.floating):
         # Gross outliers would set the scale of y, and with it the steps, for all other rows.
-        responses = [winsorised(y, _OUTLYING) for y in responses]
+        responses = [winsorised(y, OUTLYING) for y in responses]
         each: list[Any] = list(weights) or [None] * len(responses)
         standardisers = [s.with_response(y, weight) for s, y, weight in zip(standardisers, responses, each)]
     rows = Rows(tables, responses, standardisers, plan.batch_size, generator, weights)

@@ -16,15 +16,21 @@ from bayesprune.train import folder as names
 from bayesprune.train.config import SECTIONS, RunConfig
 from bayesprune.train.settings import as_dict, read_config
 
-_ABOUT = ("report.html", "predictions.safetensors", "profile.json")
-
 
 def sweep_trial(out: Path) -> None:
     """Remove a trial's run, and what commands wrote about it: it is in nobody's way."""
     if _is_trial(out):
         rmtree(out / names.SAMPLES, ignore_errors=True)
-        rmtree(out / "tensorboard", ignore_errors=True)
-        for name in (*names.FILES, names.CHECKPOINT, MANIFEST, *_ABOUT, names.CONFIG):
+        rmtree(out / names.BOARD, ignore_errors=True)
+        for name in (
+            *names.FILES,
+            names.CHECKPOINT,
+            MANIFEST,
+            names.PAGE,
+            names.PREDICTIONS,
+            names.PROFILE,
+            names.CONFIG,
+        ):
             (out / name).unlink(missing_ok=True)
 
 

@@ -20,7 +20,6 @@ from bayesprune.train.settings import read_config
 from bayesprune.train.splits import Splits
 from bayesprune.train.task import Classification, Pairs, Task, build_task
 
-FILE = "predictions.safetensors"
 SHOWN = 12  # doubtful images
 
 
@@ -135,7 +134,7 @@ def keep_predictions(
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (held.mean, held.std))
         strange = predict(network, members, (other.float() / held.scale - mean) / std, device=device)
         kept["other_total"] = strange.total.float()
-    path = Path(run) / FILE
+    path = Path(run) / names.PREDICTIONS
     write_tensors(path, kept, PLAIN)
     return path
 

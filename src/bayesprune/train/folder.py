@@ -32,6 +32,8 @@ RESULT, TRACES, MODEL, SAMPLES, CHECKPOINT = (
 )
 
 
+PREDICTIONS, PROFILE, PAGE, BOARD = "predictions.safetensors", "profile.json", "report.html", "tensorboard"
+"""What commands write about a run into its folder."""
 FILES = (CONFIG, ENVIRONMENT, HISTORY, METRICS, TRACES, MODEL, RESULT)
 """What a finished run's manifest holds."""
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bayesprune.train import folder as names
+
 
 class Progress:
     """A bar with the time left on a terminal, a line an epoch elsewhere."""
@@ -63,7 +65,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError('tensorboard=true needs TensorBoard: pip install "bayesprune[train]"') from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._writer = SummaryWriter(str(folder / names.BOARD))
 
     def write(self, row: dict[str, Any]) -> None:
         """Write the numbers of one epoch."""

@@ -22,6 +22,10 @@ _FROM_BUFFER = {("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "
 _NDARRAY, _DTYPE, _ENCODE = ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")
 _KNOWN = {*_RECONSTRUCT, *_FROM_BUFFER, _NDARRAY, _DTYPE, _ENCODE}
 _DTYPES = {"u1": np.uint8, "i8": np.int64}
+_LITERALS = {
+    "BININT", "BININT1", "BININT2", "LONG1", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
 _MARK = object()
 _ONLY = "only arrays of uint8 or int64, integers, texts, bytes and containers of them are read"
 
@@ -68,11 +72,7 @@ class _Machine:
         match opcode:
             case "BINPUT" | "LONG_BINPUT":
                 self.keep(argument)
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINSTRING" | "SHORT_BINSTRING":
-                self.stack.append(argument)
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
-                self.stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
+            case name if name in _LITERALS:
                 self.stack.append(argument)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 self.stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])

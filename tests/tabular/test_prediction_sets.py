@@ -144,3 +144,45 @@ def test_property_a_blown_up_network_is_tried_again_at_a_smaller_step():
     assert found.noise_variance < 1.0
     with pytest.raises(RuntimeError, match="diverges at step sizes"):
         sample_posterior(rows, 1, replace(QUICK_SAMPLING, chain=replace(chain, lr=1e6)), seed=0)
+
+
+def many_weak(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return 12 noisy readings of one hidden number and the response to it: each adds a little to all others."""
+    rng = np.random.default_rng(2)
+    hidden = rng.standard_normal(n)
+    X = hidden[:, None] + np.r_[0.5, np.ones(11)] * rng.standard_normal((n, 12))
+    return X, hidden + 0.3 * rng.standard_normal(n)
+
+
+def test_target_the_default_predicts_with_more_than_it_can_prove(tmp_path):
+    """The best linear prediction from all readings errs by 1/15 + .09 = .157, from the two found by 1/6 + .09 and more."""
+    X, y = many_weak(650)
+    found, default = (SparseBNNRegressor(select=how, **QUICK).fit(X[:150], y[:150]) for how in ("fdr", "auto"))
+    np.testing.assert_array_equal(found.support_, default.support_)
+    assert 1 <= found.support_.sum() < 6 <= len(default.inputs_) and set(found.inputs_) < set(default.inputs_)
+    error = [np.mean((model.predict(X[150:]) - y[150:]) ** 2) for model in (found, default)]
+    assert error[1] < 0.22 < 0.25 < error[0]
+    default.save(tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).predict(X), default.predict(X))
+
+
+def test_property_the_default_reads_the_findings_alone_where_they_suffice():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 20))
+    y = 2 * X[:, 3] - X[:, 5] + 0.5 * rng.standard_normal(200)
+    model = SparseBNNRegressor(**QUICK).fit(X, y)
+    assert model.inputs_.tolist() == model.get_support(indices=True).tolist() == [3, 5]
+    assert model.history_["number"][0] == model.history_["number_taken"][0] == 2
+
+
+def test_equation_two_standard_errors_for_the_first():
+    # Behind by (2, 3, 4), 9 in sum with the standard error √3·1 = 1.7; by (1, 0, 4), 5 with √3·√(13/3) = 3.6.
+    scores = -np.array([[1.0, 2.0, 0.0], [0.0, 3.0, 0.0], [4.0, 4.0, 0.0]])
+    assert _smallest_as_good(scores) == 2
+    assert _smallest_as_good(scores, first=2.0) == 0
+
+
+def test_equation_columns_of_no_set_belong_to_all_members():
+    sets = PredictionSets([np.array([0]), np.array([2])], np.array([1]), np.array([0.0]))
+    masks = member_masks(sets, np.array([0, 2, 3]), [np.array([i]) for i in range(4)])
+    assert masks.int().tolist() == [[1, 0, 1], [0, 1, 1]]

@@ -48,7 +48,7 @@ def describe_selected(
     told = describe_inputs(estimator)
     at = {name: i for i, name in enumerate(told["name"])}
     names = [name for name, selected in zip(told["name"], told["selected"]) if selected]
-    rows = X[names]
+    rows = X[list(dict.fromkeys([*names, *estimator.needed_names()]))]
     if len(rows) > ROWS:
         rows = rows.iloc[np.sort(np.random.default_rng(seed).choice(len(rows), ROWS, replace=False))]
     total = {name: total_effect(estimator, rows, name, seed) for name in names}

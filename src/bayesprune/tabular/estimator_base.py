@@ -128,7 +128,7 @@ class SparseBNN(SelectorMixin, Parameters):
         self.prior_ = selection.prior
         places = data.column_of(selection.history["path_inputs"])
         self.history_ = selection.history | {"path_inputs": places}
-        if self.select == "auto" and selection.sets is not None:
+        if self.select == "auto" and selection.sets is not None and not selection.clusters:
             means = (
                 f"average over {len(selection.sets.members)} networks on {len(self.inputs_)} columns that predict best together"
                 if len(self.inputs_)
@@ -236,6 +236,13 @@ class SparseBNN(SelectorMixin, Parameters):
         """Return the names of the frame's columns that the prediction reads."""
         read, members = set(self.inputs_.tolist()), self.encoder_.members if self.encoder_ else {}
         return [name for name, places in members.items() if read.intersection(places)]
+
+    def further_names(self) -> list[str]:
+        """Return the names of the frame's columns that the prediction reads beside the selected and the findings' others."""
+        known = {member for cluster in self.clusters_ for member in cluster.members}
+        known |= {*np.flatnonzero(self.support_).tolist(), *np.flatnonzero(self.variance_support_).tolist()}
+        at = {name: column for column, name in enumerate(self.column_names_)}
+        return [name for name in self.needed_names() if at[name] not in known]
 
     def _frame(self, X: Any, also: Sequence[str] = ()) -> Any:
         """Return X as a data frame that has the columns that are needed; others are checked as scikit-learn does, or may lack."""

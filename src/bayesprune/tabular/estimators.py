@@ -30,7 +30,7 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
        measured there; predictions average over them.
 
     Everything is standardised inside. Chains, and with `fit_many` data sets, are one batched computation. A pandas data
-    frame may hold numbers, dates, text, categories and missing values; predictions need its selected columns only.
+    frame may hold numbers, dates, text, categories and missing values; predictions need the columns in `inputs_` only.
 
     Args:
         hidden_layer_sizes: hidden widths of the predictive network, or "auto" (64, 64; from 1,000 rows on four layers of
@@ -38,10 +38,10 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         activation: "relu", "tanh", "silu" or "auto": ReLU for a given network; else tanh, from 1,000 rows on silu.
         feedback: "none" (DFP: what the search prunes never returns) or "masked" (DPF: it may).
         n_chains: chains, and folds of the rows, or "auto" (5; 4 from 5,000 rows, 3 below 50).
-        select: "auto" takes the findings, and where there is none predicts by an average over sets of inputs, with a
-            warning; "fdr" takes the findings alone, "probability" and "number" go by the inclusion probability;
-            "prediction" takes what predicts best, with no control of errors, each chain's strongest inputs with
-            their number cross-validated, and averages over the chains.
+        select: "auto" takes the findings; its predictions read further inputs too where held-out rows are predicted
+            better with them (`inputs_`), each chain's strongest with their number cross-validated, and average over the
+            chains. "fdr" takes and reads the findings alone, "probability" and "number" go by the inclusion probability;
+            "prediction" takes what predicts best, with no control of errors, in the way of "auto".
         fdr: false-discovery rate over clusters.
         probability: smallest inclusion probability, for select="probability".
         n_inputs: how many, for select="number".
@@ -63,6 +63,7 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
 
     Attributes:
         support_: (p,) which columns of X are selected; `get_feature_names_out()` names them.
+        inputs_: the columns that predictions read, by number, of a data frame after its encoding.
         clusters_: the findings, `Cluster`s of column numbers with their shares, p-value and q-value.
         p_value_: (p,) of the hypothesis that y does not depend on the column given all others; 1 for no candidate.
         q_value_: (p,) the smallest false-discovery rate at which the column's cluster is found.
@@ -77,7 +78,7 @@ class SparseBNNRegressor(RegressorMixin, SparseBNN):
         noise_variance_: of y given X; its mean over the training rows, where it depends on X.
         prior_: numbers of the prior by name, the implied inclusion probabilities among them.
         history_: the search's losses and paths, arrays by name; "number", "number_loss" and "number_taken" are the
-            cross-validation of select="prediction".
+            cross-validation of how many inputs the predictions read.
         encoder_: how the columns of a data frame are encoded, with `dropped`, the reasons of those not used; else None.
         n_features_in_, feature_names_in_, n_iter_: as in scikit-learn.
 

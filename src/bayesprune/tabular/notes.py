@@ -127,6 +127,17 @@ def chain_notes(inputs: dict[str, list[Any]]) -> list[str]:
     return said
 
 
+def further_note(further: Sequence[str]) -> list[str]:
+    """Say which inputs the predictions read beside what is found."""
+    if not further:
+        return []
+    return [
+        f"Predictions read {_count(len(further), 'input')} beside the findings, for rows that a network has not seen are "
+        f"predicted better with them, without control of errors ({listed([repr(name) for name in further], _NAMED)}); "
+        "select=fdr goes without."
+    ]
+
+
 def nothing_selected(inputs: dict[str, list[Any]], rule: str, needed: Sequence[str]) -> dict[str, str]:
     """Say that nothing was selected, and what the model predicts then: with the columns that it needs, or a constant."""
     predicts = (

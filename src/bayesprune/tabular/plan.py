@@ -24,7 +24,7 @@ class Plan:
         comparison: how networks are compared that differ in their number of inputs.
         weighing: how the candidates are weighed.
         union: candidates of all chains together, at most.
-        for_prediction: whether to choose the inputs that predict best too; None does where nothing is found.
+        for_prediction: whether to choose the inputs that predict best too; None does beside what is found.
     """
 
     folds: int

@@ -44,24 +44,25 @@ def choose_for_prediction(
     groups: Sequence[np.ndarray],
     settings: ComparisonSettings,
     *,
+    given: Sequence[int],
     seed: int,
 ) -> list[PredictionSets]:
     """Choose how many of their strongest inputs the chains of a data set should have.
 
     A chain ranks its candidates by its own search, by the least-angle path and by the trees, taking turns. Its networks
-    on the strongest 0, 1, 2, … of them are trained on all rows but its outer ones, which took no part in the ranking
-    either, and scored there. The smallest
-    number is taken, the same for all chains, whose sum of scores is within a standard error (of the difference, over
-    chains) of the largest.
+    on those given and the strongest 0, 1, 2, … of the others are trained on all rows but its outer ones, which took no
+    part in the ranking either, and scored there. The smallest number is taken, the same for all chains, whose sum of
+    scores is within a standard error (of the difference, over chains) of the largest; two where that is those given.
 
     Args:
         net: the chains, on their candidates.
         columns: (C, K) the columns of the ranked inputs.
-        paths: for each chain its inputs, strongest first.
+        paths: for each chain its inputs, those given before the others, strongest first.
         rows: all columns of S data sets.
         folds: which rows each chain learns from.
         groups: column numbers of every input.
         settings: how the networks are trained.
+        given: how many inputs each data set has in any case.
         seed: of the noise.
 
     Returns:
@@ -69,32 +70,35 @@ def choose_for_prediction(
     """
     owner = owners(groups, rows.p)
     narrow = rows.narrowed(columns).in_batches(settings.batch_size)
-    longest = max(map(len, paths))
-    sizes = np.array([m for m in _SIZES if m < longest] + [longest])
+    fewest = np.repeat(given, folds.per_set)
+    longest = max(len(path) - few for path, few in zip(paths, fewest))
+    further = np.array([m for m in _SIZES if m < longest] + [longest])
     outer = [folds.outer(chain) for chain in range(net.chains)]
     comparison = Comparison(net, columns, narrow, owner, settings, seed)
-    models = [[path[:m] for m in sizes] for path in paths]
+    models = [[path[: few + m] for m in further] for path, few in zip(paths, fewest)]
     scores = np.array(comparison.scores(models, outer, folds.learning(1, narrow.batch_size)))
     result = []
-    for first in range(0, net.chains, folds.per_set):
-        own = slice(first, first + folds.per_set)
-        weight = rows.row_weight(first // folds.per_set)
+    for which, few in enumerate(given):
+        own = slice(which * folds.per_set, (which + 1) * folds.per_set)
+        weight = rows.row_weight(which)
         mean = scores[own].sum(0) / sum(float(weight[held].sum()) for held in outer[own])
         loss = np.exp(-2 * mean) if rows.y.is_floating_point() else -mean
-        best = int(sizes[_smallest_as_good(scores[own])])
-        result.append(PredictionSets([np.array(path[:best], dtype=np.int64) for path in paths[own]], sizes, loss))
+        best = few + int(further[_smallest_as_good(scores[own], first=2.0 if few else 1.0)])
+        members = [np.array(path[:best], dtype=np.int64) for path in paths[own]]
+        result.append(PredictionSets(members, few + further, loss))
     return result
 
 
-def _smallest_as_good(scores: np.ndarray) -> int:
-    """Return the first column of (C, k) whose sum lies within a standard error of the largest sum."""
+def _smallest_as_good(scores: np.ndarray, first: float = 1.0) -> int:
+    """Return the first column of (C, k) whose sum lies within a standard error of the largest; the first, of some."""
     behind = scores[:, [scores.sum(0).argmax()]] - scores
     error = np.sqrt(len(scores)) * behind.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros(scores.shape[1])
+    error[0] *= first
     return int(np.flatnonzero(behind.sum(0) <= error)[0])
 
 
 def member_masks(sets: PredictionSets, inputs: np.ndarray, groups: Sequence[np.ndarray]) -> Tensor:
-    """Return (C, len(inputs)) which of the selected columns each chain has.
+    """Return (C, len(inputs)) which of the selected columns each chain has: its own, and those that are in no chain's set.
 
     Example:
         >>> sets = PredictionSets([np.array([2]), np.array([0, 2])], np.array([1]), np.array([0.5]))
@@ -104,7 +108,8 @@ def member_masks(sets: PredictionSets, inputs: np.ndarray, groups: Sequence[np.n
     rows = [
         np.isin(inputs, np.concatenate([groups[i] for i in own])) if len(own) else inputs < 0 for own in sets.members
     ]
-    return torch.from_numpy(np.stack(rows))
+    own = np.stack(rows)
+    return torch.from_numpy(own | ~own.any(0))
 
 
 def masks_of(

@@ -76,14 +76,13 @@ class Selection:
 
     def inputs(self, select: str, support: np.ndarray, groups: Sequence[np.ndarray], own_variance: bool) -> np.ndarray:
         """Return the numbers of the columns that the predictive network has: what is selected; with "auto" every
-        member of a finding, and what acts on a variance that the network may name; where nothing is found, what each
-        chain predicts best with.
+        member of a finding, what each chain predicts better with, and what acts on a variance that the network may name.
         """
         if select != "auto":
             return np.flatnonzero(support)
-        if self.sets is not None:
-            return np.flatnonzero(_columns_of(np.unique(np.concatenate(self.sets.members)), groups, len(support)))
         members = np.isin(np.arange(len(support)), [c for own in self.clusters for c in own.members])
+        if self.sets is not None:
+            members |= _columns_of(np.unique(np.concatenate(self.sets.members)), groups, len(support))
         return np.flatnonzero(members | self.on_variance if own_variance else members)
 
 
@@ -133,16 +132,29 @@ def find_inputs(
     selections = [
         _selection(evidence, found, which, plan, groups, prior, fdr) for which, evidence in enumerate(weighed)
     ]
-    if plan.for_prediction is False or (plan.for_prediction is None and all(s.clusters for s in selections)):
+    if plan.for_prediction is False:
         return selections
-    paths = [interleaved(own)[:LONGEST] for by_chain in orders for own in by_chain]
+    owner = owners(groups, rows.p)
+    given = [
+        [] if plan.for_prediction else sorted({int(owner[c]) for own in s.clusters for c in own.members})
+        for s in selections
+    ]
+    paths = [
+        list(dict.fromkeys([*known, *interleaved(own)[:LONGEST]]))
+        for known, by_chain in zip(given, orders)
+        for own in by_chain
+    ]
     wide = [np.concatenate([groups[number] for number in path]) for path in paths]
     wide_columns = _padded_columns(wide)
     net = net.choose(torch.arange(chains), _places(columns, wide_columns))
-    chosen = choose_for_prediction(net, wide_columns, paths, rows, folds, groups, plan.comparison, seed=seed + 15_000)
+    chosen = choose_for_prediction(
+        net, wide_columns, paths, rows, folds, groups, plan.comparison, given=[*map(len, given)], seed=seed + 15_000
+    )
     return [
-        replace(s, sets=sets, history=s.history | sets.history()) if plan.for_prediction or not s.clusters else s
-        for s, sets in zip(selections, chosen)
+        replace(
+            s, sets=None if known and len(sets.members[0]) == len(known) else sets, history=s.history | sets.history()
+        )
+        for s, known, sets in zip(selections, given, chosen)
     ]
 
 

@@ -14,6 +14,7 @@ from bayesprune.tabular.comparison import Comparison, ComparisonSettings, Folds,
 from bayesprune.tabular.rows import Rows
 
 _SIZES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 24, 32, 40, 48, 64, 96, 128)
+_BESIDE = (0, 1, 2, 4, 8, 16, 32, 64, 128)  # where some are given, most often enough
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,12 @@ class PredictionSets:
 
     def history(self) -> dict[str, np.ndarray]:
         """Return what was compared and taken, arrays by name."""
-        return {"number": self.sizes, "number_loss": self.loss, "number_taken": np.array([len(self.members[0])])}
+        return {"number": self.sizes, "number_loss": self.loss, "number_taken": np.array([self.count])}
+
+    @property
+    def count(self) -> int:
+        """Return how many inputs each chain has."""
+        return len(self.members[0])
 
 
 def choose_for_prediction(
@@ -72,7 +78,7 @@ def choose_for_prediction(
     narrow = rows.narrowed(columns).in_batches(settings.batch_size)
     fewest = np.repeat(given, folds.per_set)
     longest = max(len(path) - few for path, few in zip(paths, fewest))
-    further = np.array([m for m in _SIZES if m < longest] + [longest])
+    further = np.array([m for m in (_BESIDE if all(given) else _SIZES) if m < longest] + [longest])
     outer = [folds.outer(chain) for chain in range(net.chains)]
     comparison = Comparison(net, columns, narrow, owner, settings, seed)
     models = [[path[: few + m] for m in further] for path, few in zip(paths, fewest)]

@@ -134,27 +134,41 @@ def find_inputs(
     ]
     if plan.for_prediction is False:
         return selections
+    return _with_sets(selections, net, columns, rows, folds, groups, plan, orders, seed=seed + 15_000)
+
+
+def _with_sets(
+    selections: list[Selection],
+    net: ChainMLP,
+    columns: Tensor,
+    rows: Rows,
+    folds: Folds,
+    groups: Sequence[np.ndarray],
+    plan: Plan,
+    orders: list[list[list[list[int]]]],
+    *,
+    seed: int,
+) -> list[Selection]:
+    """Add the inputs that predict best, beside those found if that is the plan; none where those found are enough."""
     owner = owners(groups, rows.p)
-    given = [
+    known = [
         [] if plan.for_prediction else sorted({int(owner[c]) for own in s.clusters for c in own.members})
         for s in selections
     ]
+    if all(len(found) == len(groups) for found in known):
+        return selections
     paths = [
-        list(dict.fromkeys([*known, *interleaved(own)[:LONGEST]]))
-        for known, by_chain in zip(given, orders)
+        list(dict.fromkeys([*found, *interleaved(own)[:LONGEST]]))
+        for found, by_chain in zip(known, orders)
         for own in by_chain
     ]
-    wide = [np.concatenate([groups[number] for number in path]) for path in paths]
-    wide_columns = _padded_columns(wide)
-    net = net.choose(torch.arange(chains), _places(columns, wide_columns))
-    chosen = choose_for_prediction(
-        net, wide_columns, paths, rows, folds, groups, plan.comparison, given=[*map(len, given)], seed=seed + 15_000
-    )
+    wide = _padded_columns([np.concatenate([groups[number] for number in path]) for path in paths])
+    net = net.choose(torch.arange(net.chains), _places(columns, wide))
+    given = [*map(len, known)]
+    chosen = choose_for_prediction(net, wide, paths, rows, folds, groups, plan.comparison, given=given, seed=seed)
     return [
-        replace(
-            s, sets=None if known and len(sets.members[0]) == len(known) else sets, history=s.history | sets.history()
-        )
-        for s, known, sets in zip(selections, given, chosen)
+        replace(s, sets=sets if sets.count > few or not few else None, history=s.history | sets.history())
+        for s, few, sets in zip(selections, given, chosen)
     ]
 
 

@@ -171,6 +171,16 @@ def test_property_what_cannot_be_singled_out_is_averaged_over_with_a_warning():
     assert np.corrcoef(model.predict(X), y)[0, 1] > 0.5
 
 
+@pytest.mark.parametrize("level", [1.0, 0.0, -3e8])
+@pytest.mark.filterwarnings("ignore:no input can be singled out")
+def test_limit_a_constant_response_is_predicted_as_it_is(level):
+    X = np.random.default_rng(0).standard_normal((60, 4))
+    model = SparseBNNRegressor(**QUICK).fit(X, np.full(60, level))
+    mean, std = model.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, level, rtol=1e-12, atol=1e-30)
+    assert not model.support_.any() and (0 < std).all() and (std <= 1e-12 * max(abs(level), 1e-9)).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -52,7 +52,7 @@ class Standardiser:
         """Return the same for the columns, with the mean and the scale of a response."""
         y_mean = float(np.average(y, weights=weight))
         y_scale = float(np.sqrt(np.average((y - y_mean) ** 2, weights=weight)))
-        return replace(self, y_mean=y_mean, y_scale=y_scale if y_scale > 0 else 1.0)
+        return replace(self, y_mean=y_mean, y_scale=max(y_scale, _ROUNDING * max(abs(y_mean), 1e-30)))
 
     def inputs(self, X: Any, columns: np.ndarray | None = None) -> np.ndarray:
         """Return standardised float32 rows, of all columns or of some."""

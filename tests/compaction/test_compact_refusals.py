@@ -208,6 +208,24 @@ def test_error_training_differs():
     assert compact(model, example_input=IMAGE).report.training == "evaluation only"
 
 
+def test_error_gradients_that_are_no_numbers():
+    """The root of zeros has the outputs of zeros, and a gradient of 0 · ∞; a largest difference of NaN passes no comparison."""
+
+    class Rooted(_Net):
+        def forward(self, x):
+            x = F.relu(self.stem(x))
+            if self.training and self.stem.out_channels < 4:
+                x = x + (0 * x).sqrt()
+            return self.head(x.mean((2, 3)))
+
+    model = Rooted()
+    with torch.no_grad():
+        model.head.weight[:, 0] = 0
+    model.head.weight.requires_grad_(False)
+    with refused("training-differs", "differ by nan"):
+        compact(model, None, torch.optim.SGD(model.parameters(), lr=0.1), IMAGE)
+
+
 def test_error_no_outputs():
     class Silent(_Net):
         def forward(self, x):

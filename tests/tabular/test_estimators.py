@@ -178,7 +178,7 @@ def test_limit_a_constant_response_is_predicted_as_it_is(level):
     model = SparseBNNRegressor(**QUICK).fit(X, np.full(60, level))
     mean, std = model.predict(X, return_std=True)
     np.testing.assert_allclose(mean, level, rtol=1e-12, atol=1e-30)
-    assert not model.support_.any() and (0 < std).all() and (std <= 1e-12 * max(abs(level), 1e-9)).all()
+    assert not model.support_.any() and (std > 0).all() and (std <= 1e-12 * max(abs(level), 1e-9)).all()
 
 
 @pytest.mark.parametrize(

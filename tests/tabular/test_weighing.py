@@ -120,6 +120,23 @@ def test_target_candidates_of_the_path_and_the_trees():
     assert common_union([[1, 2], [2, 1], [9]], 3) == [1, 2, 9]
 
 
+@pytest.mark.parametrize("seed, bits", [(476, 10), (2438, 10), (3384, 20), (3501, 20)])
+def test_property_bits_many_times_over_are_ranked(seed, bits):
+    """Fingerprints whose bits repeat, of which several leave the lasso's path at once: scikit-learn's ends in a ValueError."""
+    rng = np.random.default_rng(seed)
+    rng.choice([10, 20, 40]), rng.choice([10, 20, 60])  # drawn and left
+    B = rng.random((40, bits)) < rng.random(bits) * 0.5 + 0.05
+    X = B[:, rng.integers(0, bits, 4 * bits)].astype(float)
+    if seed % 2:
+        X = np.hstack([X, B[:, rng.integers(0, bits, bits)] & B[:, rng.integers(0, bits, bits)]])
+    X = X[:, X.std(0) > 0]
+    X = (X - X.mean(0)) / X.std(0)
+    y = B[:, 0] * 2.0 + B[:, 1] + rng.integers(0, 3, 40) * 0.5
+    order = path_order(X, y)
+    assert len(order) == len(set(order)) >= 5
+    assert order[0] == np.abs(X.T @ (y - y.mean())).argmax()
+
+
 def test_equation_all_steps_of_the_evidence_are_in_proportion():
     assert WeighingSettings.of(400) == WeighingSettings()
     few = WeighingSettings.of(40)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -153,8 +154,8 @@ def verify(
     with torch.no_grad():
         report.exact = 0.0
         for outputs, case in zip(truth, doubles):
-            report.exact = max(report.exact, _relative(outputs, flat(case.run(small))))
-    if report.exact > EXACT:
+            report.exact = _worst([report.exact, _relative(outputs, flat(case.run(small)))])
+    if not report.exact <= EXACT:
         raise CompactionError(
             "outputs-differ",
             f"in float64 the compact model's outputs differ by {report.exact:.1e} of the largest output; the forward "
@@ -186,8 +187,18 @@ def _difference(wanted: list[Tensor], got: list[Tensor], tolerance: float, shape
 
 
 def _relative(wanted: list[Tensor], got: list[Tensor]) -> float:
-    pairs = [(one, two) for one, two in zip(wanted, got) if one.numel()]
-    return max([float((a - b).abs().max() / a.abs().max().clamp(min=1.0)) for a, b in pairs], default=0.0)
+    return _worst([_off(one, two) / max(1.0, _off(one, torch.zeros_like(one))) for one, two in zip(wanted, got)])
+
+
+def _off(wanted: Tensor, got: Tensor) -> float:
+    """Return the largest difference where what is wanted is finite; NaN where what was got is not a number."""
+    off = (wanted - got).abs().masked_fill(~wanted.isfinite(), 0.0)
+    return float(off.max()) if off.numel() else 0.0
+
+
+def _worst(values: Iterable[float]) -> float:
+    """Return the largest, 0 of none; NaN if one of them is, which max() lets pass."""
+    return float(np.max([0.0, *values]))
 
 
 def _compare_step(
@@ -220,7 +231,7 @@ def _compare_step(
         report.notes.append("training was not compared: the model draws random numbers outside nn.Dropout")
         return
     worst = _relative(first, got)
-    scale = max([float(g.abs().max()) for g in gradients.values() if g.numel()], default=1.0) or 1.0
+    scale = _worst(_off(g, torch.zeros_like(g)) for g in gradients.values()) or 1.0
     known = dict(masked.named_parameters())
     for name, param in compact.named_parameters():
         if name in known and (name in gradients or name in own):
@@ -230,16 +241,16 @@ def _compare_step(
             if name in frozen:  # what is held at zero does not move, whatever its gradient
                 held = take(frozen[name], cut).to(value.device)
                 wanted, value = wanted.masked_fill(held, 0.0), value.masked_fill(held, 0.0)
-            worst = max(worst, float((wanted - value).abs().max()) / scale if value.numel() else 0.0)
+            worst = _worst([worst, _off(wanted, value) / scale])
     for name, value in moved.items():
         if name in statistics and value.is_floating_point():
-            worst = max(worst, _relative([take(statistics[name], cuts.get(name, []))], [value]))
+            worst = _worst([worst, _relative([take(statistics[name], cuts.get(name, []))], [value])])
     report.gradients = worst
     if not alike or worst <= EXACT_GRADIENT:
         return
     # Where ReLU's argument is a rounding error, a gradient is a matter of chance: how much does the masked model's own
     # change when its weights do in the last digits?
-    own_noise = min(_sensitivity(masked, case, first, gradients, scale), WORST_NOISE)
+    own_noise = min(WORST_NOISE, _sensitivity(masked, case, first, gradients, scale))
     report.notes.append(
         f"the masked model's own gradients change by {own_noise:.0e} with the last digits of its weights"
     )
@@ -261,8 +272,7 @@ def _sensitivity(
         param.mul_(1 + 1e-15 * noise)
     with torch.enable_grad():
         again, moved, _ = _step(masked, case)
-    off = [float((gradients[name] - value).abs().max()) / scale for name, value in moved.items() if value.numel()]
-    return max([_relative(outputs, again), *off])
+    return _worst([_relative(outputs, again), *(_off(gradients[name], value) / scale for name, value in moved.items())])
 
 
 def _larger_batch(case: Inputs) -> Inputs:

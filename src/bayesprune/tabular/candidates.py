@@ -32,9 +32,11 @@ def path_order(X: np.ndarray, y: np.ndarray) -> list[int]:
     for response in _responses(y):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, _, coefficients = lars_path(
-                X.astype(np.float64), response - response.mean(), method="lasso", max_iter=_PATH, Gram=False
-            )
+            given = X.astype(np.float64), response - response.mean()
+            try:
+                _, _, coefficients = lars_path(*given, method="lasso", max_iter=_PATH, Gram=False)
+            except ValueError:  # scikit-learn's path breaks where several inputs leave at once; in this one none leaves
+                _, _, coefficients = lars_path(*given, method="lar", max_iter=_PATH, Gram=False)
         entered = (coefficients != 0).argmax(1)
         touched = np.flatnonzero((coefficients != 0).any(1))
         orders.append(touched[np.argsort(entered[touched], kind="stable")].tolist())

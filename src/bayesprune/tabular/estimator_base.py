@@ -239,10 +239,9 @@ class SparseBNN(SelectorMixin, Parameters):
 
     def further_names(self) -> list[str]:
         """Return the names of the frame's columns that the prediction reads beside the selected and the findings' others."""
-        known = {member for cluster in self.clusters_ for member in cluster.members}
-        known |= {*np.flatnonzero(self.support_).tolist(), *np.flatnonzero(self.variance_support_).tolist()}
-        at = {name: column for column, name in enumerate(self.column_names_)}
-        return [name for name in self.needed_names() if at[name] not in known]
+        members = [member for cluster in self.clusters_ for member in cluster.members]
+        known = {self.column_names_[c] for c in [*members, *np.flatnonzero(self.support_ | self.variance_support_)]}
+        return [name for name in self.needed_names() if name not in known]
 
     def _frame(self, X: Any, also: Sequence[str] = ()) -> Any:
         """Return X as a data frame that has the columns that are needed; others are checked as scikit-learn does, or may lack."""
@@ -342,16 +341,8 @@ class SparseBNN(SelectorMixin, Parameters):
                 if "features.values" in arrays
                 else None
             )
-            model._take_posterior(
-                PosteriorNetworks(
-                    net,
-                    weight,
-                    shape["noise_variance"],
-                    variance_factor=shape.get("variance_factor"),
-                    dof=shape.get("dof"),
-                    features=features,
-                )
-            )
+            more = {"variance_factor": shape.get("variance_factor"), "dof": shape.get("dof"), "features": features}
+            model._take_posterior(PosteriorNetworks(net, weight, shape["noise_variance"], **more))
         return model
 
 

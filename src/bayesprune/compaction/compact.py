@@ -28,6 +28,7 @@ from bayesprune.graph.rules import analyse
 from bayesprune.graph.switches import switched
 from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
+from bayesprune.samplers.admission import unwrapped
 from bayesprune.sparsity.groups import plain_name
 from bayesprune.sparsity.masks import MaskHolder
 
@@ -351,6 +352,7 @@ def _check_settings(
 
 
 def _check_owners(model: nn.Module, pruner: MaskHolder | None, optimizer: Optimizer | None) -> Optimizer | None:
+    optimizer = None if optimizer is None else unwrapped(optimizer)
     if pruner is None:
         return optimizer
     if getattr(pruner.model, "_orig_mod", pruner.model) is not model:

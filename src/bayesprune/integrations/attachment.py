@@ -13,7 +13,8 @@ from bayesprune.compaction import compact as compacted
 from bayesprune.graph.inputs import Inputs
 from bayesprune.posterior import MemorySamples, Samples
 from bayesprune.samplers import CycleClock
-from bayesprune.sparsity.masks import MaskHolder, unwrapped
+from bayesprune.samplers.admission import unwrapped
+from bayesprune.sparsity.masks import MaskHolder
 
 Attaching = Callable[[nn.Module, Optimizer], MaskHolder]
 
@@ -135,7 +136,7 @@ class Attachment:
         """
         if self.samples is not None and self.clock is not None and self.clock.collect(step):
             kept = self.samples if main else MemorySamples()
-            kept.collect(network, unwrapped(optimizer), step=step, cycle=self.clock.cycle(step))
+            kept.collect(network, optimizer, step=step, cycle=self.clock.cycle(step))
 
     def end(self, network: nn.Module) -> None:
         """Bring the masks to their target and compact the network, if that was asked for.

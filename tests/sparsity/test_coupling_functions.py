@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bayesprune.compaction import compact
-from bayesprune.sparsity import partition
+from bayesprune.sparsity import ForwardPruning, partition
 from compact_families import settle_
 from small_networks import IMAGE, TOKENS, Encoder, ResNeXt, halved, off
 
@@ -154,3 +154,32 @@ def test_property_a_norm_over_the_channels_keeps_them_by_name(norm):
     assert [each.name for each in groups] == ["inner.weight"]
     reason = {each.name: each.reason for each in groups.excluded}["channels of first"]
     assert norm in reason and "normalises over it" in reason
+
+
+def test_property_what_a_mode_dependent_forward_counts_by_a_number_stays_and_the_rest_goes():
+    """Attention as many write it: split(width), and a dropout of the scores in training only."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend, self.project = nn.Linear(16, 48), nn.Linear(16, 16)
+            self.wide, self.narrow = nn.Linear(16, 64), nn.Linear(64, 16)
+
+        def forward(self, x):
+            size = x.shape
+            parts = [part.view(*size[:2], -1, 4).transpose(1, 2) for part in self.attend(x).split(16, dim=2)]
+            mixed = F.scaled_dot_product_attention(*parts, dropout_p=0.1 if self.training else 0.0)
+            x = x + self.project(mixed.transpose(1, 2).reshape(*size[:2], -1))
+            return x + self.narrow(F.gelu(self.wide(x)))
+
+    torch.manual_seed(0)
+    model, x = Block(), torch.randn(2, 5, 16)
+    pruner = ForwardPruning(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, warmup_steps=0, ramp_end_step=1, every=1, example_input=x
+    )  # fmt: skip
+    pruner.finish_()
+    assert [groups.name for groups in pruner.groups] == ["wide.weight"]
+    assert "split (split) names their number" in pruner.describe()
+    small = compact(model, pruner, example_input=x)
+    assert small.kind == "modules" and small.model.wide.out_features == 32 and small.model.attend.out_features == 48
+    torch.testing.assert_close(small.model.eval()(x[:, :3]), model.eval()(x[:, :3]))

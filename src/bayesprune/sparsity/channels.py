@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph.analysis import Analysis
+from bayesprune.graph.analysis import Analysis, Pin, Sizes, label
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import changing_hooks, silent_copy
 from bayesprune.graph.inputs import Inputs, few_that_run
 from bayesprune.graph.layers import CHANNEL_NORMS, PACKED
 from bayesprune.graph.rules import analyse
-from bayesprune.graph.trace import trace, with_training
+from bayesprune.graph.switches import switched
+from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
 from bayesprune.sparsity.groups import COMPILED, ChannelGroups, Slice
 
@@ -233,7 +234,24 @@ def _zeroed_analysis(model: nn.Module, example: Inputs) -> Analysis:
         for module in bare.modules():
             if isinstance(module, CHANNEL_NORMS) and module.running_mean is not None:
                 module.running_mean.zero_()
-    return analyse(bare, graph, Zeros(bare, None, set()), False, drop=False)
+    a = analyse(bare, graph, Zeros(bare, None, set()), False, drop=False)
+    _pin_literal_sizes(a, few)
+    return a
+
+
+def _pin_literal_sizes(a: Analysis, example: Inputs) -> None:
+    """Keep what the code counts by a number, where no graph can stand for a forward that is another one in training."""
+    literal = [size for size in a.sizes if size.node in a.alive and not size.computed]
+    if not literal or not (depends_on_mode(a.model, example) or switched(a.model, example)):
+        return
+    for size in literal:
+
+        def stay(atoms: Tensor, size: Sizes = size) -> Tensor:
+            why = f"{label(size.node)} ({size.node.name}) names their number in a forward that depends on the mode"
+            a.pins.append(Pin(size.node, atoms, f"{why}: write chunk, -1 or x.shape[dim] there"))
+            return torch.ones_like(atoms, dtype=torch.bool)
+
+        size.new(stay)
 
 
 def _settle_grid(a: Analysis, atoms: Tensor, full: tuple[int, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph.analysis import Analysis, Pin, Sizes, label
+from bayesprune.graph.analysis import Analysis, Pin, label
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import changing_hooks, silent_copy
 from bayesprune.graph.inputs import Inputs, few_that_run
@@ -137,8 +137,6 @@ def trace_channels(model: nn.Module, example_input: Any) -> list[ChannelSpace]:
         raise ValueError("example_input is needed for groups='channel': an input tensor on which the graph is traced")
     plain = getattr(model, "_orig_mod", model)
     a = _zeroed_analysis(plain, Inputs.of(plain, example_input))
-    for grid in a.grids:
-        _settle_grid(a, grid.atoms, grid.full)
     return _spaces(a, "" if plain is model else COMPILED)
 
 
@@ -235,23 +233,30 @@ def _zeroed_analysis(model: nn.Module, example: Inputs) -> Analysis:
             if isinstance(module, CHANNEL_NORMS) and module.running_mean is not None:
                 module.running_mean.zero_()
     a = analyse(bare, graph, Zeros(bare, None, set()), False, drop=False)
+    for grid in a.grids:
+        _settle_grid(a, grid.atoms, grid.full)
     _pin_literal_sizes(a, few)
     return a
 
 
 def _pin_literal_sizes(a: Analysis, example: Inputs) -> None:
     """Keep what the code counts by a number, where no graph can stand for a forward that is another one in training."""
-    literal = [size for size in a.sizes if size.node in a.alive and not size.computed]
-    if not literal or not (depends_on_mode(a.model, example) or switched(a.model, example)):
-        return
-    for size in literal:
+    classes, counted = a.atoms.classes(), []
+    for size in [each for each in a.sizes if each.node in a.alive and not each.computed]:
+        held: list[Tensor] = []
 
-        def stay(atoms: Tensor, size: Sizes = size) -> Tensor:
-            why = f"{label(size.node)} ({size.node.name}) names their number in a forward that depends on the mode"
-            a.pins.append(Pin(size.node, atoms, f"{why}: write chunk, -1 or x.shape[dim] there"))
+        def noted(atoms: Tensor, held: list[Tensor] = held) -> Tensor:
+            held.append(atoms.reshape(-1))
             return torch.ones_like(atoms, dtype=torch.bool)
 
-        size.new(stay)
+        size.new(noted)
+        for each in classes[torch.cat(held)].unique():
+            if size.new((classes != each).__getitem__) != size.old:
+                counted.append((size.node, (classes == each).nonzero().flatten()))
+    if counted and (depends_on_mode(a.model, example) or switched(a.model, example)):
+        for node, atoms in counted:
+            why = f"{label(node)} ({node.name}) names their number in a forward that depends on the mode"
+            a.pins.append(Pin(node, atoms, f"{why}: write chunk, -1 or x.shape[dim] there"))
 
 
 def _settle_grid(a: Analysis, atoms: Tensor, full: tuple[int, ...]) -> None:

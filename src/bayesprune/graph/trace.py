@@ -19,6 +19,7 @@ from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import called_with_hooks, detached_copy, hooked
 from bayesprune.graph.inputs import Inputs, holds_tensors
 from bayesprune.graph.kinds import REGISTERED
+from bayesprune.graph.layers import turned_linear
 from bayesprune.graph.slim_attention import SlimAttention
 
 _FINFO = torch.finfo
@@ -60,7 +61,7 @@ def is_layer(module: nn.Module) -> bool:
     """Whether a module is one node of the analysed graph: it is torch's own code that runs, or its kind was registered."""
     if type(module) in _UNFOLDED or isinstance(module, (nn.Sequential, nn.Unflatten)) or "forward" in module.__dict__:
         return False
-    if isinstance(module, SlimAttention) or type(module) in REGISTERED:
+    if isinstance(module, SlimAttention) or type(module) in REGISTERED or turned_linear(module):
         return True
     owner = next(kind for kind in type(module).__mro__ if "forward" in kind.__dict__)
     return owner.__module__.startswith("torch.nn.") and owner is not nn.Module

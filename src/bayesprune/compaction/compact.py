@@ -137,7 +137,8 @@ class _Plan:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise CompactionError(
                 "sample-differs",
-                f"{found[0]}{more}; mask the sample as the model was, or convert(state, check=False) to leave them out",
+                f"{found[0]}{more}; a sample from before the pruner reached its target is of a larger network: leave it out, or "
+                "convert(state, check=False) to cut it as it is",
             )
         small = self.small(model, analysis)[0].state_dict()
         if lacking := [name for name in small if name not in own]:

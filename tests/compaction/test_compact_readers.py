@@ -168,3 +168,23 @@ def test_error_an_optimizer_whose_steps_depend_on_shapes():
     optimizer = torch.optim.Adafactor(model.parameters())
     with pytest.raises(ValueError, match=r"^optimizer-state: the steps of Adafactor depend on the shapes"):
         compact(model, optimizer=optimizer, example_input=x)
+
+
+@pytest.mark.parametrize("groups", ["weight", "input", "output"])
+def test_property_a_pruned_tied_weight_is_masked_under_whatever_name_it_has(groups):
+    torch.manual_seed(0)
+    model, x = _Tied(), torch.randint(0, 50, (4, 6))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = bp.ForwardPruning(
+        model, optimizer, sparsity=0.5, groups=groups, warmup_steps=0, ramp_end_step=1, every=1, keep_ends=False
+    )
+    pruner.finish_()
+    with torch.no_grad():
+        model.head.weight.add_(0.01)  # the masks are applied by compact
+        masked = _Tied()
+        masked.load_state_dict(model.state_dict())
+        for name, mask in pruner.weight_masks().items():
+            masked.get_parameter(name).masked_fill_(~mask, 0)
+    with pytest.warns(UserWarning, match="compact removed"):
+        result = compact(model, pruner, example_input=x)
+    assert off(masked, result.model, x) <= 1e-5 < off(model, result.model, x)

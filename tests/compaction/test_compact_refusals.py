@@ -266,7 +266,7 @@ def test_error_sample_differs():
     result = compact(model, example_input=IMAGE)
     assert result.model.stem.out_channels == 3
     other = _Net()
-    with refused("sample-differs", r"conv reads 1 channels .*\(and 1 more\)"):
+    with refused("sample-differs", r"conv reads 1 channels .*\(and 1 more\); a sample from before .* leave it out"):
         result.convert(other.state_dict())
     with refused("sample-differs", "missing, unknown or of another shape"):
         result.convert({**model.state_dict(), "more": torch.zeros(1)})

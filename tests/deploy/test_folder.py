@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bayesprune.compaction import compact
-from bayesprune.deploy import load, save
+from bayesprune.deploy import Ensemble, load, save
 from bayesprune.deploy.folder import read_architecture
 from bayesprune.deploy.folding import fold
 from bayesprune.deploy.profile import profile
@@ -270,3 +270,18 @@ def test_property_generated_sources_go_with_their_modules(tmp_path):
     assert kept() > before  # of the one that is still there
     del loaded
     assert kept() == before
+
+
+def test_roundtrip_an_ensemble_of_a_network_with_a_cache_that_counts(tmp_path):
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x, use_cache=True):
+            out = self.layer(x) + (x > 0).int().sum(1, keepdim=True)
+            return (out, object()) if use_cache else out
+
+    model, x = Cached().eval(), torch.randn(3, 4)
+    save(Ensemble(model, [model.state_dict()] * 2), tmp_path / "pair", example_input={"x": x})
+    torch.testing.assert_close(load(tmp_path / "pair")(x)[1], model(x, use_cache=False))

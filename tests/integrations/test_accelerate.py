@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch.nn import functional as F
 
+import bayesprune as bp
 from integrations.resume import EPOCHS, HALF, OPTIMIZERS, PRUNERS, loader, network, same
 
 accelerate = pytest.importorskip("accelerate", reason="accelerate: pip install bayesprune[integrations]")
@@ -38,3 +40,19 @@ def test_roundtrip_accelerate_resumes_bit_for_bit(optimizer, pruner, tmp_path):
     resumed.accelerator.load_state(str(tmp_path))
     resumed.train(EPOCHS - HALF)
     same(whole.model, resumed.model, whole.pruner, resumed.pruner)
+
+
+def test_parity_a_prepared_optimizer_is_asked_like_the_one_inside():
+    run = Run("cv_adam", "forward")
+    run.train(EPOCHS)
+    inner = run.optimizer.optimizer
+    prepared, plain = bp.MemorySamples(), bp.MemorySamples()
+    prepared.collect(run.model, run.optimizer)
+    plain.collect(run.model, inner)
+    assert prepared.infos == plain.infos and "kinetic_temperature" in prepared.infos[0]
+    assert all(torch.equal(prepared[0][name], plain[0][name]) for name in plain[0])
+    assert any(not torch.equal(plain[0][name], value) for name, value in run.model.state_dict().items())  # the midpoint
+    one, other = (bp.health_report(optimizer=each, samples=plain) for each in (run.optimizer, inner))
+    assert one == other and one.temperature
+    small = bp.compact(run.model, run.pruner, optimizer=run.optimizer, example_input=next(iter(loader()))[0])
+    assert type(small.optimizer) is bp.CVAdam

@@ -106,3 +106,15 @@ def test_property_the_folder_s_text_names_sizes_and_filled_tensors():
         "small: 20,450 parameters -> 17,850 (intermediate_size 64 -> 44)",
         "4,542 of them zeros in 5 tensors whose sizes the configuration cannot express: a, b, c, d, ...",
     ]
+
+
+def test_property_samples_that_an_early_end_left_out_are_named(recwarn):
+    run = Attachment(None, bp.MemorySamples(), CLOCK)
+    model = trained(run, 5)
+    with pytest.warns(
+        UserWarning, match="ended after 5 of the clock's total_steps=8 steps: 2 of 3 samples were not taken"
+    ):
+        run.end(model)
+    whole = Attachment(None, bp.MemorySamples(), CLOCK)
+    whole.end(trained(whole, 8))
+    assert not recwarn.list

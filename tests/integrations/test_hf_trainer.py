@@ -211,3 +211,64 @@ def test_property_the_page_s_snippet_runs_as_printed(tmp_path, monkeypatch, caps
     exec(page_snippet("TransformersCallback"), scope)
     assert "intermediate_size 64 -> " in capsys.readouterr().out
     assert [info["cycle"] for info in bp.SampleStore("text-samples").infos] == [0, 0]
+
+
+SIZES = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+WIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+DECODERS = {
+    "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=32, **SIZES)),
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(num_key_value_heads=2, **WIDE, **SIZES)),
+    "t5": lambda: transformers.T5ForConditionalGeneration(
+        transformers.T5Config(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0, **SIZES)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(DECODERS))
+def test_property_a_decoder_as_it_is_loses_hidden_units_and_says_the_same(name, tmp_path):
+    torch.manual_seed(0)
+    model, words = DECODERS[name](), {"input_ids": WORDS[:4].clamp(min=3)}
+    assert model.config.use_cache
+    example = {**words, "decoder_input_ids": WORDS[4:8]} if name == "t5" else words
+    small = pruned(model, example)
+    assert small.kind == "modules" and small.report.parameters[1] < 0.9 * small.report.parameters[0]
+    one, other = model.eval(), small.model.eval()
+    for length in (7, 5):
+        cut = {key: value[:, :length] for key, value in example.items()}
+        torch.testing.assert_close(other(**cut).logits, one(**cut).logits, atol=1e-5, rtol=0)
+    written = [each.generate(**words, max_new_tokens=6, do_sample=False) for each in (one, other)]
+    assert torch.equal(*written)
+    folder = save_pretrained(small, tmp_path / "small", like=model, example_input=example)
+    assert len(folder.changed) == 1 and folder.parameters[1] <= folder.parameters[2] < folder.parameters[0]
+    again = type(model).from_pretrained(tmp_path / "small").eval()
+    torch.testing.assert_close(again(**example).logits, one(**example).logits, atol=1e-5, rtol=0)
+    bp.save(bp.Ensemble(other, [other.state_dict()] * 2), tmp_path / "pair", example_input=example)
+    both = bp.load(tmp_path / "pair")(**example)["logits"]
+    torch.testing.assert_close(both[1], one(**example).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("groups", ["weight", "input", "output"])
+def test_parity_gpt2_s_conv1d_is_pruned_as_a_linear_layer(groups):
+    torch.manual_seed(0)
+    turned = torch.nn.Sequential(transformers.pytorch_utils.Conv1D(12, 8), torch.nn.ReLU(), torch.nn.Linear(12, 4))
+    plain = torch.nn.Sequential(torch.nn.Linear(8, 12), torch.nn.ReLU(), torch.nn.Linear(12, 4))
+    with torch.no_grad():
+        plain[0].weight.copy_(turned[0].weight.t())
+        plain[2].weight.copy_(turned[2].weight)
+    for model in (turned, plain):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        ForwardPruning(
+            model, optimizer, groups=groups, sparsity=0.5, warmup_steps=0, ramp_end_step=1, every=1, keep_ends=False
+        ).finish_()
+    assert torch.equal(turned[0].weight.t(), plain[0].weight) and (plain[0].weight == 0).any()
+    report = [bp.sparsity_report(model, example_input=torch.randn(2, 8)) for model in (turned, plain)]
+    assert report[0].prunable_zeros == report[1].prunable_zeros and report[0].madds_left == report[1].madds_left
+
+
+def test_roundtrip_roberta_is_saved(tmp_path):
+    torch.manual_seed(0)
+    model = transformers.RobertaForSequenceClassification(
+        transformers.RobertaConfig(max_position_embeddings=16, **WIDE, **SIZES)
+    ).eval()
+    bp.save(model, tmp_path / "roberta", example_input=BATCH)
+    assert torch.equal(bp.load(tmp_path / "roberta")(**BATCH)["logits"], model(**BATCH).logits)

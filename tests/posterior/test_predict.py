@@ -316,3 +316,23 @@ def test_property_a_prediction_prints_as_one_line():
     assert "500 inputs, 2 classes, 1 members" in told and "\n" not in told and len(told) < 200
     told = repr(predict(net, None, [(x, x[:, :2])], task="regression", noise_variance=0.25))
     assert "aleatoric 0.5" in told and told.endswith("labels)") and len(told) < 200
+
+
+def test_parity_tensors_by_name_are_cut_into_batches() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, one, two):
+            return self.layer(one + two)
+
+    model, samples = Sum(), MemorySamples()
+    for _ in range(2):
+        nn.init.normal_(model.layer.weight)
+        samples.collect(model)
+    whole = {"one": torch.randn(5, 3), "two": torch.randn(5, 3), "labels": torch.arange(5)}
+    found = predict(model, samples, whole, batch_size=2)
+    expected = predict(model, samples, [whole])
+    torch.testing.assert_close(found.probabilities, expected.probabilities)
+    assert torch.equal(found.labels, whole["labels"])

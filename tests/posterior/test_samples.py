@@ -228,3 +228,24 @@ def test_property_pruned_weights_stay_zero_in_a_midpoint() -> None:
     samples = MemorySamples()
     samples.collect(layer, optimizer)
     assert samples[0]["weight"][0, 1] == 0.0 and (samples[0]["weight"] != 0).sum() == 2
+
+
+class Prepared:
+    """An optimizer inside a trainer's wrapper."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer, self.param_groups = optimizer, optimizer.param_groups
+
+
+def test_property_a_wrapped_sampler_gives_its_midpoint_and_temperatures(samples: Samples) -> None:
+    model = nn.Linear(3, 1)
+    optimizer = CVAdam(model.parameters(), lr=0.1, num_data=10, seed=0)
+    model(torch.ones(4, 3)).square().mean().backward()
+    optimizer.step()
+    plain = MemorySamples()
+    plain.collect(model, optimizer)
+    samples.collect(model, Prepared(Prepared(optimizer)))
+    assert states_equal(samples[0], plain[0]) and not torch.equal(plain[0]["weight"], model.weight)
+    assert samples.infos == plain.infos and samples.infos[0]["temperature"] == 1.0
+    with pytest.raises(TypeError, match="optimizer=str is no torch"):
+        samples.collect(model, "optimizer")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bayesprune.compaction import compact
-from bayesprune.sparsity import partition
+from bayesprune.sparsity import ForwardPruning, partition
 from compact_families import settle_
 from small_networks import IMAGE, TOKENS, Encoder, ResNeXt, halved, off
 
@@ -154,3 +154,66 @@ def test_property_a_norm_over_the_channels_keeps_them_by_name(norm):
     assert [each.name for each in groups] == ["inner.weight"]
     reason = {each.name: each.reason for each in groups.excluded}["channels of first"]
     assert norm in reason and "normalises over it" in reason
+
+
+def test_property_what_a_mode_dependent_forward_counts_by_a_number_stays_and_the_rest_goes():
+    """Attention as many write it: split(width), and a dropout of the scores in training only."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend, self.project = nn.Linear(16, 48), nn.Linear(16, 16)
+            self.wide, self.narrow = nn.Linear(16, 64), nn.Linear(64, 16)
+
+        def forward(self, x):
+            size = x.shape
+            parts = [part.view(*size[:2], -1, 4).transpose(1, 2) for part in self.attend(x).split(16, dim=2)]
+            mixed = F.scaled_dot_product_attention(*parts, dropout_p=0.1 if self.training else 0.0)
+            x = x + self.project(mixed.transpose(1, 2).reshape(*size[:2], -1))
+            return x + self.narrow(F.gelu(self.wide(x)))
+
+    torch.manual_seed(0)
+    model, x = Block(), torch.randn(2, 5, 16)
+    pruner = ForwardPruning(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, warmup_steps=0, ramp_end_step=1, every=1, example_input=x
+    )  # fmt: skip
+    pruner.finish_()
+    assert [groups.name for groups in pruner.groups] == ["wide.weight"]
+    assert "split (split) names their number" in pruner.describe()
+    small = compact(model, pruner, example_input=x)
+    assert small.kind == "modules" and small.model.wide.out_features == 32 and small.model.attend.out_features == 48
+    torch.testing.assert_close(small.model.eval()(x[:, :3]), model.eval()(x[:, :3]))
+
+
+class _Heads(nn.Module):
+    """Attention of four heads of width 4, in which a literal width stays what it is when whole heads go."""
+
+    def __init__(self, mask) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.mask = mask
+
+    def forward(self, x, use_cache=True):
+        q, k, v = (layer(x).view(*x.shape[:2], -1, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mask = torch.zeros(self.mask, device=x.device).masked_fill(torch.tensor(False), torch.finfo(k.dtype).min)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.1 if self.training else 0.0)
+        out = self.o(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))
+        return (out, object()) if use_cache else out
+
+
+def test_property_whole_heads_go_where_their_width_is_a_number_and_a_cache_is_left_out():
+    torch.manual_seed(0)
+    model, x = _Heads((5, 5)), torch.randn(2, 5, 16)
+    pruner = ForwardPruning(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, warmup_steps=0, ramp_end_step=1, every=1, example_input=x
+    )  # fmt: skip
+    assert [(groups.name, groups.count) for groups in pruner.groups] == [("q.weight", 4)]
+    pruner.finish_()
+    small = compact(model, pruner, example_input=x)
+    assert small.kind == "modules" and small.model.q.out_features == 8
+    torch.testing.assert_close(small.model.eval()(x)[0], model.eval()(x)[0])
+
+
+def test_property_heads_under_a_mask_of_their_own_stay():
+    with pytest.raises(ValueError, match="attention under a mask of its own for each head"):
+        partition(_Heads((4, 5, 5)), "channel", example_input=torch.randn(2, 5, 16))

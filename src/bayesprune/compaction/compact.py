@@ -28,6 +28,7 @@ from bayesprune.graph.rules import analyse
 from bayesprune.graph.switches import switched
 from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
+from bayesprune.samplers.admission import unwrapped
 from bayesprune.sparsity.groups import plain_name
 from bayesprune.sparsity.masks import MaskHolder
 
@@ -136,7 +137,8 @@ class _Plan:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise CompactionError(
                 "sample-differs",
-                f"{found[0]}{more}; mask the sample as the model was, or convert(state, check=False) to leave them out",
+                f"{found[0]}{more}; a sample from before the pruner reached its target is of a larger network: leave it out, or "
+                "convert(state, check=False) to cut it as it is",
             )
         small = self.small(model, analysis)[0].state_dict()
         if lacking := [name for name in small if name not in own]:
@@ -351,6 +353,7 @@ def _check_settings(
 
 
 def _check_owners(model: nn.Module, pruner: MaskHolder | None, optimizer: Optimizer | None) -> Optimizer | None:
+    optimizer = None if optimizer is None else unwrapped(optimizer)
     if pruner is None:
         return optimizer
     if getattr(pruner.model, "_orig_mod", pruner.model) is not model:

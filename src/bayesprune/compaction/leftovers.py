@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bayesprune.compaction.slices import Cut, take
 from bayesprune.compaction.solve import Solution
 from bayesprune.graph.analysis import Analysis
+from bayesprune.graph.layers import turned_linear
 
 SCATTERED = "single zeros inside channels that are in use"
 LEAST = 0.05  # of the parameters: fewer zeros than this promise nothing
@@ -123,6 +124,7 @@ def _why(a: Analysis, solution: Solution, name: str, owner: str, zero: Tensor) -
                 name, "the forward does not call it, or computes with its weight in a way that is not known"
             ): int(zero.sum())
         }
+    zero = zero.t() if turned_linear(call.module) else zero
     found: dict[str, int] = {}
     rows, rest = _lines(solution, call.target, zero, 0), zero
     if rows is not None:

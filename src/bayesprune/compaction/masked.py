@@ -33,7 +33,7 @@ def masked_copy(model: nn.Module, pruner: MaskHolder | None) -> tuple[nn.Module,
         ) from error
     if pruner is None:
         return masked, []
-    params, changed = dict(masked.named_parameters()), 0
+    params, changed = dict(masked.named_parameters(remove_duplicate=False)), 0
     for name, mask in pruner.weight_masks().items():
         param = params[plain_name(name)]
         changed += bool((param.masked_select(~mask.expand_as(param)) != 0).any())

@@ -11,7 +11,7 @@ from bayesprune.compaction.slices import Cut, cut_of, take
 from bayesprune.compaction.solve import Solution
 from bayesprune.graph.analysis import Analysis, Call, Mixer
 from bayesprune.graph.hooks import HOOKS
-from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
+from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED, turned_linear
 from bayesprune.graph.slim_attention import SlimAttention
 
 
@@ -42,7 +42,8 @@ def _move_constants_(
     if not lost.any():
         return []
     module: Any = modules[mixer.name]
-    weight, columns = module.weight, lost.nonzero().flatten().to(module.weight.device)
+    weight = module.weight.t() if turned_linear(module) else module.weight
+    columns = lost.nonzero().flatten().to(module.weight.device)
     const = mixer.const[lost].to(weight.device)
     kernels = weight.double().index_select(1, columns)
     shape = [1, -1, *[1] * (weight.dim() - 2)]
@@ -115,6 +116,8 @@ def _resize_(module: Any, rows: int) -> None:
         module.embedding_dim = rows
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
+    elif turned_linear(module):
+        module.nx, module.nf = module.weight.shape
     elif isinstance(module, TRANSPOSED):
         module.in_channels, module.out_channels = module.weight.shape[:2]
     elif isinstance(module, CONVOLUTIONS):

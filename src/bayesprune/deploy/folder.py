@@ -103,7 +103,7 @@ def save(
             raise ValueError(f"metadata: cannot be written as JSON: {error}") from error
         write_text(path / ARCHITECTURE, text + "\n")
         again = load(path)
-        check_same(model, again, inputs, evaluation_only="evaluation_only" in spec)
+        check_same(model, again, inputs.alone() if whole else inputs, evaluation_only="evaluation_only" in spec)
         if extras is not None:
             extras(again, path)
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bayesprune.graph.source import graph_module
-from bayesprune.posterior.predict import answer, split_batch
+from bayesprune.posterior.predict import answer, in_batches, split_batch
 from bayesprune.posterior.samples import Samples
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -111,18 +111,7 @@ def averaged(members: Sequence[fx.GraphModule]) -> fx.GraphModule:
 
 def batches(inputs: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
     """Inputs and labels batch by batch: of a tensor, of tensors by name, or of what a loader gives."""
-    if isinstance(inputs, Tensor):
-        for part in inputs.split(batch_size):
-            yield part, None
-        return
-    if isinstance(inputs, Mapping):
-        count = len(next(iter(inputs.values()), ()))
-        for start in range(0, count, batch_size):
-            yield from batches(
-                [{name: value[start : start + batch_size] for name, value in inputs.items()}], batch_size
-            )
-        return
-    for batch in inputs:
+    for batch in in_batches(inputs, batch_size):
         values, target = split_batch(batch)
         if isinstance(values, Mapping):
             values, among = split_batch(values)

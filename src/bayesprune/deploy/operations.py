@@ -38,7 +38,7 @@ _OPERATOR = """
 _METHODS = """
     abs add add_ amax amin argmax argmin bmm chunk clamp clamp_ clamp_max clamp_min clone contiguous cos cumsum detach dim
     div div_ double eq exp expand expand_as fill_ flatten flip float floor gather ge gt half bfloat16 index_add index_add_ index_copy
-    index_copy_ index_select le log log_softmax logsumexp long lt masked_fill masked_fill_ matmul max mean min mm movedim
+    index_copy_ index_select int le log log_softmax logsumexp long lt masked_fill masked_fill_ matmul max mean min mm movedim
     mul mul_ narrow ne neg new_empty new_full new_ones new_zeros norm numel permute pow prod reciprocal relu relu_ repeat
     repeat_interleave reshape reshape_as roll rsqrt scatter scatter_add select sigmoid sigmoid_ sin size softmax split sqrt square
     squeeze std sub sub_ sum swapaxes swapdims t tanh tanh_ tile to topk transpose tril triu type_as unbind unflatten

@@ -82,7 +82,7 @@ def check_same(model: nn.Module, again: nn.Module, inputs: Inputs, *, evaluation
 def check_members(ensemble: Ensemble, inputs: Inputs, members: Ensemble) -> None:
     """Refuse an ensemble whose outputs are not those of the members, one after the other, but for rounding."""
     inputs = inputs.map(lambda value: value.detach().to(ensemble.device))
-    found = flat(inputs.map(torch.clone).run(ensemble))
+    found = flat(inputs.alone().map(torch.clone).run(ensemble))
     for index in range(len(ensemble)):
         expected = flat(inputs.map(torch.clone).run(members.member(index)))
         if len(expected) != len(found):

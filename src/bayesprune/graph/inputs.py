@@ -26,6 +26,10 @@ class Inputs:
         """Read an example: a tensor, a tuple or list of arguments, a dict of arguments by name (or one that forward takes)."""
         if isinstance(example, Inputs):
             return example
+        return cls._read(model, example)._without_cache(model)
+
+    @classmethod
+    def _read(cls, model: nn.Module, example: Any) -> Inputs:
         if isinstance(example, (tuple, list)):
             return cls(tuple(example))
         if isinstance(example, Mapping):
@@ -36,10 +40,19 @@ class Inputs:
                 return cls((), {name: example[name] for name in named if name in example})
         return cls((example,))
 
+    def _without_cache(self, model: nn.Module) -> Inputs:
+        """The same without a decoder's cache, which is no tensor, where the example does not ask for it."""
+        open_ones = list(inspect.signature(model.forward).parameters)[len(self.args) :]
+        return Inputs(self.args, {"use_cache": False, **self.kwargs}) if "use_cache" in open_ones else self
+
     @property
     def values(self) -> list[Any]:
         """The arguments that hold tensors, in the order of the model's own."""
         return [value for value in (*self.args, *self.kwargs.values()) if holds_tensors(value)]
+
+    def alone(self) -> Inputs:
+        """What a traced model takes of them: the arguments that hold tensors, in order."""
+        return Inputs(tuple(self.values))
 
     @property
     def batch(self) -> int:

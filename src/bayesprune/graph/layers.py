@@ -16,6 +16,12 @@ INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 CHANNEL_NORMS = (*BATCH_NORMS, *INSTANCE_NORMS)
 """Normalisations that treat each channel alone."""
 
+
+def turned_linear(module: Any) -> bool:
+    """Whether a layer is ``Conv1D`` of transformers (GPT-2): linear, with its weight as (inputs, outputs)."""
+    return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
+
+
 Side = tuple[str, int, Tensor]
 """A tensor's name in its module, one of its dimensions, and the atoms along it."""
 
@@ -28,7 +34,7 @@ def sides(module: Any, source: Tensor | None, target: Tensor, heads: Tensor | No
         return _of_recurrent(module, source, target)
     if isinstance(module, nn.Embedding):
         return [("weight", 1, target)]
-    turned = int(isinstance(module, TRANSPOSED))
+    turned = int(isinstance(module, TRANSPOSED) or turned_linear(module))
     found = [("weight", turned, target), *((name, 0, target) for name in ("bias", "running_mean", "running_var"))]
     if source is not None and int(getattr(module, "groups", 1)) == 1:
         found.append(("weight", 1 - turned, source))

@@ -18,7 +18,7 @@ from bayesprune.graph import rules_recurrent as recurrent
 from bayesprune.graph import rules_shapes as shapes
 from bayesprune.graph.analysis import Analysis, Rule, label
 from bayesprune.graph.kinds import REGISTERED
-from bayesprune.graph.layers import INSTANCE_NORMS, TRANSPOSED
+from bayesprune.graph.layers import INSTANCE_NORMS, TRANSPOSED, turned_linear
 from bayesprune.graph.slim_attention import SlimAttention
 from bayesprune.graph.zeros import Zeros
 
@@ -162,6 +162,8 @@ def _rule(node: fx.Node, module: nn.Module | None) -> Rule:
             return rule
         # As a layer without weights; those of its own would not be looked at.
         return _unknown if any(True for _ in module.parameters()) else _MODULES.get(rule, _unknown)
+    if turned_linear(module):
+        return layers.linear
     if module is not None:
         kind = next((each for each in type(module).__mro__ if each in _MODULES), None)
         # A subclass that computes something else under the same name is not known.

@@ -199,6 +199,9 @@ def attention_scores(a: Analysis, node: fx.Node, module: Any) -> Any:
     if any(v.axes not in ((rank - 3, rank - 1), (rank - 1,)) or v.axes != values[0].axes for v in values):
         return a.unknown(node, "attention on channels that are not (heads, width)")
     heads = 1 if values[0].single else values[0].atoms.shape[0]
+    mask = bound.get("attn_mask")
+    if isinstance(mask, fx.Node) and (mask.meta.get("shape") or ())[-3:-2] == (heads,) != (1,):
+        return a.unknown(node, "attention under a mask of its own for each head")
     if any(not v.single and v.atoms.shape[0] != heads for v in values):
         return a.unknown(node, "attention with unlike heads")
     for head in range(heads):

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from bayesprune.graph.analysis import Analysis, Mixer, argument, label
 from bayesprune.graph.computed import computed_weights
-from bayesprune.graph.layers import INSTANCE_NORMS
+from bayesprune.graph.layers import INSTANCE_NORMS, turned_linear
 from bayesprune.graph.values import NAN, Value, unknown_like
 
 
@@ -103,10 +103,13 @@ def _pads(module: Any) -> bool:
 
 def _mix(a: Analysis, node: fx.Node, module: Any, source: Value, axis: int, folds: bool) -> Value:
     weight: Tensor = module.weight
-    rows, groups = weight.shape[0], int(getattr(module, "groups", 1))
+    groups = int(getattr(module, "groups", 1))
     used = ~a.zeros.of(weight).flatten(2).all(2) if weight.dim() > 2 else ~a.zeros.of(weight)
     sums = weight.detach().double().cpu()
     sums = sums.flatten(2).sum(2) if sums.dim() > 2 else sums
+    if turned_linear(module):
+        used, sums = used.t(), sums.t()
+    rows = used.shape[0]
     if groups > 1:
         used, sums = _block_diagonal(used, groups), _block_diagonal(sums, groups)
     target = Value(node.meta["shape"], (axis,), a.atoms.fresh(rows))

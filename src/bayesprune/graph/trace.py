@@ -19,8 +19,10 @@ from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import called_with_hooks, detached_copy, hooked
 from bayesprune.graph.inputs import Inputs, holds_tensors
 from bayesprune.graph.kinds import REGISTERED
+from bayesprune.graph.layers import turned_linear
 from bayesprune.graph.slim_attention import SlimAttention
 
+_FINFO = torch.finfo
 _UNFOLDED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
@@ -59,7 +61,7 @@ def is_layer(module: nn.Module) -> bool:
     """Whether a module is one node of the analysed graph: it is torch's own code that runs, or its kind was registered."""
     if type(module) in _UNFOLDED or isinstance(module, (nn.Sequential, nn.Unflatten)) or "forward" in module.__dict__:
         return False
-    if isinstance(module, SlimAttention) or type(module) in REGISTERED:
+    if isinstance(module, SlimAttention) or type(module) in REGISTERED or turned_linear(module):
         return True
     owner = next(kind for kind in type(module).__mro__ if "forward" in kind.__dict__)
     return owner.__module__.startswith("torch.nn.") and owner is not nn.Module
@@ -87,7 +89,7 @@ class Tracer(fx.Tracer):
         """Trace; into the functions that a library wrapped to be nodes of its own graphs, too."""
         self._held = set(root.modules())
         wrapped = fx._symbolic_trace._wrapped_fns_to_patch
-        kept = dict(wrapped)
+        kept, torch.finfo = dict(wrapped), self._finfo  # type: ignore[misc, assignment]
         try:
             for key, names in kept.items():
                 if not str(names.get("__name__", "")).startswith("torch."):
@@ -96,6 +98,7 @@ class Tracer(fx.Tracer):
             next(iter(graph.nodes)).meta["numbers"] = self.numbers
             return graph
         finally:
+            torch.finfo = _FINFO  # type: ignore[misc]
             wrapped.clear()
             wrapped.update(kept)
 
@@ -109,6 +112,10 @@ class Tracer(fx.Tracer):
             raise fx.proxy.TraceError("a tensor's value decides in Python")
         self.branches += 1
         return value
+
+    def _finfo(self, dtype: Any = torch.float32) -> torch.finfo:
+        """The limits of a type, of a tensor's known from the example."""
+        return _FINFO(self.values.get(dtype.node, dtype) if isinstance(dtype, fx.Proxy) else dtype)
 
     def counted(self, proxy: fx.Proxy) -> Any:
         """The value of a proxy whose entries are counted, which a tensor's values must not decide."""

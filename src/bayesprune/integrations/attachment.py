@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from bayesprune.compaction import compact as compacted
 from bayesprune.graph.inputs import Inputs
 from bayesprune.posterior import MemorySamples, Samples
 from bayesprune.samplers import CycleClock
-from bayesprune.sparsity.masks import MaskHolder, unwrapped
+from bayesprune.samplers.admission import unwrapped
+from bayesprune.sparsity.masks import MaskHolder
 
 Attaching = Callable[[nn.Module, Optimizer], MaskHolder]
 
@@ -83,6 +85,7 @@ class Attachment:
         self.samples, self.clock = samples, clock
         self.compact, self.example_input = compact, example_input
         self.compaction: Compaction | None = None
+        self._done = 0
 
     def attach(self, network: nn.Module, optimizer: Optimizer) -> None:
         """Build the pruner, before a checkpoint is read into the optimizer.
@@ -133,9 +136,10 @@ class Attachment:
             step: the number of the step that was just made, from 0 on.
             main: whether this process keeps the samples; the others only take part in gathering sharded weights.
         """
+        self._done = step + 1
         if self.samples is not None and self.clock is not None and self.clock.collect(step):
             kept = self.samples if main else MemorySamples()
-            kept.collect(network, unwrapped(optimizer), step=step, cycle=self.clock.cycle(step))
+            kept.collect(network, optimizer, step=step, cycle=self.clock.cycle(step))
 
     def end(self, network: nn.Module) -> None:
         """Bring the masks to their target and compact the network, if that was asked for.
@@ -145,7 +149,16 @@ class Attachment:
 
         Raises:
             CompactionError: as `compact`.
+
+        Warns:
+            UserWarning: the clock would have taken samples after the last step.
         """
+        if (clock := self.clock) and (missed := sum(map(clock.collect, range(self._done, clock.total_steps)))):
+            warnings.warn(
+                f"the run ended after {self._done} of the clock's total_steps={clock.total_steps} steps: {missed} of "
+                f"{clock.num_samples} samples were not taken; give the clock the steps that the trainer makes",
+                stacklevel=2,
+            )
         if not self.compact:
             return
         assert self.pruner is not None

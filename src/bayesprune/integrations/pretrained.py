@@ -123,13 +123,15 @@ def save_pretrained(
 def _config(like: Any, own: Mapping[str, Tensor]) -> tuple[Any, dict[str, tuple[Any, int]]]:
     """The configuration with every size that can be lowered, each found by what one unit more of it changes."""
     config, changed = copy.deepcopy(like.config), {}
+    if getattr(config, "n_inner", 0) is None:
+        config.n_inner = 4 * config.hidden_size  # what GPT-2 takes it for
     for name, value in list(config.to_dict().items()):
         if not isinstance(value, int) or isinstance(value, bool) or value < 2 or _NO_SIZE.search(name):
             continue
         base = copy.deepcopy(config)
-        hidden = getattr(base, "hidden_size", None)
-        if _HEADS.search(name) and hidden and not hidden % value and getattr(base, "head_dim", None) is None:
-            base.head_dim = hidden // value
+        hidden, heads = getattr(base, "hidden_size", None), getattr(base, "num_attention_heads", value)
+        if _HEADS.search(name) and hidden and not hidden % heads and getattr(base, "head_dim", None) is None:
+            base.head_dim = hidden // heads
         needed = _needed(type(like), base, name, value, own)
         if needed is not None and needed < value:
             lowered = copy.deepcopy(base)

@@ -13,6 +13,7 @@ from bayesprune.posterior.diagnostics import bulk_ess, loss_spikes, rank_rhat
 from bayesprune.posterior.fit import Fit
 from bayesprune.posterior.mixture import Prediction, RegressionPrediction
 from bayesprune.posterior.samples import Samples
+from bayesprune.samplers.admission import innermost
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def temperature_of(optimizer: Any) -> list[dict[str, float]] | None:
         >>> temperature_of(Cold())
         [{'mean': 1e-06, 'min': 1e-07, 'max': 1e-05}]
     """
+    optimizer = innermost(optimizer)
     if not hasattr(optimizer, "injected_temperature"):
         return None
     groups = [{key: float(group[key]) for key in ("mean", "min", "max")} for group in optimizer.injected_temperature()]
@@ -113,7 +115,7 @@ def noise_to_gradient_of(optimizer: Any) -> float | None:
         >>> noise_to_gradient_of(torch.optim.SGD([torch.ones(2)], lr=0.1)) is None
         True
     """
-    method = getattr(optimizer, "noise_to_gradient", None)
+    method = getattr(innermost(optimizer), "noise_to_gradient", None)
     value = method() if method is not None else None
     return None if value is None or math.isnan(value) else float(value)
 
@@ -228,7 +230,9 @@ def health_report(
     temperature = temperature_of(optimizer) if optimizer is not None else None
     ratio = noise_to_gradient_of(optimizer) if optimizer is not None else None
     if optimizer is not None and temperature is None:
-        warnings.append(f"{type(optimizer).__name__} does not say at which temperature it samples: {snapshots}")
+        warnings.append(
+            f"{type(innermost(optimizer)).__name__} does not say at which temperature it samples: {snapshots}"
+        )
     for number, group in enumerate(temperature or []):
         warnings += _temperature_warnings(group, number, min_temperature, max_excess)
     if ratio is not None and ratio < min_noise_to_gradient:

@@ -104,11 +104,11 @@ def predict(
     Args:
         model: a model of the architecture that was collected. It comes back with its own weights and train mode.
         samples: the members; None takes the model's present weights as the only one.
-        inputs: a tensor of inputs, or an iterable of batches: a tensor, a tuple or list of inputs and labels (of inputs alone),
-            or a mapping of tensors, which are passed by name, "labels" or "label" left out. Inputs may be tuples, lists or
-            mappings of tensors. It is read once per member and must give the same batches in the same order each time; this
-            is checked.
-        batch_size: inputs a forward pass, when ``inputs`` is a tensor.
+        inputs: a tensor of inputs, a mapping of tensors by name, or an iterable of batches: a tensor, a tuple or list of inputs and
+            labels (of inputs alone), or a mapping of tensors. These are passed by name, "labels" or "label" left out. Inputs may
+            be tuples, lists or mappings of tensors. It is read once per member and must give the same batches in the same order
+            each time; this is checked.
+        batch_size: inputs a forward pass, when ``inputs`` is a tensor or a mapping.
         device: where to compute; default: where the model is. The model returns to its own device.
         task: what the model's output is: logits (n, C), or means (or a pair of means and variances).
         indices: which samples to use, default all.
@@ -201,6 +201,16 @@ def _outputs(
     return mixture.outputs(mean, variance)
 
 
+def in_batches(inputs: Tensor | Mapping[str, Any] | Iterable[Any], batch_size: int) -> Iterable[Any]:
+    """A tensor, or tensors by name, cut into batches; what a loader gives as it is."""
+    if isinstance(inputs, Tensor):
+        return inputs.split(batch_size)
+    if not isinstance(inputs, Mapping):
+        return inputs
+    starts = range(0, len(next(iter(inputs.values()), ())), batch_size)
+    return [{name: value[start : start + batch_size] for name, value in inputs.items()} for start in starts]
+
+
 def split_batch(batch: Any) -> tuple[Any, Any]:
     """A batch's inputs and its labels (None where it has none): a tensor, a pair, or a mapping with "labels" or "label"."""
     if isinstance(batch, Mapping):
@@ -270,8 +280,7 @@ class _Reader:
         outputs: list[list[Tensor]] = []
         labels: list[Tensor] = []
         seen: list[Tensor] = []
-        batches = self.inputs.split(self.batch_size) if isinstance(self.inputs, Tensor) else self.inputs
-        for batch in batches:
+        for batch in in_batches(self.inputs, self.batch_size):
             inputs, target = split_batch(batch)
             tensors = tensors_of(inputs)
             if not tensors:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from bayesprune.common.tensors import all_finite
 from bayesprune.posterior.architecture import Layout, check_layout, model_tensors
 from bayesprune.samplers import Sampler
+from bayesprune.samplers.admission import unwrapped
 from bayesprune.samplers.layout import whole
 
 
@@ -63,7 +64,8 @@ class Samples(ABC):
         Args:
             model: the network; the first call fixes the architecture. Of one under ``fully_shard`` the whole tensors are
                 gathered: all processes call this, one of them into a `SampleStore`, the others into `MemorySamples`.
-            sampler: the optimizer, if it is a `bayesprune.samplers.Sampler`; any other changes nothing.
+            sampler: the optimizer, if it is a `bayesprune.samplers.Sampler`, accelerate's or Lightning's wrapper around it too;
+                any other changes nothing.
             midpoint: False takes the raw iterate.
             **info: what to remember of the sample: numbers, strings, booleans, None, and lists or dicts of them.
                 One-element tensors and arrays become numbers; a float that is not finite becomes None.
@@ -74,8 +76,9 @@ class Samples(ABC):
         Raises:
             ValueError: if the model's tensors differ from those of the earlier samples (the first that does is named), or
                 one is not finite.
-            TypeError: if a value of ``info`` cannot be written as JSON.
+            TypeError: if a value of ``info`` cannot be written as JSON, or ``sampler`` is no optimizer.
         """
+        sampler = None if sampler is None else unwrapped(sampler)
         if isinstance(sampler, Sampler):
             info = {**_temperatures(sampler), **info}
             _look_at_padding(model, sampler)

@@ -32,6 +32,25 @@ def first_seed(owner: str, seed: int | None, generator: torch.Generator | None) 
     return int(torch.randint(1 << 62, (), generator=generator, device=generator.device if generator else None))
 
 
+def innermost(optimizer: Any) -> Any:
+    """What wrappers hold as ``.optimizer`` (accelerate's, Lightning's)."""
+    inner = getattr(optimizer, "optimizer", None)
+    while inner is not None and inner is not optimizer and hasattr(inner, "param_groups"):
+        optimizer, inner = inner, getattr(inner, "optimizer", None)
+    return optimizer
+
+
+def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside wrappers."""
+    optimizer = innermost(optimizer)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer={type(optimizer).__name__} is no torch.optim.Optimizer and holds none as .optimizer; give the torch "
+            "optimizer"
+        )
+    return optimizer
+
+
 def find_group(optimizer: Any, param: Tensor) -> dict[str, Any] | None:
     """Return the group of an optimizer that holds a parameter, or None."""
     return next((group for group in optimizer.param_groups if any(param is p for p in group["params"])), None)

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph.analysis import Analysis
+from bayesprune.graph.analysis import Analysis, Pin, label
 from bayesprune.graph.errors import CompactionError
 from bayesprune.graph.hooks import changing_hooks, silent_copy
 from bayesprune.graph.inputs import Inputs, few_that_run
 from bayesprune.graph.layers import CHANNEL_NORMS, PACKED
 from bayesprune.graph.rules import analyse
-from bayesprune.graph.trace import trace, with_training
+from bayesprune.graph.switches import switched
+from bayesprune.graph.trace import depends_on_mode, trace, with_training
 from bayesprune.graph.zeros import Zeros
 from bayesprune.sparsity.groups import COMPILED, ChannelGroups, Slice
 
@@ -136,8 +137,6 @@ def trace_channels(model: nn.Module, example_input: Any) -> list[ChannelSpace]:
         raise ValueError("example_input is needed for groups='channel': an input tensor on which the graph is traced")
     plain = getattr(model, "_orig_mod", model)
     a = _zeroed_analysis(plain, Inputs.of(plain, example_input))
-    for grid in a.grids:
-        _settle_grid(a, grid.atoms, grid.full)
     return _spaces(a, "" if plain is model else COMPILED)
 
 
@@ -233,7 +232,31 @@ def _zeroed_analysis(model: nn.Module, example: Inputs) -> Analysis:
         for module in bare.modules():
             if isinstance(module, CHANNEL_NORMS) and module.running_mean is not None:
                 module.running_mean.zero_()
-    return analyse(bare, graph, Zeros(bare, None, set()), False, drop=False)
+    a = analyse(bare, graph, Zeros(bare, None, set()), False, drop=False)
+    for grid in a.grids:
+        _settle_grid(a, grid.atoms, grid.full)
+    _pin_literal_sizes(a, few)
+    return a
+
+
+def _pin_literal_sizes(a: Analysis, example: Inputs) -> None:
+    """Keep what the code counts by a number, where no graph can stand for a forward that is another one in training."""
+    classes, counted = a.atoms.classes(), []
+    for size in [each for each in a.sizes if each.node in a.alive and not each.computed]:
+        held: list[Tensor] = []
+
+        def noted(atoms: Tensor, held: list[Tensor] = held) -> Tensor:
+            held.append(atoms.reshape(-1))
+            return torch.ones_like(atoms, dtype=torch.bool)
+
+        size.new(noted)
+        for each in classes[torch.cat(held)].unique():
+            if size.new((classes != each).__getitem__) != size.old:
+                counted.append((size.node, (classes == each).nonzero().flatten()))
+    if counted and (depends_on_mode(a.model, example) or switched(a.model, example)):
+        for node, atoms in counted:
+            why = f"{label(node)} ({node.name}) names their number in a forward that depends on the mode"
+            a.pins.append(Pin(node, atoms, f"{why}: write chunk, -1 or x.shape[dim] there"))
 
 
 def _settle_grid(a: Analysis, atoms: Tensor, full: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayesprune.samplers.admission import find_group
+from bayesprune.samplers.admission import find_group, unwrapped
 from bayesprune.sparsity.groups import Cut, Groups, Slice, taken
 from bayesprune.sparsity.partition import Exclusion, Partition, describe
 from bayesprune.sparsity.schedule import check
@@ -45,19 +45,6 @@ def any_true(flags: Sequence[Tensor]) -> list[bool]:
 def differ(old: Sequence[Tensor], new: Sequence[Tensor]) -> list[bool]:
     """Which of the masks are other ones now."""
     return any_true([a != b for a, b in zip(old, new)])
-
-
-def unwrapped(optimizer: Any) -> Optimizer:
-    """The torch optimizer inside wrappers that hold it as ``.optimizer`` (accelerate's, Fabric's)."""
-    inner = getattr(optimizer, "optimizer", None)
-    while inner is not None and inner is not optimizer and hasattr(inner, "param_groups"):
-        optimizer, inner = inner, getattr(inner, "optimizer", None)
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"optimizer={type(optimizer).__name__} is no torch.optim.Optimizer and holds none as .optimizer; give the torch "
-            "optimizer"
-        )
-    return optimizer
 
 
 def _trained(groups: Partition) -> Partition:

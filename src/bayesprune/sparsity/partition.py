@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph.layers import CONVOLUTIONS, PACKED, TRANSPOSED
+from bayesprune.graph.layers import CONVOLUTIONS, PACKED, TRANSPOSED, turned_linear
 from bayesprune.sparsity.channels import channel_groups
 from bayesprune.sparsity.groups import ChannelGroups, Groups, TensorGroups
 
@@ -20,6 +20,7 @@ GroupKind = Literal["weight", "kernel", "input", "output", "channel"]
 Grouper = Callable[[nn.Module, dict[str, nn.Module]], Iterable[Groups]]
 Exclude = Iterable[Any]
 TRANSPOSED_REASON = "transposed convolutions are not pruned"
+_TURNED = {"input": "output", "output": "input"}  # of a weight that holds the inputs first
 PACKED_REASON = "only groups='channel' prunes it"
 
 
@@ -140,7 +141,8 @@ def prunable_modules(model: nn.Module, exclude: Exclude = ()) -> tuple[dict[str,
         if isinstance(module, PACKED):
             count = sum(param.numel() for param in module.parameters(recurse=False) if param.dim() > 1)
             excluded.append(Exclusion(name, count, banned.get(name, PACKED_REASON)))
-        if not isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) or not isinstance(weight, Tensor):
+        known = isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) or turned_linear(module)
+        if not known or not isinstance(weight, Tensor):
             continue
         full = f"{name}.weight" if name else "weight"
         if isinstance(weight, nn.parameter.UninitializedParameter):
@@ -220,7 +222,12 @@ def partition(
         pinned = [Exclusion(label, 0, reason) for label, reason in reasons.items()]
     else:
         found.extend(
-            TensorGroups(f"{name}.weight" if name else "weight", weight, kind, int(getattr(module, "groups", 1)))
+            TensorGroups(
+                f"{name}.weight" if name else "weight",
+                weight,
+                _TURNED.get(kind, kind) if turned_linear(module) else kind,
+                int(getattr(module, "groups", 1)),
+            )
             for name, module in modules.items()
             if isinstance(weight := module.weight, Tensor)
         )

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayesprune.samplers import CycleClock
-from bayesprune.samplers.admission import find_group
+from bayesprune.samplers.admission import find_group, unwrapped
 from bayesprune.sparsity.decay import GroupDecay, spike_over
 from bayesprune.sparsity.defaults import default_partition
 from bayesprune.sparsity.groups import Cut, Groups
-from bayesprune.sparsity.masks import MaskHolder, differ, shares_of, unwrapped
+from bayesprune.sparsity.masks import MaskHolder, differ, shares_of
 from bayesprune.sparsity.partition import Exclude, Grouper, GroupKind
 from bayesprune.sparsity.ranking import Criterion, HardRule
 from bayesprune.sparsity.schedule import Ramp, Scope, check, check_settings, criterion_of, ramp_of, renamed

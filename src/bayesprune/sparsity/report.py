@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune.graph.hooks import heard
 from bayesprune.graph.inputs import Inputs
-from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED
+from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED, turned_linear
 from bayesprune.sparsity.partition import Exclude, Exclusion, prunable_modules
 
 
@@ -187,7 +187,7 @@ def _share(part: int, whole: int) -> float:
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         kinds = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
-        if isinstance(module, kinds) and isinstance(getattr(module, "weight", None), Tensor):
+        if (isinstance(module, kinds) or turned_linear(module)) and isinstance(getattr(module, "weight", None), Tensor):
             yield name, module
 
 
@@ -196,7 +196,7 @@ def _positions(model: nn.Module, example_input: Any) -> dict[str, int]:
     example, counts = Inputs.of(model, example_input), Counter[str]()
 
     def note(name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) or turned_linear(module):
             counts[name] += output.numel() // output.shape[-1]
         elif isinstance(module, TRANSPOSED):
             counts[name] += inputs[0].numel() // int(module.in_channels)

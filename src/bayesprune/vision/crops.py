@@ -91,12 +91,17 @@ def uniforms(count: int, *keys: int) -> np.ndarray:
 
 
 def read_image(path: Path, mode: str = "RGB") -> Any:
-    """Decode an image file with Pillow; one that cannot be read is named."""
-    from PIL import Image
+    """Decode an image file with Pillow, upright as its camera was held; one that cannot be read is named."""
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            return file.convert(mode)
+            image = ImageOps.exif_transpose(file)
+        if image.mode == "F":
+            raise ValueError("its floats have no known range; save it with 8 or 16 bits")
+        if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+        return image.convert(mode)
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more on damaged files
         raise ValueError(f"{path} cannot be read as an image ({error}): remove or replace it") from error
 

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from bayesprune.compact_run import compact_run
 from bayesprune.posterior import SampleStore
 from bayesprune.train import evaluate, load_tree, recipe, train
 from bayesprune.train.idle import refuse_idle
-from bayesprune.train.loop import Trainer
+from bayesprune.train.loop import Interrupted, Trainer
 from bayesprune.train.parallel import Ranks
 from bayesprune.train.settings import as_dict
+from bayesprune.vision import load_image_folder
 from parallel_run import STOPPED, run
 from pictures import write_pictures
 
@@ -202,3 +205,44 @@ def test_property_torchrun_trains_and_prints_once(root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch    2") == 1 and done.stdout.count("NLL") == 1
     assert json.loads((tmp_path / "run" / "result.json").read_text())["environment"]["processes"] == 2
+
+
+FOLDER = [*TINY, "dataset=folder", "image_size=12", "epochs=2", "warmup_epochs=0"]
+
+
+def test_property_a_finished_run_reads_its_images_as_it_did(root, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(root, data)
+    train(recipe("digits-cvadam", FOLDER), out, data_dir=data, quiet=True)
+    wanted = evaluate(out, data_dir=data)
+    added = sorted((data / "train").iterdir())[0] / "added.png"
+    Image.new("RGB", (12, 12), "white").save(added)  # moves the mean of the training images
+    assert evaluate(out, data_dir=data) == wanted
+    compact_run(out, tmp_path / "small")  # needs no images
+    known = json.loads((tmp_path / "small" / "architecture.json").read_text())["metadata"]["normalisation"]
+    added.unlink()
+    assert known["mean"] == list(load_image_folder(data, 12).mean)
+
+
+def test_error_classes_named_anew_are_neither_evaluated_nor_resumed(root, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(root, data)
+    first = sorted(path.name for path in (data / "train").iterdir())[0]
+    config, steps = recipe("digits-cvadam", FOLDER), iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(config, out, data_dir=data, quiet=True, stop=lambda: next(steps) > 2)
+
+    def rename(old, new):
+        for split in ("train", "val"):
+            (data / split / old).rename(data / split / new)
+
+    rename(first, "zebra")
+    with pytest.raises(
+        ValueError, match=rf"the classes are .*zebra; .*run was trained on {first}.*name them as they were"
+    ):
+        train(config, out, data_dir=data, resume=True, quiet=True)
+    rename("zebra", first)
+    train(config, out, data_dir=data, resume=True, quiet=True)
+    rename(first, "zebra")
+    with pytest.raises(ValueError, match=rf"trained on {first}"):
+        evaluate(out, data_dir=data)

@@ -28,9 +28,11 @@ from bayesprune.train.build import (
     build_procedure,
     build_pruner,
     channels_last_is_safe,
+    check_classes,
     cut,
     example_of,
     own_network,
+    reading_of,
 )
 from bayesprune.train.claim import check_place
 from bayesprune.train.collection import Collection, held_sparse
@@ -102,7 +104,7 @@ class Trainer:
         data = build_data(config, data_dir) if data is None else cut(config, data)
         data = trial_data(data, config.data.batch_size) if trial else data
         self.task = build_task(task, config.network.label_smoothing)
-        self.classes = list(data.classes)
+        self.reading = reading_of(data)
 
         def network(seed: int, anew: bool = True) -> nn.Module:
             if model is not None:
@@ -302,7 +304,7 @@ class Trainer:
         write_tensors(self.out / names.MODEL, self.model.state_dict(), PLAIN)
         trained = Trained(
             self.config, self.model, self.samples, self.optimizer, self.task, self.test_loader, self.test_split,
-            self.example, self.classes, self.history, self.seconds, self.exact,
+            self.example, self.reading, self.history, self.seconds, self.exact,
         )  # fmt: skip
         with self.fabric.autocast():
             result = run_result(trained, record)
@@ -318,7 +320,8 @@ class Trainer:
         self._check_finite(weights=True)
         state = {
             "step": self.step, "seconds": self.seconds, "sums": self.ranks.sum(self.sums), "history": self.history,
-            "samples": len(self.samples), "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
+            "samples": len(self.samples), "classes": self.reading["classes"],
+            "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             "method": self.procedure.state_dict(), "task": self.task.name, "exact": self.exact,
@@ -345,6 +348,7 @@ class Trainer:
             raise ValueError(
                 f"task={self.task.name}: {self.out} was begun with task={state['task']}; resume it with that."
             )
+        check_classes(self.reading["classes"], state.get("classes", ()), self.out)
         with reading(path, "a checkpoint of this run", "delete it, and the run begins again"):
             self._take(state)
 

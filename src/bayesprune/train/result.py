@@ -31,7 +31,7 @@ class Trained:
     test: Iterable[Any]
     split: str
     example: Any
-    classes: list[str]
+    reading: dict[str, Any]
     history: list[dict[str, Any]]
     seconds: float
     exact: bool = True
@@ -86,7 +86,8 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
         "reliability_single": single.curve,
         "sparsity": report,
         "health": health.as_dict(),
-        "classes": trained.classes or [str(number) for number in range(average.classes or 0)],
+        "images": trained.reading["images"],
+        "classes": trained.reading["classes"] or [str(number) for number in range(average.classes or 0)],
         "environment": environment,
         "config": as_dict(config),
     }

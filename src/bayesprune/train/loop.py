@@ -41,10 +41,13 @@ from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.parallel import Ranks
 from bayesprune.train.result import Trained, run_result
+from bayesprune.train.targets import all_finite
 from bayesprune.train.task import Task, build_task
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tree
 from bayesprune.train.trial import trial_data
+
+_COOLER = "Lower lr or temperature, or lengthen warmup_epochs"
 
 
 class NonFiniteLoss(RuntimeError):
@@ -221,7 +224,7 @@ class Trainer:
             score, count = self.task.tally(output, targets)
             self.sums += torch.stack([torch.as_tensor(value).to(self.sums) for value in (loss * count, score, count)])
         if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
-            self._check_finite()
+            self._check_finite(batch=(inputs, targets))
         self.ranks.average_statistics_()
         try:
             self.stepper.step()
@@ -240,21 +243,24 @@ class Trainer:
         with held_sparse(self.model, self.pruner):  # a midpoint moves no weight that is exactly 0
             self.samples.collect(self.model, self.optimizer, **info)
 
-    def _check_finite(self, weights: bool = False) -> None:
-        """Stop on a loss that is not finite; with `weights`, on such weights too."""
+    def _check_finite(self, weights: bool = False, batch: Any = ()) -> None:
+        """Stop on a loss that is not finite, and tell where the batch is not either; with `weights`, on such weights too."""
         fine = bool(self.ranks.sum(self.sums)[0].isfinite())
         if weights:
             fine = fine and all(bool(p.isfinite().all()) for p in self.model.parameters())
         if not fine:
-            raise self._spoilt("the loss or a weight is not finite")
+            mend = (
+                _COOLER if all_finite(*batch) else "The batch holds NaN or infinity: repair or leave out its examples"
+            )
+            raise self._spoilt("the loss or a weight is not finite", mend)
 
-    def _spoilt(self, what: str) -> NonFiniteLoss:
+    def _spoilt(self, what: str, mend: str = _COOLER) -> NonFiniteLoss:
         """Return what to raise: what is spoilt, where, and how to go on."""
         lr, path = self.optimizer.param_groups[0]["lr"], self.out / names.CHECKPOINT
         good = f"the last good checkpoint is of step {self.last_good} ({path})"
         return NonFiniteLoss(
-            f"{what} at step {self.step} (lr={lr:.4g}); {good if self.last_good else 'no checkpoint was written'}. Lower lr or "
-            "temperature, or lengthen warmup_epochs, and begin again in a new folder."
+            f"{what} at step {self.step} (lr={lr:.4g}); {good if self.last_good else 'no checkpoint was written'}. "
+            f"{mend}, and begin again in a new folder."
         )
 
     def _end_epoch(self) -> None:

@@ -24,6 +24,7 @@ from bayesprune.posterior import (
 )
 from bayesprune.posterior.metrics import SMALLEST, ReliabilityCurve, curve_of
 from bayesprune.posterior.predict import call, split_batch
+from bayesprune.train.targets import labels_for, same_shape, two_columns
 from bayesprune.train.values import nearest
 
 Views = Sequence[Callable[[Tensor], Tensor]]
@@ -120,7 +121,7 @@ class Classification(Task):
     def loss(self, output: Any, targets: Any) -> Tensor:
         """Return the cross-entropy."""
         output = two_columns(output)
-        return F.cross_entropy(output, _labels(output, targets), label_smoothing=self.label_smoothing)
+        return F.cross_entropy(output, labels_for(output, targets), label_smoothing=self.label_smoothing)
 
     def tally(self, output: Any, targets: Any) -> tuple[Tensor | int, int | Tensor]:
         """Return how many are right."""
@@ -168,7 +169,7 @@ class Regression(Task):
     def loss(self, output: Any, targets: Any) -> Tensor:
         """Return ½ log(2πσ²) + (y − mean)²/2σ², averaged."""
         mean, variance = self._moments(output)
-        _same_shape(mean, targets)
+        same_shape(mean, targets)
         return F.gaussian_nll_loss(mean, targets.to(mean.dtype), variance, full=True)
 
     def tally(self, output: Any, targets: Any) -> tuple[Tensor | int, int | Tensor]:
@@ -185,7 +186,7 @@ class Regression(Task):
             noise_variance=self.noise_variance, views=views,
         )  # fmt: skip
         assert prediction.labels is not None and prediction.members is not None
-        _same_shape(prediction.mean, prediction.labels)
+        same_shape(prediction.mean, prediction.labels)
         targets, error = prediction.labels.double(), mse(prediction.mean, prediction.labels)
         inside = (targets - prediction.mean).abs() <= 1.6449 * prediction.variance.sqrt()
         scores = {
@@ -361,30 +362,6 @@ class Pairs:
             yield self.task.split(batch)
 
 
-def two_columns(logits: Tensor) -> Tensor:
-    """Return the logits of classes 0 and 1 where there is one column, which is class 1's; else the logits."""
-    return F.pad(logits, (1, 0)) if logits.ndim == 2 and logits.shape[1] == 1 else logits
-
-
-def _labels(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return labels as torch's cross-entropy takes them; refuse those of another shape."""
-    soft = targets.is_floating_point() and targets.shape == logits.shape
-    if logits.ndim == 2 and not soft and (targets.is_floating_point() or targets.shape != logits.shape[:1]):
-        raise ValueError(
-            f"labels of shape {tuple(targets.shape)} and type {targets.dtype} for logits {tuple(logits.shape)}; give class numbers "
-            "of shape (n,), whole numbers from 0 (squeeze a column, argmax one-hot rows), or task='regression' for numbers"
-        )
-    return targets if soft else targets.long()
-
-
-def _same_shape(mean: Tensor, targets: Tensor) -> None:
-    if mean.shape != targets.shape:
-        raise ValueError(
-            f"the model gives {tuple(mean.shape)} for targets {tuple(targets.shape)}, which would broadcast; give both the same "
-            "shape (squeeze the output, or unsqueeze the targets)."
-        )
-
-
 def _uncertainty(total: Any, aleatoric: Any, epistemic: Any, disagreement: Any) -> dict[str, float]:
     """Return the means, by the names of result.json."""
     return {
@@ -395,5 +372,5 @@ def _uncertainty(total: Any, aleatoric: Any, epistemic: Any, disagreement: Any) 
 
 def _rows(curve: ReliabilityCurve) -> list[dict[str, float]]:
     """Return a reliability curve as rows."""
-    columns = ("lower", "upper", "count", "confidence", "accuracy")
-    return [dict(zip(columns, map(float, row))) for row in zip(*(getattr(curve, name) for name in columns))]
+    names = ("lower", "upper", "count", "confidence", "accuracy")
+    return [dict(zip(names, map(float, row))) for row in zip(*(getattr(curve, name) for name in names))]

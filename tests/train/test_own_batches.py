@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 
 import pytest
@@ -324,6 +325,21 @@ def test_error_a_model_that_ends_in_softmax_is_warned_of(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         predict(nn.Sequential(network(), nn.LogSoftmax(1)), None, INPUTS)
+
+
+def test_parity_scores_by_class_and_the_constant_prediction_are_those_of_scikit_learn(tmp_path):
+    from sklearn.metrics import balanced_accuracy_score, log_loss, recall_score
+
+    result = run(tmp_path / "run")
+    model, samples, _, _ = load_trained(tmp_path / "run", model=network, data=(PAIRS, PAIRS))
+    said = predict(model, samples, INPUTS).classes
+    assert result["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(LABELS, said))
+    assert result["recall"] == pytest.approx(recall_score(LABELS, said, average=None))
+    shares = torch.bincount(LABELS).double() / len(LABELS)
+    constant = log_loss(LABELS, shares.expand(len(LABELS), 3).numpy())
+    assert result["health"]["fit"]["constant"] == pytest.approx(constant) and constant < 0.98 * math.log(3)
+    again = evaluate(tmp_path / "run", model=network, data=(PAIRS, TensorDataset(INPUTS[:2], LABELS[:2] * 0)))
+    assert set(again["recall"]) == {"0", "1", "2"} and again["recall"]["1"] is None
 
 
 def test_error_a_lazy_network_has_no_size_yet(tmp_path):

@@ -84,7 +84,8 @@ def evaluate(
         task: What was learned; None: what the run's result says.
 
     Returns:
-        {"split", "num_samples", "single": {...}, "average": {...}}.
+        {"split", "num_samples", "single": {...}, "average": {...}}, of classes also "recall": the share of each class
+        that the average has right.
 
     Raises:
         ArtefactError: As `load_trained`.
@@ -96,14 +97,17 @@ def evaluate(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = train(recipe("digits-sgd", ["train_size=64", "epochs=1", "width=4"]), folder, quiet=True)
         ...     sorted(evaluate(folder))
-        ['average', 'num_samples', 'single', 'split']
+        ['average', 'num_samples', 'recall', 'single', 'split']
     """
     network, samples, held, _ = load_trained(run, data_dir, model=model, data=data)
     loader = held.loader(split, batch_size=256, shuffle=False, device=device)
     result: dict[str, Any] = {"split": split, "num_samples": len(samples)}
     scored = _recorded(Path(run)) if task is None else build_task(task)
     for key, members in (("single", None), ("average", samples if len(samples) else None)):
-        result[key] = scored.evaluate(network.to(device), members, loader).scores
+        found = scored.evaluate(network.to(device), members, loader)
+        result[key] = found.scores
+    if found.recall:
+        result["recall"] = dict(zip(held.classes or map(str, range(len(found.recall))), found.recall))
     return result
 
 

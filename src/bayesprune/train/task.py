@@ -42,6 +42,8 @@ class Evaluation:
         members: The task's first score of each member by itself.
         curve: Confidence against accuracy in 15 bins; empty where there are no classes.
         classes: Number of classes; None where there are none.
+        constant: Loss of the best constant prediction; None where there is none to name.
+        recall: Share of each class that is right; None of one without examples, empty where they are not counted.
         prediction: What `predict` returned; None where it would be too large to keep.
 
     Example:
@@ -55,6 +57,8 @@ class Evaluation:
     members: list[float]
     curve: list[dict[str, float]]
     classes: int | None = None
+    constant: float | None = None
+    recall: Sequence[float | None] = ()
     prediction: Prediction | RegressionPrediction | None = None
 
 
@@ -95,10 +99,6 @@ class Task:
         """Return the scores of the average over samples (of the model itself with None) on batches, outputs averaged over views."""
         raise NotImplementedError
 
-    def constant(self, classes: int | None) -> float | None:
-        """Return the loss of a prediction that knows nothing, None where there is none to name."""
-        return None if classes is None else math.log(classes)
-
 
 @dataclass(frozen=True)
 class Classification(Task):
@@ -131,16 +131,22 @@ class Classification(Task):
     def evaluate(
         self, model: nn.Module, samples: Samples | None, batches: Iterable[Any], views: Views = ()
     ) -> Evaluation:
-        """Return accuracy, NLL, Brier score, calibration error and the uncertainties."""
+        """Return accuracy, also averaged over classes (balanced), NLL, Brier score, calibration error and the uncertainties."""
         prediction = predict(model, samples, Pairs(self, batches), forward=self.output, views=views)
         assert prediction.labels is not None
+        labels, classes = prediction.labels, prediction.probabilities.shape[1]
+        scores = classification_metrics(prediction.probabilities, labels)
+        counts = torch.bincount(labels, minlength=classes).double()
+        recall = torch.bincount(labels[prediction.classes == labels], minlength=classes) / counts
         return Evaluation(
             len(prediction),
-            classification_metrics(prediction.probabilities, prediction.labels),
+            scores | {"balanced_accuracy": float(recall.nanmean())},
             _uncertainty(prediction.total, prediction.aleatoric, prediction.epistemic, prediction.disagreement),
-            (prediction.member_classes == prediction.labels).double().mean(1).tolist(),
-            _rows(reliability_curve(prediction.probabilities, prediction.labels, bins=15)),
-            prediction.probabilities.shape[1],
+            (prediction.member_classes == labels).double().mean(1).tolist(),
+            _rows(reliability_curve(prediction.probabilities, labels, bins=15)),
+            classes,
+            float(torch.special.entr(counts / counts.sum()).sum()),
+            [share if count else None for share, count in zip(recall.tolist(), counts.tolist())],
             prediction,
         )
 
@@ -197,11 +203,7 @@ class Regression(Task):
             "aleatoric": float(prediction.aleatoric.mean()), "epistemic": float(prediction.epistemic.mean())
         }  # fmt: skip
         members = [mse(member, prediction.labels) for member in prediction.members]
-        return Evaluation(targets.numel(), scores, uncertainty, members, [], None, prediction)
-
-    def constant(self, classes: int | None) -> float | None:
-        """Return None: the spread of the targets is not known here."""
-        return None
+        return Evaluation(targets.numel(), scores, uncertainty, members, [], prediction=prediction)
 
     def _moments(self, output: Any) -> tuple[Tensor, Tensor]:
         """Return means and variances of a model's output."""
@@ -280,7 +282,8 @@ class Tokens(Task):
             "brier": float((found["squares"] - 2 * found["probability"] + 1).mean()), "ece": curve.ece,
         }  # fmt: skip
         spread = _uncertainty(*(found[name] for name in ("total", "aleatoric", "epistemic", "disagreement")))
-        return Evaluation(count, scores, spread, (hits / count).tolist(), _rows(curve), int(parts[0]["classes"][0]))
+        classes = int(parts[0]["classes"][0])
+        return Evaluation(count, scores, spread, (hits / count).tolist(), _rows(curve), classes, math.log(classes))
 
     def _flat(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (positions, V) and labels (positions,)."""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -14,8 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from bayesprune.cli import main
 from bayesprune.compact_run import compact_run
 from bayesprune.posterior import SampleStore
+from bayesprune.predict_images import predict_images
 from bayesprune.train import evaluate, load_tree, recipe, train
 from bayesprune.train.idle import refuse_idle
 from bayesprune.train.loop import Interrupted, Trainer
@@ -222,6 +227,26 @@ def test_property_a_finished_run_reads_its_images_as_it_did(root, tmp_path):
     known = json.loads((tmp_path / "small" / "architecture.json").read_text())["metadata"]["normalisation"]
     added.unlink()
     assert known["mean"] == list(load_image_folder(data, 12).mean)
+
+
+@pytest.mark.parametrize("dataset", ["folder", "images"])
+def test_parity_images_are_predicted_as_the_run_evaluated_them(dataset, root, tmp_path, capsys):
+    settings = [*FOLDER, f"dataset={dataset}"]
+    result = train(recipe("digits-cvadam", settings), tmp_path / "run", data_dir=root, quiet=True)
+    compact_run(tmp_path / "run", tmp_path / "small")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "small"), str(root / "val")]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    names = [row["image"] for row in rows]
+    assert names == sorted(path.relative_to(root / "val").as_posix() for path in (root / "val").glob("*/*"))
+    truth = [name.split("/")[0] for name in names]
+    right = [float(row[f"probability {name}"]) for row, name in zip(rows, truth)]
+    assert -sum(map(math.log, right)) / len(right) == pytest.approx(result["nll"], rel=1e-5)
+    assert sum(row["prediction"] == name for row, name in zip(rows, truth)) / len(rows) == result["accuracy_mean"]
+    assert sum(float(row["total"]) for row in rows) / len(rows) == pytest.approx(result["total_entropy"], rel=1e-5)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="expected images"):
+        predict_images(tmp_path / "small", tmp_path / "empty")
 
 
 def test_error_classes_named_anew_are_neither_evaluated_nor_resumed(root, tmp_path):

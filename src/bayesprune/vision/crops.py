@@ -114,6 +114,11 @@ def crop_image(image: Any, box: Box, size: int) -> np.ndarray:
     return pixels[:, ::-1] if mirrored else pixels
 
 
+def shorter_side(size: int) -> int:
+    """Return the shorter side to which an image is scaled before its middle is cut out: 256 for 224."""
+    return round(size * 256 / 224)
+
+
 def middle(image: Any, size: int, resize: int) -> np.ndarray:
     """Scale the shorter side of a Pillow image to `resize`, and cut out the middle: uint8 pixels (size, size, 3)."""
     short = min(image.size)

@@ -102,11 +102,11 @@ def load_image_folder(root: str | os.PathLike[str], size: int, *, grayscale: boo
 def _read(files: ImageFiles, size: int, grayscale: bool) -> tuple[Tensor, Tensor]:
     images = np.empty((len(files), size, size, 1 if grayscale else 3), dtype=np.uint8)
     for i in range(len(files)):
-        images[i] = _square(read_image(files.path(i), "L" if grayscale else "RGB"), size)
+        images[i] = middle_square(read_image(files.path(i), "L" if grayscale else "RGB"), size)
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(files.labels)
 
 
-def _square(image: Any, size: int) -> np.ndarray:
+def middle_square(image: Any, size: int) -> np.ndarray:
     """The middle square of a Pillow image, scaled: uint8 pixels (size, size, channels)."""
     side = min(image.size)
     box = Box((image.width - side) // 2, (image.height - side) // 2, side, side, mirrored=False)

@@ -23,16 +23,18 @@ _BATCH = 64
 
 
 def predict_images(
-    model: str | os.PathLike[str], folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+    model: str | os.PathLike[str], images: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
 ) -> Prediction:
-    """Predict all images below a folder with a model that `bayesprune compact` wrote, and write them as CSV, a line an image."""
+    """Predict an image, or all below a folder, with a model that `bayesprune compact` wrote, and write them as CSV, a line an image."""
     about = read_architecture(model)["metadata"]
     if about.get("dataset") not in ("folder", "images"):
         raise ValueError(
             f"model={str(model)!r} was trained on {about.get('dataset')!r}; to predict images, name the folder that `bayesprune "
             "compact` wrote of a run with dataset=folder or dataset=images"
         )
-    found = (path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    place = Path(images)
+    folder, below = (place, place.rglob("*")) if place.is_dir() else (place.parent, iter([place]))
+    found = (path for path in below if path.suffix.lower() in SUFFIXES)
     paths = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     if not paths:
         raise FileNotFoundError(f"{folder}: expected images ({', '.join(SUFFIXES)}); found none")

@@ -244,6 +244,8 @@ def test_parity_images_are_predicted_as_the_run_evaluated_them(dataset, root, tm
     assert -sum(map(math.log, right)) / len(right) == pytest.approx(result["nll"], rel=1e-5)
     assert sum(row["prediction"] == name for row, name in zip(rows, truth)) / len(rows) == result["accuracy_mean"]
     assert sum(float(row["total"]) for row in rows) / len(rows) == pytest.approx(result["total_entropy"], rel=1e-5)
+    one = predict_images(tmp_path / "small", root / "val" / names[0])
+    assert float(one.probabilities.max()) == pytest.approx(max(float(rows[0][key]) for key in rows[0] if "prob" in key))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="expected images"):
         predict_images(tmp_path / "small", tmp_path / "empty")

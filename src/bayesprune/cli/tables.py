@@ -48,7 +48,9 @@ def add_commands(commands: Any) -> None:
     predict.add_argument(
         "model", metavar="MODEL", help="folder that `bayesprune select` wrote, of images `bayesprune compact`"
     )
-    predict.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file, or a folder of images")
+    predict.add_argument(
+        "data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file, an image or a folder of images"
+    )
     predict.add_argument("--out", metavar="FILE", help="CSV file to write (default: standard output)")
 
 
@@ -74,7 +76,9 @@ def _select(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    if Path(arguments.data).is_dir():
+    from bayesprune.vision.folders import SUFFIXES
+
+    if Path(arguments.data).is_dir() or arguments.data.lower().endswith(SUFFIXES):
         from bayesprune.predict_images import predict_images
 
         predict_images(arguments.model, arguments.data, arguments.out)

@@ -136,9 +136,12 @@ def _load(
         raise MissingArtefactError(
             run, f"holds no finished run ({names.MODEL} or {names.RESULT} is missing)", mend="finish it first"
         )
-    classes = list(names.read_json(run / names.RESULT)["classes"])
+    result = names.read_json(run / names.RESULT)
+    classes, images = list(result["classes"]), result.get("images")
     dataset = config.data.dataset
-    if dataset in LAYOUTS:  # known without the folder that holds it
+    if images:
+        shape, scale, mean, std = (images[name] for name in ("shape", "scale", "mean", "std"))
+    elif dataset in LAYOUTS:  # known without the folder that holds it
         layout = LAYOUTS[dataset]
         shape, scale, mean, std = IMAGE, 255.0, layout.mean, layout.std
     else:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -11,14 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from bayesprune.cli import main
+from bayesprune.compact_run import compact_run
 from bayesprune.posterior import SampleStore
+from bayesprune.predict_images import predict_images
 from bayesprune.train import evaluate, load_tree, recipe, train
 from bayesprune.train.idle import refuse_idle
-from bayesprune.train.loop import Trainer
+from bayesprune.train.loop import Interrupted, Trainer
 from bayesprune.train.parallel import Ranks
 from bayesprune.train.settings import as_dict
+from bayesprune.vision import load_image_folder
 from parallel_run import STOPPED, run
 from pictures import write_pictures
 
@@ -202,3 +210,66 @@ def test_property_torchrun_trains_and_prints_once(root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch    2") == 1 and done.stdout.count("NLL") == 1
     assert json.loads((tmp_path / "run" / "result.json").read_text())["environment"]["processes"] == 2
+
+
+FOLDER = [*TINY, "dataset=folder", "image_size=12", "epochs=2", "warmup_epochs=0"]
+
+
+def test_property_a_finished_run_reads_its_images_as_it_did(root, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(root, data)
+    train(recipe("digits-cvadam", FOLDER), out, data_dir=data, quiet=True)
+    wanted = evaluate(out, data_dir=data)
+    added = sorted((data / "train").iterdir())[0] / "added.png"
+    Image.new("RGB", (12, 12), "white").save(added)  # moves the mean of the training images
+    assert evaluate(out, data_dir=data) == wanted
+    compact_run(out, tmp_path / "small")  # needs no images
+    known = json.loads((tmp_path / "small" / "architecture.json").read_text())["metadata"]["normalisation"]
+    added.unlink()
+    assert known["mean"] == list(load_image_folder(data, 12).mean)
+
+
+@pytest.mark.parametrize("dataset", ["folder", "images"])
+def test_parity_images_are_predicted_as_the_run_evaluated_them(dataset, root, tmp_path, capsys):
+    settings = [*FOLDER, f"dataset={dataset}"]
+    result = train(recipe("digits-cvadam", settings), tmp_path / "run", data_dir=root, quiet=True)
+    compact_run(tmp_path / "run", tmp_path / "small")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "small"), str(root / "val")]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    names = [row["image"] for row in rows]
+    assert names == sorted(path.relative_to(root / "val").as_posix() for path in (root / "val").glob("*/*"))
+    truth = [name.split("/")[0] for name in names]
+    right = [float(row[f"probability {name}"]) for row, name in zip(rows, truth)]
+    assert -sum(map(math.log, right)) / len(right) == pytest.approx(result["nll"], rel=1e-5)
+    assert sum(row["prediction"] == name for row, name in zip(rows, truth)) / len(rows) == result["accuracy_mean"]
+    assert sum(float(row["total"]) for row in rows) / len(rows) == pytest.approx(result["total_entropy"], rel=1e-5)
+    one = predict_images(tmp_path / "small", root / "val" / names[0])
+    assert float(one.probabilities.max()) == pytest.approx(max(float(rows[0][key]) for key in rows[0] if "prob" in key))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="expected images"):
+        predict_images(tmp_path / "small", tmp_path / "empty")
+
+
+def test_error_classes_named_anew_are_neither_evaluated_nor_resumed(root, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(root, data)
+    first = sorted(path.name for path in (data / "train").iterdir())[0]
+    config, steps = recipe("digits-cvadam", FOLDER), iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(config, out, data_dir=data, quiet=True, stop=lambda: next(steps) > 2)
+
+    def rename(old, new):
+        for split in ("train", "val"):
+            (data / split / old).rename(data / split / new)
+
+    rename(first, "zebra")
+    with pytest.raises(
+        ValueError, match=rf"the classes are .*zebra; .*run was trained on {first}.*name them as they were"
+    ):
+        train(config, out, data_dir=data, resume=True, quiet=True)
+    rename("zebra", first)
+    train(config, out, data_dir=data, resume=True, quiet=True)
+    rename(first, "zebra")
+    with pytest.raises(ValueError, match=rf"trained on {first}"):
+        evaluate(out, data_dir=data)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from torch.utils.data import (
 )
 
 from bayesprune.posterior import MemorySamples, predict
-from bayesprune.train import RunConfig, Splits, evaluate, load_trained, override, train
+from bayesprune.train import NonFiniteLoss, RunConfig, Splits, evaluate, load_trained, override, train
 from bayesprune.train.task import Regression, build_task
 
 INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
@@ -295,6 +297,49 @@ def test_error_labels_of_another_shape(tmp_path, labels):
     data = TensorDataset(INPUTS, labels)
     with pytest.raises(ValueError, match="give class numbers of shape"):
         run(tmp_path / "run", data=(data, data))
+
+
+def test_error_labels_that_no_output_stands_for(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"labels from 1 to 3 .* logits \(8, 3\); .* whole numbers from 0, each with an output"
+    ):
+        run(tmp_path / "run", data=(TensorDataset(INPUTS, LABELS + 1), PAIRS))
+    ignored = TensorDataset(INPUTS, LABELS.masked_fill(INPUTS[:, 2] > 1, -100))  # as torch's cross-entropy has it
+    assert run(tmp_path / "ignored", data=(ignored, PAIRS))["num_samples"] == 2
+
+
+def test_error_a_batch_that_holds_nan_is_told_from_a_step_that_is_too_large(tmp_path):
+    spoilt = INPUTS.clone()
+    spoilt[20, 3] = torch.nan
+    with pytest.raises(NonFiniteLoss, match=r"step \d \(.*batch holds NaN or infinity: repair or leave out"):
+        run(tmp_path / "train", data=(TensorDataset(spoilt, LABELS), PAIRS))
+    with pytest.raises(ValueError, match="inputs: a batch holds NaN or infinity"):
+        run(tmp_path / "test", data=(PAIRS, TensorDataset(spoilt, LABELS)))
+
+
+def test_error_a_model_that_ends_in_softmax_is_warned_of(tmp_path):
+    with pytest.warns(
+        UserWarning, match="outputs are probabilities, and are taken for logits; end the model before its softmax"
+    ):
+        run(tmp_path / "run", model=lambda: nn.Sequential(network(), nn.Softmax(1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(nn.Sequential(network(), nn.LogSoftmax(1)), None, INPUTS)
+
+
+def test_parity_scores_by_class_and_the_constant_prediction_are_those_of_scikit_learn(tmp_path):
+    from sklearn.metrics import balanced_accuracy_score, log_loss, recall_score
+
+    result = run(tmp_path / "run")
+    model, samples, _, _ = load_trained(tmp_path / "run", model=network, data=(PAIRS, PAIRS))
+    said = predict(model, samples, INPUTS).classes
+    assert result["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(LABELS, said))
+    assert result["recall"] == pytest.approx(recall_score(LABELS, said, average=None))
+    shares = torch.bincount(LABELS).double() / len(LABELS)
+    constant = log_loss(LABELS, shares.expand(len(LABELS), 3).numpy())
+    assert result["health"]["fit"]["constant"] == pytest.approx(constant) and constant < 0.98 * math.log(3)
+    again = evaluate(tmp_path / "run", model=network, data=(PAIRS, TensorDataset(INPUTS[:2], LABELS[:2] * 0)))
+    assert set(again["recall"]) == {"0", "1", "2"} and again["recall"]["1"] is None
 
 
 def test_error_a_lazy_network_has_no_size_yet(tmp_path):

@@ -76,6 +76,41 @@ def test_roundtrip_grey_and_jpeg_and_transparent_images(root):
     assert torch.equal(one.train_images[1, 0], grey)
 
 
+def test_parity_sixteen_bits_are_the_picture_of_eight(root):
+    write(root, "train", "ant", "0.png", picture(42, channels=1))
+    write(root, "train", "ant", "1.png", picture(42, channels=1).astype(np.uint16) * 257)
+    write(root, "train", "ant", "2.tif", picture(42, channels=1).astype(np.int32) * 257)
+    images = load_image_folder(root, size=6).train_images
+    assert torch.equal(images[1], images[0]) and torch.equal(images[2], images[0])
+    write(root, "train", "ant", "3.tif", picture(42, channels=1).astype(np.float32) / 255)
+    with pytest.raises(ValueError, match=r"3\.tif cannot be read .*save it with 8 or 16 bits"):
+        load_image_folder(root, size=6)
+
+
+@pytest.mark.parametrize(
+    "orientation, turned", [(1, lambda x: x), (3, lambda x: np.rot90(x, 2)), (6, lambda x: np.rot90(x, -1))]
+)
+def test_equation_photographs_are_turned_as_their_camera_was(root, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 6: its first row is the right side of the scene
+    (root / "train" / "ant").mkdir()
+    Image.fromarray(picture(43)).save(root / "train" / "ant" / "0.png", exif=exif)
+    wanted = torch.from_numpy(turned(picture(43)).copy()).permute(2, 0, 1)
+    assert torch.equal(load_image_folder(root, size=6).train_images[0], wanted)
+
+
+def test_error_what_is_left_out_is_said(root):
+    write(root, "train/dog", "puppies", "0.png", picture(44))
+    write(root, "train", "", "loose.png", picture(45))
+    (root / "train" / "cat" / "0.heic").write_bytes(b"of a telephone")
+    (root / "train" / "cat" / "._0.png").write_bytes(b"of a Mac")
+    with pytest.warns(
+        UserWarning,
+        match=r"train: not read: cat/0\.heic, dog/notes\.txt, dog/puppies, loose\.png; images lie in CLASS/",
+    ):
+        assert load_image_folder(root, size=6).count("train") == 6
+
+
 def test_error_messages(root, tmp_path):
     with pytest.raises(ValueError, match="size=0"):
         load_image_folder(root, size=0)

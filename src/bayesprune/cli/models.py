@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
         "--coupling", default="intersection", choices=("group", "intersection", "indexed"),
         help="how residual streams are cut (default: intersection)",
     )  # fmt: skip
-    compact.add_argument("--data-dir", help="folder of the data set, for runs on an image folder")
+    compact.add_argument("--data-dir", help="folder of the data set, where the run does not tell what it needs")
     add_own(compact)
     compact.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from bayesprune.cli.parsing import add, add_settings
@@ -40,11 +41,16 @@ def add_commands(commands: Any) -> None:
     select.add_argument("--quiet", action="store_true", help="print nothing")
 
     predict = add(
-        commands, "predict", "predict the rows of a table with a selection's model", _predict,
+        commands, "predict", "predict the rows of a table, or a folder of images", _predict,
         "bayesprune predict found new.csv --out predictions.csv",
+        "bayesprune predict small photos --out predictions.csv",
     )  # fmt: skip
-    predict.add_argument("model", metavar="MODEL", help="folder that `bayesprune select` wrote")
-    predict.add_argument("data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file")
+    predict.add_argument(
+        "model", metavar="MODEL", help="folder that `bayesprune select` wrote, of images `bayesprune compact`"
+    )
+    predict.add_argument(
+        "data", metavar="DATA", help="a .csv, .tsv, .parquet or .npz file, an image or a folder of images"
+    )
     predict.add_argument("--out", metavar="FILE", help="CSV file to write (default: standard output)")
 
 
@@ -70,7 +76,14 @@ def _select(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from bayesprune.predict_rows import run_predict
+    from bayesprune.vision.folders import SUFFIXES
 
-    run_predict(arguments.model, arguments.data, arguments.out)
+    if Path(arguments.data).is_dir() or arguments.data.lower().endswith(SUFFIXES):
+        from bayesprune.predict_images import predict_images
+
+        predict_images(arguments.model, arguments.data, arguments.out)
+    else:
+        from bayesprune.predict_rows import run_predict
+
+        run_predict(arguments.model, arguments.data, arguments.out)
     return 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +123,11 @@ class ClassMixture:
         logits = (logits.cpu() if logits.device.type == "mps" else logits).double()
         if logits.ndim == 1 or logits.shape[1] == 1:
             logits = functional.pad(logits.reshape(-1, 1), (1, 0))
+        elif len(logits) and bool((logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all()):
+            warnings.warn(
+                "model: its outputs are probabilities, and are taken for logits; end the model before its softmax (log_softmax may stay)",
+                stacklevel=2,
+            )
         return (torch.log_softmax(logits, dim=1),)
 
     def add(self, outputs: tuple[Tensor, ...]) -> None:

@@ -295,6 +295,10 @@ class _Reader:
             )  # they tell a reshuffled or augmented pass from the first one
             output = function(moved(inputs, self.device))
             if any(part.isnan().any() for part in output):
+                if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+                    raise ValueError(
+                        "inputs: a batch holds NaN or infinity, and so do the outputs; repair or leave out its examples"
+                    )
                 raise ValueError(f"samples: {name} gives outputs that are not finite; leave it out with indices=")
             outputs.append([part.cpu() for part in output])
             if isinstance(target, Tensor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from bayesprune import vision
+from bayesprune.common.files import listed
 from bayesprune.samplers import CycleClock
 from bayesprune.train.config import RunConfig
 from bayesprune.train.procedures import Procedure
@@ -58,6 +59,29 @@ def cut(config: RunConfig, data: Any) -> Any:
         return data if train_size is None else vision.subset(data, train_size, seed=0)
     data = data.hold_out(validation_size) if validation_size else data
     return data if train_size is None else data.subset(train_size)
+
+
+def reading_of(data: AnyData) -> dict[str, Any]:
+    """Return how a run reads its data: the names of the classes, and of images their shape and normalisation."""
+    images = None
+    if not isinstance(data, Splits):
+        images = {"shape": list(data.image_shape), "scale": data.scale, "mean": list(data.mean), "std": list(data.std)}
+    return {"classes": list(data.classes), "images": images}
+
+
+def check_classes(found: Sequence[str], classes: Sequence[str], run: Path) -> None:
+    """Refuse named classes that are not those that a run was trained on, in their order."""
+    if found and classes and list(found) != list(classes):
+        raise ValueError(
+            f"data: the classes are {listed(found, 8)}; {run} was trained on {listed(classes, 8)}; name them as they were."
+        )
+
+
+def as_trained(data: Any, result: Mapping[str, Any], run: Path) -> Any:
+    """Return data as a finished run read them: with its classes, images normalised as its were."""
+    check_classes(data.classes, result.get("classes", ()), run)
+    images = None if isinstance(data, Splits) else result.get("images")
+    return data if not images else replace(data, mean=tuple(images["mean"]), std=tuple(images["std"]))
 
 
 def own_config(config: RunConfig, model: Any, data: Any) -> RunConfig:

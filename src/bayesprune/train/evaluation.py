@@ -14,7 +14,7 @@ from bayesprune.common.artefact import MissingArtefactError
 from bayesprune.common.tensors import PLAIN, write_tensors
 from bayesprune.posterior import SampleStore, predict
 from bayesprune.train import folder as names
-from bayesprune.train.build import AnyData, as_data, build_data, build_network, cut, own_network
+from bayesprune.train.build import AnyData, as_data, as_trained, build_data, build_network, cut, own_network
 from bayesprune.train.config import RunConfig
 from bayesprune.train.settings import read_config
 from bayesprune.train.splits import Splits
@@ -29,6 +29,8 @@ def load_trained(
 ) -> tuple[nn.Module, SampleStore, AnyData, RunConfig]:  # fmt: skip
     """Return a run's network at its final weights, its posterior samples, its data and its configuration.
 
+    Images are normalised by the statistics that the run was trained with, whatever its folder holds since.
+
     Args:
         run: Run folder of a finished run.
         data_dir: Folder of the data set, where it needs one.
@@ -37,6 +39,7 @@ def load_trained(
 
     Raises:
         ArtefactError: A file is damaged or was exchanged, or the folder holds no finished run.
+        ValueError: The data have other classes than the run's, or in another order.
 
     Example:
         >>> import tempfile
@@ -53,7 +56,8 @@ def load_trained(
         raise MissingArtefactError(
             run, f"holds no finished run ({names.MODEL} is missing)", mend="finish it with --resume"
         )
-    held = build_data(config, data_dir) if data is None else cut(config, as_data(data))
+    result = names.read_json(run / names.RESULT) if (run / names.RESULT).exists() else {}
+    held = as_trained(build_data(config, data_dir) if data is None else cut(config, as_data(data)), result, run)
     network = build_network(config, held) if model is None else own_network(model, config.seed)
     return names.load_model_(network, run), SampleStore(run / names.SAMPLES), held, config
 
@@ -80,7 +84,8 @@ def evaluate(
         task: What was learned; None: what the run's result says.
 
     Returns:
-        {"split", "num_samples", "single": {...}, "average": {...}}.
+        {"split", "num_samples", "single": {...}, "average": {...}}, of classes also "recall": the share of each class
+        that the average has right.
 
     Raises:
         ArtefactError: As `load_trained`.
@@ -92,14 +97,17 @@ def evaluate(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = train(recipe("digits-sgd", ["train_size=64", "epochs=1", "width=4"]), folder, quiet=True)
         ...     sorted(evaluate(folder))
-        ['average', 'num_samples', 'single', 'split']
+        ['average', 'num_samples', 'recall', 'single', 'split']
     """
     network, samples, held, _ = load_trained(run, data_dir, model=model, data=data)
     loader = held.loader(split, batch_size=256, shuffle=False, device=device)
     result: dict[str, Any] = {"split": split, "num_samples": len(samples)}
     scored = _recorded(Path(run)) if task is None else build_task(task)
     for key, members in (("single", None), ("average", samples if len(samples) else None)):
-        result[key] = scored.evaluate(network.to(device), members, loader).scores
+        found = scored.evaluate(network.to(device), members, loader)
+        result[key] = found.scores
+    if found.recall:
+        result["recall"] = dict(zip(held.classes or map(str, range(len(found.recall))), found.recall))
     return result
 
 

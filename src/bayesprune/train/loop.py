@@ -28,9 +28,11 @@ from bayesprune.train.build import (
     build_procedure,
     build_pruner,
     channels_last_is_safe,
+    check_classes,
     cut,
     example_of,
     own_network,
+    reading_of,
 )
 from bayesprune.train.claim import check_place
 from bayesprune.train.collection import Collection, held_sparse
@@ -39,10 +41,13 @@ from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.parallel import Ranks
 from bayesprune.train.result import Trained, run_result
+from bayesprune.train.targets import all_finite
 from bayesprune.train.task import Task, build_task
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tree
 from bayesprune.train.trial import trial_data
+
+_COOLER = "Lower lr or temperature, or lengthen warmup_epochs"
 
 
 class NonFiniteLoss(RuntimeError):
@@ -102,7 +107,7 @@ class Trainer:
         data = build_data(config, data_dir) if data is None else cut(config, data)
         data = trial_data(data, config.data.batch_size) if trial else data
         self.task = build_task(task, config.network.label_smoothing)
-        self.classes = list(data.classes)
+        self.reading = reading_of(data)
 
         def network(seed: int, anew: bool = True) -> nn.Module:
             if model is not None:
@@ -219,7 +224,7 @@ class Trainer:
             score, count = self.task.tally(output, targets)
             self.sums += torch.stack([torch.as_tensor(value).to(self.sums) for value in (loss * count, score, count)])
         if self.fabric.device.type == "cpu" or self.step % 50 == 0:  # elsewhere reading the loss would stall the device
-            self._check_finite()
+            self._check_finite(batch=(inputs, targets))
         self.ranks.average_statistics_()
         try:
             self.stepper.step()
@@ -238,21 +243,24 @@ class Trainer:
         with held_sparse(self.model, self.pruner):  # a midpoint moves no weight that is exactly 0
             self.samples.collect(self.model, self.optimizer, **info)
 
-    def _check_finite(self, weights: bool = False) -> None:
-        """Stop on a loss that is not finite; with `weights`, on such weights too."""
+    def _check_finite(self, weights: bool = False, batch: Any = ()) -> None:
+        """Stop on a loss that is not finite, and tell where the batch is not either; with `weights`, on such weights too."""
         fine = bool(self.ranks.sum(self.sums)[0].isfinite())
         if weights:
             fine = fine and all(bool(p.isfinite().all()) for p in self.model.parameters())
         if not fine:
-            raise self._spoilt("the loss or a weight is not finite")
+            mend = (
+                _COOLER if all_finite(*batch) else "The batch holds NaN or infinity: repair or leave out its examples"
+            )
+            raise self._spoilt("the loss or a weight is not finite", mend)
 
-    def _spoilt(self, what: str) -> NonFiniteLoss:
+    def _spoilt(self, what: str, mend: str = _COOLER) -> NonFiniteLoss:
         """Return what to raise: what is spoilt, where, and how to go on."""
         lr, path = self.optimizer.param_groups[0]["lr"], self.out / names.CHECKPOINT
         good = f"the last good checkpoint is of step {self.last_good} ({path})"
         return NonFiniteLoss(
-            f"{what} at step {self.step} (lr={lr:.4g}); {good if self.last_good else 'no checkpoint was written'}. Lower lr or "
-            "temperature, or lengthen warmup_epochs, and begin again in a new folder."
+            f"{what} at step {self.step} (lr={lr:.4g}); {good if self.last_good else 'no checkpoint was written'}. "
+            f"{mend}, and begin again in a new folder."
         )
 
     def _end_epoch(self) -> None:
@@ -302,7 +310,7 @@ class Trainer:
         write_tensors(self.out / names.MODEL, self.model.state_dict(), PLAIN)
         trained = Trained(
             self.config, self.model, self.samples, self.optimizer, self.task, self.test_loader, self.test_split,
-            self.example, self.classes, self.history, self.seconds, self.exact,
+            self.example, self.reading, self.history, self.seconds, self.exact,
         )  # fmt: skip
         with self.fabric.autocast():
             result = run_result(trained, record)
@@ -318,7 +326,8 @@ class Trainer:
         self._check_finite(weights=True)
         state = {
             "step": self.step, "seconds": self.seconds, "sums": self.ranks.sum(self.sums), "history": self.history,
-            "samples": len(self.samples), "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
+            "samples": len(self.samples), "classes": self.reading["classes"],
+            "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             "method": self.procedure.state_dict(), "task": self.task.name, "exact": self.exact,
@@ -345,6 +354,7 @@ class Trainer:
             raise ValueError(
                 f"task={self.task.name}: {self.out} was begun with task={state['task']}; resume it with that."
             )
+        check_classes(self.reading["classes"], state.get("classes", ()), self.out)
         with reading(path, "a checkpoint of this run", "delete it, and the run begins again"):
             self._take(state)
 

@@ -31,7 +31,7 @@ class Trained:
     test: Iterable[Any]
     split: str
     example: Any
-    classes: list[str]
+    reading: dict[str, Any]
     history: list[dict[str, Any]]
     seconds: float
     exact: bool = True
@@ -48,7 +48,7 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
     ).as_dict()
     fit = None  # the last epoch's training loss beside that of a prediction that knows nothing
     if trained.history and len(store):
-        fit = Fit(members=trained.history[-1]["train_loss"], constant=task.constant(average.classes))
+        fit = Fit(members=trained.history[-1]["train_loss"], constant=average.constant)
     health = health_report(
         optimizer=trained.optimizer if isinstance(trained.optimizer, Sampler) else None,
         samples=store if len(store) else None,
@@ -82,11 +82,13 @@ def run_result(trained: Trained, environment: dict[str, Any]) -> dict[str, Any]:
             for info, value in zip(store.infos, average.members)
         ],
         **average.uncertainty,
+        "recall": average.recall,
         "reliability": average.curve,
         "reliability_single": single.curve,
         "sparsity": report,
         "health": health.as_dict(),
-        "classes": trained.classes or [str(number) for number in range(average.classes or 0)],
+        "images": trained.reading["images"],
+        "classes": trained.reading["classes"] or [str(number) for number in range(average.classes or 0)],
         "environment": environment,
         "config": as_dict(config),
     }

@@ -24,6 +24,7 @@ from bayesprune.posterior import (
 )
 from bayesprune.posterior.metrics import SMALLEST, ReliabilityCurve, curve_of
 from bayesprune.posterior.predict import call, split_batch
+from bayesprune.train.targets import labels_for, same_shape, two_columns
 from bayesprune.train.values import nearest
 
 Views = Sequence[Callable[[Tensor], Tensor]]
@@ -41,6 +42,8 @@ class Evaluation:
         members: The task's first score of each member by itself.
         curve: Confidence against accuracy in 15 bins; empty where there are no classes.
         classes: Number of classes; None where there are none.
+        constant: Loss of the best constant prediction; None where there is none to name.
+        recall: Share of each class that is right; None of one without examples, empty where they are not counted.
         prediction: What `predict` returned; None where it would be too large to keep.
 
     Example:
@@ -54,6 +57,8 @@ class Evaluation:
     members: list[float]
     curve: list[dict[str, float]]
     classes: int | None = None
+    constant: float | None = None
+    recall: Sequence[float | None] = ()
     prediction: Prediction | RegressionPrediction | None = None
 
 
@@ -94,10 +99,6 @@ class Task:
         """Return the scores of the average over samples (of the model itself with None) on batches, outputs averaged over views."""
         raise NotImplementedError
 
-    def constant(self, classes: int | None) -> float | None:
-        """Return the loss of a prediction that knows nothing, None where there is none to name."""
-        return None if classes is None else math.log(classes)
-
 
 @dataclass(frozen=True)
 class Classification(Task):
@@ -120,7 +121,7 @@ class Classification(Task):
     def loss(self, output: Any, targets: Any) -> Tensor:
         """Return the cross-entropy."""
         output = two_columns(output)
-        return F.cross_entropy(output, _labels(output, targets), label_smoothing=self.label_smoothing)
+        return F.cross_entropy(output, labels_for(output, targets), label_smoothing=self.label_smoothing)
 
     def tally(self, output: Any, targets: Any) -> tuple[Tensor | int, int | Tensor]:
         """Return how many are right."""
@@ -130,16 +131,22 @@ class Classification(Task):
     def evaluate(
         self, model: nn.Module, samples: Samples | None, batches: Iterable[Any], views: Views = ()
     ) -> Evaluation:
-        """Return accuracy, NLL, Brier score, calibration error and the uncertainties."""
+        """Return accuracy, also averaged over classes (balanced), NLL, Brier score, calibration error and the uncertainties."""
         prediction = predict(model, samples, Pairs(self, batches), forward=self.output, views=views)
         assert prediction.labels is not None
+        labels, classes = prediction.labels, prediction.probabilities.shape[1]
+        scores = classification_metrics(prediction.probabilities, labels)
+        counts = torch.bincount(labels, minlength=classes).double()
+        recall = torch.bincount(labels[prediction.classes == labels], minlength=classes) / counts
         return Evaluation(
             len(prediction),
-            classification_metrics(prediction.probabilities, prediction.labels),
+            scores | {"balanced_accuracy": float(recall.nanmean())},
             _uncertainty(prediction.total, prediction.aleatoric, prediction.epistemic, prediction.disagreement),
-            (prediction.member_classes == prediction.labels).double().mean(1).tolist(),
-            _rows(reliability_curve(prediction.probabilities, prediction.labels, bins=15)),
-            prediction.probabilities.shape[1],
+            (prediction.member_classes == labels).double().mean(1).tolist(),
+            _rows(reliability_curve(prediction.probabilities, labels, bins=15)),
+            classes,
+            float(torch.special.entr(counts / counts.sum()).sum()),
+            [share if count else None for share, count in zip(recall.tolist(), counts.tolist())],
             prediction,
         )
 
@@ -168,7 +175,7 @@ class Regression(Task):
     def loss(self, output: Any, targets: Any) -> Tensor:
         """Return ½ log(2πσ²) + (y − mean)²/2σ², averaged."""
         mean, variance = self._moments(output)
-        _same_shape(mean, targets)
+        same_shape(mean, targets)
         return F.gaussian_nll_loss(mean, targets.to(mean.dtype), variance, full=True)
 
     def tally(self, output: Any, targets: Any) -> tuple[Tensor | int, int | Tensor]:
@@ -185,7 +192,7 @@ class Regression(Task):
             noise_variance=self.noise_variance, views=views,
         )  # fmt: skip
         assert prediction.labels is not None and prediction.members is not None
-        _same_shape(prediction.mean, prediction.labels)
+        same_shape(prediction.mean, prediction.labels)
         targets, error = prediction.labels.double(), mse(prediction.mean, prediction.labels)
         inside = (targets - prediction.mean).abs() <= 1.6449 * prediction.variance.sqrt()
         scores = {
@@ -196,11 +203,7 @@ class Regression(Task):
             "aleatoric": float(prediction.aleatoric.mean()), "epistemic": float(prediction.epistemic.mean())
         }  # fmt: skip
         members = [mse(member, prediction.labels) for member in prediction.members]
-        return Evaluation(targets.numel(), scores, uncertainty, members, [], None, prediction)
-
-    def constant(self, classes: int | None) -> float | None:
-        """Return None: the spread of the targets is not known here."""
-        return None
+        return Evaluation(targets.numel(), scores, uncertainty, members, [], prediction=prediction)
 
     def _moments(self, output: Any) -> tuple[Tensor, Tensor]:
         """Return means and variances of a model's output."""
@@ -279,7 +282,8 @@ class Tokens(Task):
             "brier": float((found["squares"] - 2 * found["probability"] + 1).mean()), "ece": curve.ece,
         }  # fmt: skip
         spread = _uncertainty(*(found[name] for name in ("total", "aleatoric", "epistemic", "disagreement")))
-        return Evaluation(count, scores, spread, (hits / count).tolist(), _rows(curve), int(parts[0]["classes"][0]))
+        classes = int(parts[0]["classes"][0])
+        return Evaluation(count, scores, spread, (hits / count).tolist(), _rows(curve), classes, math.log(classes))
 
     def _flat(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (positions, V) and labels (positions,)."""
@@ -361,30 +365,6 @@ class Pairs:
             yield self.task.split(batch)
 
 
-def two_columns(logits: Tensor) -> Tensor:
-    """Return the logits of classes 0 and 1 where there is one column, which is class 1's; else the logits."""
-    return F.pad(logits, (1, 0)) if logits.ndim == 2 and logits.shape[1] == 1 else logits
-
-
-def _labels(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return labels as torch's cross-entropy takes them; refuse those of another shape."""
-    soft = targets.is_floating_point() and targets.shape == logits.shape
-    if logits.ndim == 2 and not soft and (targets.is_floating_point() or targets.shape != logits.shape[:1]):
-        raise ValueError(
-            f"labels of shape {tuple(targets.shape)} and type {targets.dtype} for logits {tuple(logits.shape)}; give class numbers "
-            "of shape (n,), whole numbers from 0 (squeeze a column, argmax one-hot rows), or task='regression' for numbers"
-        )
-    return targets if soft else targets.long()
-
-
-def _same_shape(mean: Tensor, targets: Tensor) -> None:
-    if mean.shape != targets.shape:
-        raise ValueError(
-            f"the model gives {tuple(mean.shape)} for targets {tuple(targets.shape)}, which would broadcast; give both the same "
-            "shape (squeeze the output, or unsqueeze the targets)."
-        )
-
-
 def _uncertainty(total: Any, aleatoric: Any, epistemic: Any, disagreement: Any) -> dict[str, float]:
     """Return the means, by the names of result.json."""
     return {
@@ -395,5 +375,5 @@ def _uncertainty(total: Any, aleatoric: Any, epistemic: Any, disagreement: Any) 
 
 def _rows(curve: ReliabilityCurve) -> list[dict[str, float]]:
     """Return a reliability curve as rows."""
-    columns = ("lower", "upper", "count", "confidence", "accuracy")
-    return [dict(zip(columns, map(float, row))) for row in zip(*(getattr(curve, name) for name in columns))]
+    names = ("lower", "upper", "count", "confidence", "accuracy")
+    return [dict(zip(names, map(float, row))) for row in zip(*(getattr(curve, name) for name in names))]

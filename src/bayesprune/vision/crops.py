@@ -91,12 +91,17 @@ def uniforms(count: int, *keys: int) -> np.ndarray:
 
 
 def read_image(path: Path, mode: str = "RGB") -> Any:
-    """Decode an image file with Pillow; one that cannot be read is named."""
-    from PIL import Image
+    """Decode an image file with Pillow, upright as its camera was held; one that cannot be read is named."""
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            return file.convert(mode)
+            image = ImageOps.exif_transpose(file)
+        if image.mode == "F":
+            raise ValueError("its floats have no known range; save it with 8 or 16 bits")
+        if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+        return image.convert(mode)
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more on damaged files
         raise ValueError(f"{path} cannot be read as an image ({error}): remove or replace it") from error
 
@@ -107,6 +112,11 @@ def crop_image(image: Any, box: Box, size: int) -> np.ndarray:
     # Cut before it is scaled: `resize(box=...)` would mix in pixels from outside the window.
     pixels = np.asarray(image.crop((left, top, left + width, top + height)).resize((size, size), _BILINEAR))
     return pixels[:, ::-1] if mirrored else pixels
+
+
+def shorter_side(size: int) -> int:
+    """Return the shorter side to which an image is scaled before its middle is cut out: 256 for 224."""
+    return round(size * 256 / 224)
 
 
 def middle(image: Any, size: int, resize: int) -> np.ndarray:

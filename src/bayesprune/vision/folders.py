@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from bayesprune.common.files import contents, listed
 from bayesprune.vision.crops import Box, crop_image, read_image
 from bayesprune.vision.data import ArrayDataset, channel_statistics
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +102,11 @@ def load_image_folder(root: str | os.PathLike[str], size: int, *, grayscale: boo
 def _read(files: ImageFiles, size: int, grayscale: bool) -> tuple[Tensor, Tensor]:
     images = np.empty((len(files), size, size, 1 if grayscale else 3), dtype=np.uint8)
     for i in range(len(files)):
-        images[i] = _square(read_image(files.path(i), "L" if grayscale else "RGB"), size)
+        images[i] = middle_square(read_image(files.path(i), "L" if grayscale else "RGB"), size)
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(files.labels)
 
 
-def _square(image: Any, size: int) -> np.ndarray:
+def middle_square(image: Any, size: int) -> np.ndarray:
     """The middle square of a Pillow image, scaled: uint8 pixels (size, size, channels)."""
     side = min(image.size)
     box = Box((image.width - side) // 2, (image.height - side) // 2, side, side, mirrored=False)
@@ -133,8 +134,10 @@ def _split(folder: Path, classes: Sequence[str], training: bool, every_class: bo
         )
     names: list[bytes] = []
     labels: list[int] = []
+    left = _images(folder)
     for label, name in enumerate(classes):
         files = _images(folder / name) if name in present else []
+        left += [f"{name}/{file}" for file in _visible(folder / name) - set(files)] if name in present else []
         if training and not files:
             raise FileNotFoundError(
                 f"{folder / name}: expected images ({', '.join(SUFFIXES)}); found {contents(folder / name)}"
@@ -143,11 +146,20 @@ def _split(folder: Path, classes: Sequence[str], training: bool, every_class: bo
         labels += [label] * len(files)
     if not names:
         raise FileNotFoundError(f"{folder}: expected images ({', '.join(SUFFIXES)}) in its class folders; found none")
+    if left:
+        warnings.warn(
+            f"{folder}: not read: {listed(sorted(left), 4)}; images lie in CLASS/ itself, as {', '.join(SUFFIXES)}",
+            stacklevel=4,
+        )
     return ImageFiles(folder, np.array(names), np.array(labels, np.int64))
 
 
 def _images(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+    return sorted(name for name in _visible(folder) if name.lower().endswith(SUFFIXES))
+
+
+def _visible(folder: Path) -> set[str]:
+    return {entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")}
 
 
 def _class_folders(folder: Path) -> list[str]:

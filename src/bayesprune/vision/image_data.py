@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bayesprune.vision.crops import shorter_side
 from bayesprune.vision.data import chosen_training, split_training
 from bayesprune.vision.folders import ImageFiles, find_images
 from bayesprune.vision.image_loader import ImageLoader
@@ -70,7 +71,7 @@ class ImageDataset:
     @property
     def resize(self) -> int:
         """Shorter side to which an image is scaled before its middle is cut out: 256 for 224."""
-        return round(self.size * 256 / 224)
+        return shorter_side(self.size)
 
     def count(self, split: str) -> int:
         """Return the number of images of a split, 0 where there is none."""

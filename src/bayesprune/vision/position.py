@@ -61,7 +61,7 @@ class PositionedLoader:
             if int(state[name]) != getattr(self, name):
                 raise ValueError(
                     f"the saved loader has {name}={int(state[name])}, this one {getattr(self, name)}: "
-                    "resume with the settings of the saved run"
+                    "resume with the settings of the saved run, on the data that it had"
                 )
         if not 0 <= int(state["batch"]) < len(self):
             raise ValueError(

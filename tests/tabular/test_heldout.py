@@ -22,6 +22,9 @@ class Known:
         self.function, self.noise = function, noise
         self.factors = 1 + 0.1 * np.linspace(-1, 1, members)
 
+    def needed_names(self):
+        return []  # beside what is selected
+
     def predict_members(self, X):
         return self.factors[:, None] * self.predict(X)
 

@@ -38,6 +38,9 @@ def test_target_interchangeable_columns_predict_though_none_can_be_singled_out()
     low, high = model.predict_interval(X[test], 0.9).T
     covered = np.mean((low < y[test]) & (y[test] < high))
     assert abs(covered - 0.9) < 4 * np.sqrt(0.09 / 250) + 0.03
+    default = SparseBNNRegressor(refit=False, **QUICK).fit(X[train], y[train])
+    np.testing.assert_array_equal(default.p_value_, model.p_value_)  # what is found does not depend on what is asked
+    assert default.clusters_ == model.clusters_
 
 
 def test_invariant_each_member_reads_the_columns_of_its_chain_only(tmp_path):

@@ -9,8 +9,6 @@ from bayesprune.tabular.comparison import ComparisonSettings
 from bayesprune.tabular.search import SearchSettings
 from bayesprune.tabular.weighing import WeighingSettings
 
-LONGEST = 128  # inputs of a chain that are compared for prediction
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,7 +61,7 @@ class Plan:
         A table of no more columns than the common candidates needs no ramp, and 300 steps of search.
         """
         union = max(16, min(64, n // 16))
-        candidates = candidates or (LONGEST if for_prediction else max(32, min(128, math.ceil(3 * (expected or 0)))))
+        candidates = candidates or max(32, min(128, math.ceil(3 * (expected or 0))))
         candidates = max(candidates, p if p <= union else 0)
         steps = steps or (300 if p <= candidates else 700)
         batch_size = batch_size or (512 if n >= 5000 else max(16, min(256, n // 3)))

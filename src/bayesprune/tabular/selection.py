@@ -27,7 +27,7 @@ from bayesprune.tabular.clusters import Cluster, determined, twins
 from bayesprune.tabular.comparison import Folds, owners
 from bayesprune.tabular.conditional import ConditionalModels
 from bayesprune.tabular.evidence import Evidence, gather_evidence, inclusion_probabilities
-from bayesprune.tabular.plan import LONGEST, Plan
+from bayesprune.tabular.plan import Plan
 from bayesprune.tabular.prediction_sets import PredictionSets, choose_for_prediction
 from bayesprune.tabular.rows import Rows, Standardiser
 from bayesprune.tabular.search import SearchResult, search
@@ -35,6 +35,7 @@ from bayesprune.tabular.weighing import FoldNetworks, Weigher, train_fold_networ
 
 _TWINS = 2  # interchangeable inputs that join each candidate in the networks; all of them join its cluster
 _FURTHER = 128  # inputs that are weighed by what the networks leave of y, beside the candidates
+_LONGEST = 128  # inputs of a chain that are compared for prediction
 _PATHS = 50  # inputs whose path is kept
 
 
@@ -158,7 +159,7 @@ def _with_sets(
     if all(len(found) == len(groups) for found in known):
         return selections
     paths = [
-        list(dict.fromkeys([*found, *interleaved(own)[:LONGEST]]))
+        list(dict.fromkeys([*found, *interleaved(own)[:_LONGEST]]))
         for found, by_chain in zip(known, orders)
         for own in by_chain
     ]

@@ -187,10 +187,10 @@ def _difference(wanted: list[Tensor], got: list[Tensor], tolerance: float, shape
 
 
 def _relative(wanted: list[Tensor], got: list[Tensor]) -> float:
-    return _worst([_off(one, two) / max(1.0, _off(one, torch.zeros_like(one))) for one, two in zip(wanted, got)])
+    return _worst([_off(one, two) / max(1.0, _off(one, 0.0)) for one, two in zip(wanted, got)])
 
 
-def _off(wanted: Tensor, got: Tensor) -> float:
+def _off(wanted: Tensor, got: Tensor | float) -> float:
     """Return the largest difference where what is wanted is finite; NaN where what was got is not a number."""
     off = (wanted - got).abs().masked_fill(~wanted.isfinite(), 0.0)
     return float(off.max()) if off.numel() else 0.0
@@ -231,7 +231,7 @@ def _compare_step(
         report.notes.append("training was not compared: the model draws random numbers outside nn.Dropout")
         return
     worst = _relative(first, got)
-    scale = _worst(_off(g, torch.zeros_like(g)) for g in gradients.values()) or 1.0
+    scale = _worst(_off(g, 0.0) for g in gradients.values()) or 1.0
     known = dict(masked.named_parameters())
     for name, param in compact.named_parameters():
         if name in known and (name in gradients or name in own):

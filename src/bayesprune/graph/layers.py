@@ -22,6 +22,11 @@ def turned_linear(module: Any) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
 
 
+def is_weighted(module: Any) -> bool:
+    """Whether a layer is linear in its inputs, with a weight that mixes channels: what is pruned and counted."""
+    return isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) or turned_linear(module)
+
+
 Side = tuple[str, int, Tensor]
 """A tensor's name in its module, one of its dimensions, and the atoms along it."""
 

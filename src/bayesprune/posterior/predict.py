@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.common.modes import device_of, preserved
+from bayesprune.common.tensors import all_finite
 from bayesprune.posterior.mixture import ClassMixture, MomentMixture, Prediction, RegressionPrediction, begin
 from bayesprune.posterior.samples import Samples
 
@@ -295,7 +296,7 @@ class _Reader:
             )  # they tell a reshuffled or augmented pass from the first one
             output = function(moved(inputs, self.device))
             if any(part.isnan().any() for part in output):
-                if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+                if not all(map(all_finite, tensors)):
                     raise ValueError(
                         "inputs: a batch holds NaN or infinity, and so do the outputs; repair or leave out its examples"
                     )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bayesprune.graph.layers import CONVOLUTIONS, PACKED, TRANSPOSED, turned_linear
+from bayesprune.graph.layers import PACKED, TRANSPOSED, is_weighted, turned_linear
 from bayesprune.sparsity.channels import channel_groups
 from bayesprune.sparsity.groups import ChannelGroups, Groups, TensorGroups
 
@@ -141,8 +141,7 @@ def prunable_modules(model: nn.Module, exclude: Exclude = ()) -> tuple[dict[str,
         if isinstance(module, PACKED):
             count = sum(param.numel() for param in module.parameters(recurse=False) if param.dim() > 1)
             excluded.append(Exclusion(name, count, banned.get(name, PACKED_REASON)))
-        known = isinstance(module, (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)) or turned_linear(module)
-        if not known or not isinstance(weight, Tensor):
+        if not is_weighted(module) or not isinstance(weight, Tensor):
             continue
         full = f"{name}.weight" if name else "weight"
         if isinstance(weight, nn.parameter.UninitializedParameter):

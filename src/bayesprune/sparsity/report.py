@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune.graph.hooks import heard
 from bayesprune.graph.inputs import Inputs
-from bayesprune.graph.layers import CONVOLUTIONS, TRANSPOSED, turned_linear
+from bayesprune.graph.layers import TRANSPOSED, is_weighted, turned_linear
 from bayesprune.sparsity.partition import Exclude, Exclusion, prunable_modules
 
 
@@ -186,8 +186,7 @@ def _share(part: int, whole: int) -> float:
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
-        kinds = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
-        if (isinstance(module, kinds) or turned_linear(module)) and isinstance(getattr(module, "weight", None), Tensor):
+        if is_weighted(module) and isinstance(getattr(module, "weight", None), Tensor):
             yield name, module
 
 

@@ -41,7 +41,7 @@ from bayesprune.train.devices import Watched, fabric, interruptible
 from bayesprune.train.logs import Progress, TensorBoard
 from bayesprune.train.parallel import Ranks
 from bayesprune.train.result import Trained, run_result
-from bayesprune.train.targets import all_finite
+from bayesprune.train.targets import finite_batch
 from bayesprune.train.task import Task, build_task
 from bayesprune.train.traces import ChannelTraces
 from bayesprune.train.tree import load_tree, save_tree
@@ -250,7 +250,7 @@ class Trainer:
             fine = fine and all(bool(p.isfinite().all()) for p in self.model.parameters())
         if not fine:
             mend = (
-                _COOLER if all_finite(*batch) else "The batch holds NaN or infinity: repair or leave out its examples"
+                _COOLER if finite_batch(*batch) else "The batch holds NaN or infinity: repair or leave out its examples"
             )
             raise self._spoilt("the loss or a weight is not finite", mend)
 

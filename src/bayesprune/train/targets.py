@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from bayesprune.common.tensors import all_finite
+
 
 def two_columns(logits: Tensor) -> Tensor:
     """Return the logits of classes 0 and 1 where there is one column, which is class 1's; else the logits."""
@@ -39,10 +41,10 @@ def same_shape(mean: Tensor, targets: Tensor) -> None:
         )
 
 
-def all_finite(*parts: Any) -> bool:
+def finite_batch(*parts: Any) -> bool:
     """Return whether no tensor of a batch's parts, or of the tuples and mappings among them, holds NaN or infinity."""
     for part in parts:
         held = part.values() if isinstance(part, Mapping) else part if isinstance(part, (tuple, list)) else ()
-        if not all_finite(*held) or (isinstance(part, Tensor) and not bool(part.isfinite().all())):
+        if not finite_batch(*held) or (isinstance(part, Tensor) and not all_finite(part)):
             return False
     return True

@@ -121,133 +121,118 @@ def find_inputs(
     learning = folds.learning(1, rows.batch_size)
     guess = min(expected or 5.0, len(groups) / 2)
     found = search(rows, learning, chains, outputs, plan.search, expected=guess, seed=seed + 1)
-    columns = _whole_groups(found.columns, groups, rows.p)
-    net = (
-        found.net.choose(torch.arange(chains), _places(found.columns, columns))
-        if columns is not found.columns
-        else found.net
-    )
-    orders = [_orders(net, columns, rows, which, folds, groups, plan, seed) for which in range(rows.sets)]
-    weighed = _evidence(net, columns, rows, folds, groups, plan, orders, seed=seed + 10_000)
+    fit = _Fit(rows, folds, groups, owners(groups, rows.p), plan, found.net, found.columns).in_whole_groups()
+    orders = [fit.orders(which, seed) for which in range(rows.sets)]
+    weighed = fit.evidence(orders, seed=seed + 10_000)
     prior = None if expected is None else min(max(expected / len(groups), 1e-9), 1 - 1e-9)
-    selections = [
-        _selection(evidence, found, which, plan, groups, prior, fdr) for which, evidence in enumerate(weighed)
-    ]
-    if plan.for_prediction is False:
-        return selections
-    return _with_sets(selections, net, columns, rows, folds, groups, plan, orders, seed=seed + 15_000)
+    selections = [_selection(evidence, found, which, fit, prior, fdr) for which, evidence in enumerate(weighed)]
+    return selections if plan.for_prediction is False else fit.with_sets(selections, orders, seed=seed + 15_000)
 
 
-def _with_sets(
-    selections: list[Selection],
-    net: ChainMLP,
-    columns: Tensor,
-    rows: Rows,
-    folds: Folds,
-    groups: Sequence[np.ndarray],
-    plan: Plan,
-    orders: list[list[list[list[int]]]],
-    *,
-    seed: int,
-) -> list[Selection]:
-    """Add the inputs that predict best, beside those found if that is the plan; none where those found are enough."""
-    owner = owners(groups, rows.p)
-    known = [
-        [] if plan.for_prediction else sorted({int(owner[c]) for own in s.clusters for c in own.members})
-        for s in selections
-    ]
-    if all(len(found) == len(groups) for found in known):
-        return selections
-    paths = [
-        list(dict.fromkeys([*found, *interleaved(own)[:_LONGEST]]))
-        for found, by_chain in zip(known, orders)
-        for own in by_chain
-    ]
-    wide = _padded_columns([np.concatenate([groups[number] for number in path]) for path in paths])
-    net = net.choose(torch.arange(net.chains), _places(columns, wide))
-    given = [*map(len, known)]
-    chosen = choose_for_prediction(net, wide, paths, rows, folds, groups, plan.comparison, given=given, seed=seed)
-    return [
-        replace(s, sets=sets if sets.count > few or not few else None, history=s.history | sets.history())
-        for s, few, sets in zip(selections, given, chosen)
-    ]
+@dataclass(frozen=True)
+class _Fit:
+    """The chains that a search left, on their candidate columns, and what all that follows needs beside them."""
 
+    rows: Rows
+    folds: Folds
+    groups: Sequence[np.ndarray]
+    owner: np.ndarray
+    plan: Plan
+    net: ChainMLP
+    columns: Tensor
 
-def _evidence(
-    net: ChainMLP,
-    columns: Tensor,
-    rows: Rows,
-    folds: Folds,
-    groups: Sequence[np.ndarray],
-    plan: Plan,
-    orders: list[list[list[list[int]]]],
-    *,
-    seed: int,
-) -> list[Evidence]:
-    """Join the candidates of all chains and sources of each data set, train on them and weigh them."""
-    owner, chains = owners(groups, rows.p), plan.chains
-    candidates = []
-    for which in range(rows.sets):
-        union = common_union([order for own in orders[which] for order in own], plan.union)
-        candidates.append(_with_twins(rows, which, union, groups, most=_TWINS)[0])
-    wide = [np.concatenate([groups[j] for j in union]) for union in candidates]
-    common = _padded_columns(wide).repeat_interleave(chains, 0)
-    net = net.choose(torch.arange(net.chains), _places(columns, common))
-    networks = _fold_networks(net, common, rows, folds, owner, plan, seed)
-    result = []
-    for which, union in enumerate(candidates):
-        X = rows.only(which).inputs(0, rows.count)[0].numpy()
-        loose = np.zeros(rows.p, dtype=bool)
-        loose[wide[which]] = True
-        models = ConditionalModels(X, loose)
-        y = rows.y[which, : rows.count]
-        weigher = Weigher(networks, models, which * chains, chains, y, seed + which, plan.weighing.draws)
-        further, correlation = _with_twins(rows, which, _further(weigher, owner, union, X), groups, union)
-        result.append(gather_evidence(weigher, models, groups, further, correlation, rows.count))
-    return result
+    def on(self, columns: Tensor) -> _Fit:
+        """Return the fit with its chains on other columns."""
+        net = self.net.choose(torch.arange(self.net.chains), _places(self.columns, columns))
+        return replace(self, net=net, columns=columns)
 
+    def columns_of(self, inputs: Sequence[int]) -> np.ndarray:
+        """Return the columns of some inputs, in their order."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(self.groups[number] for number in inputs)])
 
-def _fold_networks(
-    net: ChainMLP, columns: Tensor, rows: Rows, folds: Folds, owner: np.ndarray, plan: Plan, seed: int
-) -> FoldNetworks:
-    """Train the networks that weigh, with smaller steps where they diverge: one that is not finite says nothing of y."""
-    settings = plan.weighing
-    for _ in range(4):
-        networks = train_fold_networks(copy.deepcopy(net), columns, rows, folds, owner, settings, seed)
-        if all(bool(parameter.isfinite().all()) for parameter in networks.net.parameters()):
-            return networks
-        settings = replace(settings, chain=replace(settings.chain, lr=settings.chain.lr / 3))
-    raise RuntimeError(
-        f"the networks that weigh the inputs diverge at lr={plan.weighing.chain.lr:g} and at {3 * settings.chain.lr:.2g}: "
-        "look for outliers in X or y and for rows of enormous sample_weight"
-    )
+    def in_whole_groups(self) -> _Fit:
+        """Return the fit with every group that has one of its columns among a chain's candidates made whole."""
+        if len(self.groups) == self.rows.p:
+            return self
+        held = [sorted({int(self.owner[c]) for c in chain if c >= 0}) for chain in self.columns.numpy()]
+        return self.on(_padded_columns([*map(self.columns_of, held)]))
 
+    def orders(self, which: int, seed: int) -> list[list[list[int]]]:
+        """Return for each chain of a data set the inputs in the order of its own search (equation 10's statistic), of
+        the least-angle path and of the trees, all on its learning rows.
+        """
+        one, chains = self.rows.only(which), self.plan.chains
+        count = tree_rows(one.count, one.p)
+        X, y = one.inputs(0, count)[0].numpy(), one.y[0, :count].numpy()
+        strength = self.net.input_weights().detach().square().sum(1)
+        orders = []
+        for chain in range(which * chains, (which + 1) * chains):
+            learning = np.setdiff1d(np.arange(count), self.folds.outer(chain).numpy())
+            found = [self.columns[chain][strength[chain].argsort(descending=True)].tolist()]
+            found += [path_order(X[learning], y[learning]), tree_order(X[learning], y[learning], seed + chain)]
+            orders.append([list(dict.fromkeys(int(self.owner[c]) for c in order if c >= 0)) for order in found])
+        return orders
 
-def _orders(
-    net: ChainMLP,
-    columns: Tensor,
-    rows: Rows,
-    which: int,
-    folds: Folds,
-    groups: Sequence[np.ndarray],
-    plan: Plan,
-    seed: int,
-) -> list[list[list[int]]]:
-    """Return for each chain of a data set the inputs in the order of its own search (equation 10's statistic), of the
-    least-angle path and of the trees, all on its learning rows.
-    """
-    owner = owners(groups, rows.p)
-    one = rows.only(which)
-    count = tree_rows(rows.count, rows.p)
-    X, y = one.inputs(0, count)[0].numpy(), one.y[0, :count].numpy()
-    strength = net.input_weights().detach().square().sum(1)
-    orders = []
-    for chain in range(which * plan.chains, (which + 1) * plan.chains):
-        learning = np.setdiff1d(np.arange(count), folds.outer(chain).numpy())
-        found = [columns[chain][strength[chain].argsort(descending=True)].tolist()]
-        found += [path_order(X[learning], y[learning]), tree_order(X[learning], y[learning], seed + chain)]
-        orders.append([list(dict.fromkeys(int(owner[c]) for c in order if c >= 0)) for order in found])
-    return orders
+    def evidence(self, orders: list[list[list[list[int]]]], *, seed: int) -> list[Evidence]:
+        """Join the candidates of all chains and sources of each data set, train on them and weigh them."""
+        rows, plan, groups = self.rows, self.plan, self.groups
+        candidates = []
+        for which, own in enumerate(orders):
+            union = common_union([order for by_source in own for order in by_source], plan.union)
+            candidates.append(_with_twins(rows, which, union, groups, most=_TWINS)[0])
+        wide = [*map(self.columns_of, candidates)]
+        networks = self.on(_padded_columns(wide).repeat_interleave(plan.chains, 0)).networks(seed)
+        result = []
+        for which, union in enumerate(candidates):
+            X = rows.only(which).inputs(0, rows.count)[0].numpy()
+            loose = np.zeros(rows.p, dtype=bool)
+            loose[wide[which]] = True
+            models = ConditionalModels(X, loose)
+            y = rows.y[which, : rows.count]
+            weigher = Weigher(networks, models, which * plan.chains, plan.chains, y, seed + which, plan.weighing.draws)
+            further, correlation = _with_twins(rows, which, _further(weigher, self.owner, union, X), groups, union)
+            result.append(gather_evidence(weigher, models, groups, further, correlation, rows.count))
+        return result
+
+    def networks(self, seed: int) -> FoldNetworks:
+        """Train the networks that weigh, with smaller steps where they diverge: one that is not finite says nothing."""
+        first = settings = self.plan.weighing
+        for _ in range(4):
+            net = copy.deepcopy(self.net)
+            networks = train_fold_networks(net, self.columns, self.rows, self.folds, self.owner, settings, seed)
+            if all(bool(parameter.isfinite().all()) for parameter in networks.net.parameters()):
+                return networks
+            settings = replace(settings, chain=replace(settings.chain, lr=settings.chain.lr / 3))
+        raise RuntimeError(
+            f"the networks that weigh the inputs diverge at lr={first.chain.lr:g} and at {3 * settings.chain.lr:.2g}: "
+            "look for outliers in X or y and for rows of enormous sample_weight"
+        )
+
+    def with_sets(
+        self, selections: list[Selection], orders: list[list[list[list[int]]]], *, seed: int
+    ) -> list[Selection]:
+        """Add the inputs that predict best, beside those found if that is the plan; none where those found are enough."""
+        plan, groups = self.plan, self.groups
+        known = [
+            [] if plan.for_prediction else sorted({int(self.owner[c]) for own in s.clusters for c in own.members})
+            for s in selections
+        ]
+        if all(len(found) == len(groups) for found in known):
+            return selections
+        paths = [
+            list(dict.fromkeys([*found, *interleaved(own)[:_LONGEST]]))
+            for found, by_chain in zip(known, orders)
+            for own in by_chain
+        ]
+        wide = self.on(_padded_columns([*map(self.columns_of, paths)]))
+        given = [*map(len, known)]
+        chosen = choose_for_prediction(
+            wide.net, wide.columns, paths, self.rows, self.folds, groups, plan.comparison, given=given, seed=seed
+        )
+        return [
+            replace(s, sets=sets if sets.count > few or not few else None, history=s.history | sets.history())
+            for s, few, sets in zip(selections, given, chosen)
+        ]
 
 
 def _further(weigher: Weigher, owner: np.ndarray, union: list[int], X: np.ndarray) -> list[int]:
@@ -290,22 +275,16 @@ def _with_twins(
 
 
 def _selection(
-    evidence: Evidence,
-    found: SearchResult,
-    which: int,
-    plan: Plan,
-    groups: Sequence[np.ndarray],
-    prior: float | None,
-    fdr: float,
+    evidence: Evidence, found: SearchResult, which: int, fit: _Fit, prior: float | None, fdr: float
 ) -> Selection:
+    plan, groups, of = fit.plan, fit.groups, fit.owner
     probability, factor, pi = inclusion_probabilities(evidence.p_value, prior, len(groups))
     logit = math.log(pi) - math.log1p(-pi)
     single, findings = evidence.chain_factors(), evidence.found(fdr)
     chain_probability = 1 / (1 + np.exp(-np.clip(single + logit, -700, 700)))
-    p = sum(map(len, groups))
-    of = owners(groups, p)
     own = slice(which * plan.chains, (which + 1) * plan.chains)
-    path = torch.stack([step[own].float().mean(0) for step in found.path]).numpy() if found.path else np.zeros((0, p))
+    steps = [step[own].float().mean(0).numpy() for step in found.path]
+    path = np.stack(steps) if steps else np.zeros((0, len(of)))
     shown = np.argsort(-(probability[of] + (path[-1] if len(path) else 0)), kind="stable")[:_PATHS]
     size = plan.search.hidden[0]
     n = found.rows.count * (plan.folds - 1) / plan.folds
@@ -355,18 +334,6 @@ def _as_probability(
     """Return the inclusion probability of an input at a mean squared weight."""
     logit = 0.5 * size * n * (decays["spike_decay"] - decays["slab_decay"]) * (mean_square - soft_threshold)
     return 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
-
-
-def _whole_groups(columns: Tensor, groups: Sequence[np.ndarray], p: int) -> Tensor:
-    """Return the candidates with every group that has one of its columns among them made whole."""
-    if len(groups) == p:
-        return columns
-    of = owners(groups, p)
-    wholes = []
-    for chain in columns.numpy():
-        held = sorted({int(of[c]) for c in chain if c >= 0})
-        wholes.append(np.concatenate([groups[number] for number in held]) if held else np.zeros(0, dtype=np.int64))
-    return _padded_columns(wholes)
 
 
 def _padded_columns(columns: Sequence[np.ndarray]) -> Tensor:

@@ -20,6 +20,10 @@ ELEMENTWISE = [
     torch.sigmoid, F.hardswish, F.softplus, F.logsigmoid, lambda x: x.abs(), lambda x: x**2, lambda x: x.clamp(min=0.2),
     lambda x: x.sigmoid() * x, lambda x: torch.pow(x, 3), lambda x: 1 - x, lambda x: x * 2 + 3, lambda x: x.exp().log1p(),
     lambda x: F.dropout(x, 0.0), lambda x: (x.square() + 1).sqrt(), lambda x: x.softmax(-1),
+    lambda x: x.double().type_as(x), lambda x: x + torch.zeros(x.shape[0], 1, 1, 1, device=x.device),
+    lambda x: x * torch.ones((x.shape[0], 1, 1, 1), dtype=x.dtype), lambda x: x + torch.arange(x.shape[-1], device=x.device),
+    lambda x: x * torch.tensor([x.shape[0]]), lambda x: x * torch.full((1,), torch.finfo(x.dtype).eps, device=x.device),
+    lambda x: x * torch.randint(2, 3, (1,), device=x.device), lambda x: x + torch.normal(2.0, 0.0, (1,), device=x.device),
 ]  # fmt: skip
 
 

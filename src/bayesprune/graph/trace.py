@@ -24,6 +24,8 @@ from bayesprune.graph.slim_attention import SlimAttention
 
 _FINFO = torch.finfo
 _UNFOLDED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
+# A size, type or device among their arguments does not make them a node by itself in every version of torch.
+_FACTORIES = "arange as_tensor empty eye full linspace normal ones rand randint randn scalar_tensor tensor zeros"
 
 
 class _Known(fx.Proxy):
@@ -74,7 +76,8 @@ class Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, inputs: Inputs | None, is_leaf: Callable[[nn.Module], bool] = is_layer) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=tuple(getattr(torch, name) for name in _FACTORIES.split()))
+        self._autowrap_search.append(torch)
         self.inputs = None if inputs is None else inputs.map(torch.clone)
         self.is_leaf = is_leaf
         self.values: dict[fx.Node, Any] = {}

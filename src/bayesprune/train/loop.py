@@ -374,11 +374,12 @@ class Trainer:
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.last_good = self.step
         self.exact = state.get("exact", True)
-        if self.step % len(self.loader) and not getattr(self.loader, "exact", True):
+        if not getattr(self.loader, "exact", True):
             self.exact = False
+            place = "lies inside" if self.step % len(self.loader) else "ends"
             warnings.warn(
-                f"step {self.step} lies inside an epoch, and the training data cannot be replayed: a new pass over them begins, so the "
-                "run is not the uninterrupted one bit for bit (a map-style Dataset, or a loader with state_dict, can be)",
+                f"step {self.step} {place} an epoch, and the training data cannot be replayed: a new pass over them begins, so the run "
+                "is in general not the uninterrupted one bit for bit (a map-style Dataset, or a loader with state_dict, can be)",
                 stacklevel=3,
             )
         self.ranks.set_random_state(self.config.seed, state)

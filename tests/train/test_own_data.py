@@ -167,6 +167,20 @@ def test_property_a_stop_at_the_end_of_an_epoch_is_exact_only_where_the_next_pas
     assert any("step 10 ends an epoch" in str(each.message) for each in recwarn) != exact
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"steps_per_epoch": 4}, "epoch of the saved loader has 5 batches, one of this 4"), ({"num_data": 400}, "begun with 40;")],
+)  # fmt: skip
+def test_error_a_run_on_a_stream_is_resumed_with_other_numbers(changed, message, tmp_path, monkeypatch):
+    numbers = iter([{"num_data": 40, "steps_per_epoch": 5}] * 2 + [{"num_data": 40, "steps_per_epoch": 5, **changed}])
+
+    def make():
+        return Splits([BATCH] * 5, held(), **next(numbers))
+
+    with pytest.raises(ValueError, match=message):
+        stopped_and_resumed(tmp_path, monkeypatch, make)
+
+
 def test_property_a_workers_first_sigterm_is_for_the_loop():
     loaders = [DatasetLoader(Noisy(), batch_size=8, shuffle=True, workers=number) for number in (0, 1)]
     batches = [iter(loader) for loader in loaders]

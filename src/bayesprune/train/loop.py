@@ -326,7 +326,7 @@ class Trainer:
         self._check_finite(weights=True)
         state = {
             "step": self.step, "seconds": self.seconds, "sums": self.ranks.sum(self.sums), "history": self.history,
-            "samples": len(self.samples), "classes": self.reading["classes"],
+            "samples": len(self.samples), "classes": self.reading["classes"], "num_data": self.procedure.num_data,
             "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
@@ -355,6 +355,10 @@ class Trainer:
                 f"task={self.task.name}: {self.out} was begun with task={state['task']}; resume it with that."
             )
         check_classes(self.reading["classes"], state.get("classes", ()), self.out)
+        if (held := state.get("num_data", self.procedure.num_data)) != self.procedure.num_data:
+            raise ValueError(
+                f"num_data={self.procedure.num_data}: {self.out} was begun with {held}; resume it with that."
+            )
         with reading(path, "a checkpoint of this run", "delete it, and the run begins again"):
             self._take(state)
 

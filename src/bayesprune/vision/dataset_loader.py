@@ -178,10 +178,15 @@ class StreamLoader:
     def state_dict(self) -> dict[str, Any]:
         """Return epoch, batch, and the loader's own state where it has one."""
         own = self.batches.state_dict() if self._stateful else None  # type: ignore[attr-defined]
-        return {"epoch": self.epoch, "batch": self.batch, "own": own}
+        return {"epoch": self.epoch, "batch": self.batch, "steps": self.steps, "own": own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position; without a state of its own the loader begins a new pass there."""
+        if (steps := int(state.get("steps", self.steps))) != self.steps:
+            raise ValueError(
+                f"an epoch of the saved loader has {steps} batches, one of this {self.steps}: resume with the data and the "
+                "steps_per_epoch of the saved run"
+            )
         self.close()
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
         if state.get("own") is not None and self._stateful:

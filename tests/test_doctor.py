@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from bayesprune.cli import main
+from bayesprune.cli import doctor, main
 from bayesprune.cli.doctor import examine
+from bayesprune.common.files import replacing
 from bayesprune.common.lock import locked
 from bayesprune.train import recipe, train
 
@@ -49,6 +50,20 @@ def test_error_damage_is_named_by_its_file(run, capsys):
     assert len(wrong) == 3
     for name in ("model.safetensors", "sample-0000.safetensors", ".result.json.0123abcd.partial"):
         assert any(name in line for line in wrong), name
+
+
+def test_property_what_a_live_run_writes_or_removes_meanwhile_is_not_wrong(run, monkeypatch):
+    checkpoint = run / "checkpoint.safetensors"
+    checkpoint.write_bytes(b"of a run that ends now")
+
+    def ended(folder):
+        checkpoint.unlink()
+        raise FileNotFoundError(checkpoint)
+
+    monkeypatch.setattr(doctor, "_checkpoint", ended)
+    with replacing(run / "history.json") as temporary:
+        assert temporary.exists() and examine(run)[1] == []
+        temporary.write_text("[]")
 
 
 def test_property_a_killed_process_is_not_said_to_hold_its_folder(tmp_path):

@@ -150,6 +150,15 @@ def test_error_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, kind) -> 
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "earlier"
 
 
+def test_error_a_folder_that_cannot_be_written_names_the_file(tmp_path, monkeypatch) -> None:
+    def refused(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "claim", refused)
+    with pytest.raises(PermissionError, match=rf"Permission denied: '{tmp_path}/a'"):
+        write_text(tmp_path / "a", "x")
+
+
 def test_error_names_that_leave_the_folder() -> None:
     assert plain_name("sample-0000.safetensors") and plain_name("...")
     for name in ("", ".", "..", "../a", "/etc/passwd", "a/b", "a\\b", "C:a", "a\0", None, 3):

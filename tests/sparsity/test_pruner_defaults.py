@@ -263,6 +263,21 @@ def test_roundtrip_a_state_that_holds_masks_of_what_is_frozen_now_is_read():
     assert set(other.keep_masks) == {"2.weight", "4.weight"}
 
 
+def test_error_masks_that_a_layer_frozen_since_takes_along_are_named():
+    def made(frozen):
+        model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+        model[0].requires_grad_(not frozen)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return optimizer, ForwardPruning(model, optimizer, sparsity=0.5, warmup_steps=0, ramp_end_step=1)
+
+    optimizer, pruner = made(frozen=False)
+    pruner.finish_()
+    again, other = made(frozen=True)
+    with pytest.warns(UserWarning, match=r"masks of 0\.weight are left out.*freeze them after the pruner is made"):
+        again.load_state_dict(optimizer.state_dict())
+    assert "0.weight (partly frozen (requires_grad=False))" in repr(other)
+
+
 def test_error_weights_that_are_computed_from_others_are_named():
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2))
     with pytest.raises(ValueError, match="computed from others"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -47,13 +49,13 @@ def held():
     return TensorDataset(torch.linspace(0, 1, 12)[:, None].expand(12, 6).contiguous(), torch.arange(12) * 3 // 12)
 
 
-def stopped_and_resumed(tmp_path, monkeypatch, make, config=CONFIG, model=network, **more):
-    """The results and weights of a whole run and of one that was stopped inside an epoch and resumed."""
+def stopped_and_resumed(tmp_path, monkeypatch, make, config=CONFIG, model=network, stop=STOP, **more):
+    """The results and weights of a whole run and of one that was stopped, inside an epoch, and resumed."""
     whole = train(config, tmp_path / "whole", model=model, data=make(), quiet=True, **more)
     step = Trainer._train_step
 
     def stopping(self, inputs, targets):
-        if self.step == STOP:
+        if self.step == stop:
             raise KeyboardInterrupt
         step(self, inputs, targets)
 
@@ -138,6 +140,56 @@ def test_property_what_cannot_be_replayed_says_so(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"step 9 lies inside an epoch.*not the uninterrupted one bit for bit"):
         whole, again, _ = stopped_and_resumed(tmp_path, monkeypatch, make)
     assert whole["exact"] and not again["exact"] and again["num_samples"] == 2
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield from Stream()
+
+
+@pytest.mark.parametrize(
+    ("train_data", "exact"),
+    [
+        (DataLoader(Endless(), batch_size=7), False),  # its pass goes on over the epoch's end
+        ([(torch.full((8, 6), number / 5.0), torch.arange(8) % 3) for number in range(5)], True),
+    ],
+    ids=["endless", "list"],
+)
+def test_property_a_stop_at_the_end_of_an_epoch_is_exact_only_where_the_next_pass_is_known(
+    train_data, exact, tmp_path, monkeypatch, recwarn
+):
+    def make():
+        return Splits(train_data, held(), num_data=40, steps_per_epoch=5)
+
+    _, again, equal = stopped_and_resumed(tmp_path, monkeypatch, make, stop=10)
+    assert again["exact"] == equal == exact
+    assert any("step 10 ends an epoch" in str(each.message) for each in recwarn) != exact
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"steps_per_epoch": 4}, "epoch of the saved loader has 5 batches, one of this 4"), ({"num_data": 400}, "begun with 40;")],
+)  # fmt: skip
+def test_error_a_run_on_a_stream_is_resumed_with_other_numbers(changed, message, tmp_path, monkeypatch):
+    numbers = iter([{"num_data": 40, "steps_per_epoch": 5}] * 2 + [{"num_data": 40, "steps_per_epoch": 5, **changed}])
+
+    def make():
+        return Splits([BATCH] * 5, held(), **next(numbers))
+
+    with pytest.raises(ValueError, match=message):
+        stopped_and_resumed(tmp_path, monkeypatch, make)
+
+
+def test_property_a_workers_first_sigterm_is_for_the_loop():
+    loaders = [DatasetLoader(Noisy(), batch_size=8, shuffle=True, workers=number) for number in (0, 1)]
+    batches = [iter(loader) for loader in loaders]
+    for number, (first, second) in enumerate(zip(*batches)):
+        assert torch.equal(first[0], second[0])
+        if number == 0:
+            os.kill(loaders[1]._batches._workers[0].pid, signal.SIGTERM)  # as a job's manager does to all processes
+    assert number == 4
+    loaders[1].close()
 
 
 def test_property_a_run_without_test_data_is_tested_on_what_it_holds_out(tmp_path):

@@ -38,11 +38,13 @@ def examine(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
             try:
                 good.append(f"{shown}: {check(here)}")
             except (ArtefactError, ValueError, OSError) as error:
-                bad.append(f"{shown}: {error}")
+                if (here / what).exists():  # else its run, which lives, removed it meanwhile
+                    bad.append(f"{shown}: {error}")
         for entry in leftovers(here):
-            bad.append(
-                f"{shown}: {entry.name} was left by a writer that was killed; the next command there removes it."
-            )
+            if not _in_use(entry):
+                bad.append(
+                    f"{shown}: {entry.name} was left by a writer that was killed; the next command there removes it."
+                )
         if (here / NAME).exists():
             held = holder(here)
             who = f"process {held['pid']} on {held['host']} since {held['since']}" if held else "nobody who tells"
@@ -50,10 +52,10 @@ def examine(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     return good, bad
 
 
-def _in_use(lock: Path) -> bool:
-    """Whether the process that made a lock file lives, as far as this system tells: one that was killed leaves its file."""
+def _in_use(entry: Path) -> bool:
+    """Whether the process that made a lock or a temporary name lives, as far as this system tells: one that was killed leaves it."""
     try:
-        handle = None if os.name == "nt" else claim(lock, create=False)
+        handle = None if os.name == "nt" else claim(entry, directory=entry.is_dir(), create=False)
     except OSError:  # not ours to open
         return True
     if handle is not None:

@@ -11,7 +11,7 @@ from typing import Any
 def check_number(name: str, value: Any, *, minimum: float, strict: bool = False, below: float | None = None) -> float:
     """Return `value` as a float if it is finite and in range, else raise ValueError."""
     try:
-        number = float(value)
+        number = float("" if isinstance(value, str) else value)  # texts would be refused later, without a name
     except (TypeError, ValueError):
         raise ValueError(f"{name}={value!r} is not a number; give a float.") from None
     low = number > minimum if strict else number >= minimum

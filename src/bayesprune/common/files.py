@@ -28,10 +28,10 @@ def replacing(path: str | os.PathLike[str], *, flush_name: bool = True) -> Itera
     """A temporary name beside a file; when the block ends well, its content is on the disk and takes the file's place."""
     target = Path(path).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target, PARTIAL)
-    handle = claim(temporary)
-    assert handle is not None  # the name is new
+    temporary, handle = _beside(target, PARTIAL), None
     try:
+        handle = claim(temporary)
+        assert handle is not None  # the name is new
         yield temporary
         os.fsync(handle)
         os.replace(temporary, target)
@@ -42,8 +42,9 @@ def replacing(path: str | os.PathLike[str], *, flush_name: bool = True) -> Itera
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     finally:
-        release(handle)
-        temporary.unlink(missing_ok=True)
+        if handle is not None:
+            release(handle)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

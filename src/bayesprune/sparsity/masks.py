@@ -19,6 +19,7 @@ from bayesprune.sparsity.schedule import check
 from bayesprune.sparsity.zeroing import Zeroing
 
 FROZEN = "frozen (requires_grad=False)"
+PARTLY = f"partly {FROZEN}"
 CARRIED = "bayesprune_pruners"  # beside "state" and "param_groups", where torch casts nothing: masks stay boolean
 
 
@@ -49,8 +50,11 @@ def differ(old: Sequence[Tensor], new: Sequence[Tensor]) -> list[bool]:
 
 def _trained(groups: Partition) -> Partition:
     """The groups without those of frozen parameters, which stay as they are."""
-    frozen = [each for each in groups if not all(part.param.requires_grad for part in each.slices)]
-    out = [Exclusion(each.name, each.count * each.size, FROZEN) for each in frozen]
+    trained = {each.name: [part.param.requires_grad for part in each.slices] for each in groups}
+    frozen = [each for each in groups if not all(trained[each.name])]
+    out = [
+        Exclusion(each.name, each.count * each.size, PARTLY if any(trained[each.name]) else FROZEN) for each in frozen
+    ]
     return Partition([each for each in groups if each not in frozen], groups.kind, [*groups.excluded, *out])
 
 
@@ -281,6 +285,13 @@ class MaskHolder:
             f"{own!r}; build it with the same settings",
         )
         self._adopt_(state, {key: self._read(state[key], key) for key in ("keep", "soft", "running") if key in state})
+        partly = self._frozen(PARTLY)
+        if lost := [name for name, mask in state["keep"].items() if name in partly and not mask.all()]:
+            warnings.warn(
+                f"the state's masks of {', '.join(lost[:3])} are left out, because some of their tensors are frozen, and zeros of "
+                "the others will come back; freeze them after the pruner is made, as in the run that was saved",
+                stacklevel=2,
+            )
 
     def _adopt_(self, state: dict[str, Any], read: dict[str, list[Tensor]]) -> None:
         """Take over a state of one's own kind, whose masks were ``read``."""
@@ -300,9 +311,9 @@ class MaskHolder:
             )
         return [tensors[each.name].to(each.device, copy=True) for each in self.groups]
 
-    def _frozen(self) -> set[str]:
-        """Groups of parameters that are not trained, of which states of earlier versions hold masks."""
-        return {each.name for each in self.groups.excluded if each.reason == FROZEN}
+    def _frozen(self, *reasons: str) -> set[str]:
+        """Groups of parameters that are not trained (any more), of which a state may hold masks."""
+        return {each.name for each in self.groups.excluded if each.reason in (reasons or (FROZEN, PARTLY))}
 
     def _set_keep_(self, keep: list[Tensor]) -> None:
         """Take new masks, and work out once what every later step needs of them."""

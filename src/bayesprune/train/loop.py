@@ -326,7 +326,7 @@ class Trainer:
         self._check_finite(weights=True)
         state = {
             "step": self.step, "seconds": self.seconds, "sums": self.ranks.sum(self.sums), "history": self.history,
-            "samples": len(self.samples), "classes": self.reading["classes"],
+            "samples": len(self.samples), "classes": self.reading["classes"], "num_data": self.procedure.num_data,
             "model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict(),
             "pruner": self.pruner.state_dict() if self.pruner is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
@@ -355,6 +355,10 @@ class Trainer:
                 f"task={self.task.name}: {self.out} was begun with task={state['task']}; resume it with that."
             )
         check_classes(self.reading["classes"], state.get("classes", ()), self.out)
+        if (held := state.get("num_data", self.procedure.num_data)) != self.procedure.num_data:
+            raise ValueError(
+                f"num_data={self.procedure.num_data}: {self.out} was begun with {held}; resume it with that."
+            )
         with reading(path, "a checkpoint of this run", "delete it, and the run begins again"):
             self._take(state)
 
@@ -374,11 +378,12 @@ class Trainer:
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.last_good = self.step
         self.exact = state.get("exact", True)
-        if self.step % len(self.loader) and not getattr(self.loader, "exact", True):
+        if not getattr(self.loader, "exact", True):
             self.exact = False
+            place = "lies inside" if self.step % len(self.loader) else "ends"
             warnings.warn(
-                f"step {self.step} lies inside an epoch, and the training data cannot be replayed: a new pass over them begins, so the "
-                "run is not the uninterrupted one bit for bit (a map-style Dataset, or a loader with state_dict, can be)",
+                f"step {self.step} {place} an epoch, and the training data cannot be replayed: a new pass over them begins, so the run "
+                "is in general not the uninterrupted one bit for bit (a map-style Dataset, or a loader with state_dict, can be)",
                 stacklevel=3,
             )
         self.ranks.set_random_state(self.config.seed, state)

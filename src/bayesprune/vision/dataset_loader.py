@@ -96,9 +96,12 @@ class DatasetLoader(PositionedLoader):
 
 
 def _leave_signals(_: int) -> None:
-    """Let the loop's process alone decide when to stop; its handlers came along with the fork."""
+    """Let the loop's process alone decide when to stop; its handlers came along with the fork.
+
+    A first SIGTERM, which a job's manager sends to all of its processes, is for the loop; a second one ends a worker that hangs.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 class StreamLoader:
@@ -131,7 +134,11 @@ class StreamLoader:
 
     @property
     def exact(self) -> bool:
-        """Whether a stopped run goes on bit for bit: the loader has `state_dict` and `load_state_dict`."""
+        """Whether a run stopped here goes on bit for bit: the loader has a state, or a list is about to be read anew."""
+        return self._stateful or (self._whole and self.batch == 0 and isinstance(self.batches, (list, tuple)))
+
+    @property
+    def _stateful(self) -> bool:
         return hasattr(self.batches, "state_dict") and hasattr(self.batches, "load_state_dict")
 
     def __len__(self) -> int:
@@ -156,7 +163,7 @@ class StreamLoader:
             self.batch += 1
             if self.batch == self.steps:
                 self.epoch, self.batch = self.epoch + 1, 0
-                if not self.exact and self._whole:
+                if not self._stateful and self._whole:
                     self._reader = None
             yield self.place(batch)
 
@@ -170,14 +177,19 @@ class StreamLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return epoch, batch, and the loader's own state where it has one."""
-        own = self.batches.state_dict() if self.exact else None  # type: ignore[attr-defined]
-        return {"epoch": self.epoch, "batch": self.batch, "own": own}
+        own = self.batches.state_dict() if self._stateful else None  # type: ignore[attr-defined]
+        return {"epoch": self.epoch, "batch": self.batch, "steps": self.steps, "own": own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position; without a state of its own the loader begins a new pass there."""
+        if (steps := int(state.get("steps", self.steps))) != self.steps:
+            raise ValueError(
+                f"an epoch of the saved loader has {steps} batches, one of this {self.steps}: resume with the data and the "
+                "steps_per_epoch of the saved run"
+            )
         self.close()
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
-        if state.get("own") is not None and self.exact:
+        if state.get("own") is not None and self._stateful:
             self.batches.load_state_dict(state["own"])  # type: ignore[attr-defined]
 
 

@@ -163,8 +163,7 @@ class Analysis:
                 what = "model input" if given else f"parameter or buffer {node.target} outside a layer"
                 self.values[node] = self.opaque(node, what) if given else self._bare(node, what)
             elif node.op == "output":
-                for arg in node.all_input_nodes:
-                    self.pin(node, self.values.get(arg), "model output")
+                self.pin(node, [self.values.get(arg) for arg in node.all_input_nodes], "model output")
             else:
                 module = self.modules.get(str(node.target)) if node.op == "call_module" else None
                 if node.op == "call_module" and module is not None:
@@ -228,7 +227,8 @@ class Analysis:
 
     def unknown(self, node: fx.Node, label: str) -> Any:
         """Keep all channels that a node reads; nothing is known of what it returns."""
-        self.unruled.add(node)
+        if node.op != "call_module" and len(node.all_input_nodes) < 2:
+            self.unruled.add(node)
         reason = f"{label} is not known to act on each channel alone"
         if node.op == "call_module":
             self.untaken[str(node.meta["name"])] = reason
@@ -336,11 +336,11 @@ class Analysis:
     def _find_alive(self) -> None:
         """The nodes whose results still reach the output, and those whose results never did: they are computed all the same."""
         output = next(node for node in reversed(self.graph.nodes) if node.op == "output")
-        read = self._reached([output], {})
-        calls = [call.node for call in self.calls.values() if call.node not in read]
-        idle = [node for node in self.graph.nodes if node not in read and node.meta.get("shape") is not None]
-        # What has no rule and nobody reads runs with fewer channels too, or the comparison says that it does not.
-        self.alive = self._reached([output, *calls], self.drops) | self._reached(idle, self.drops) - self.unruled
+        unread = set(self.graph.nodes) - self._reached([output], {})
+        calls = [call.node for call in self.calls.values() if call.node in unread]
+        idle = [node for node in unread if node.meta.get("shape") is not None]
+        # What has no rule and reads one tensor runs with fewer channels too, or the comparison fails.
+        self.alive = self._reached([output, *calls], self.drops) | (self._reached(idle, self.drops) - self.unruled)
 
     def _reached(self, waiting: list[fx.Node], drops: dict[fx.Node, int]) -> set[fx.Node]:
         """The nodes that these read, themselves among them."""

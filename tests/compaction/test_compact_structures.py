@@ -244,3 +244,67 @@ def test_property_unusual_calls_and_outputs_are_safe():
     torch.testing.assert_close(result.model(x)["logits"], model(x)["logits"])
     assert result.model.conv.out_channels == 3
     assert any("give check_inputs" in note for note in result.report.notes)
+
+
+class _Padded(nn.Conv2d):
+    """A convolution that pads by itself, as those of TensorFlow's networks do."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class _Doubled(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+@pytest.mark.parametrize("kind", [_Padded, _Doubled])
+def test_property_groups_of_a_subclass_are_counted_where_the_graph_changes(kind):
+    torch.manual_seed(0)
+    model = _Viewer()
+    model.conv = nn.Sequential(nn.Conv2d(3, 2, 3), kind(2, 4, 3, groups=2))
+    zero_(model.head.weight, slice(None), slice(8, 16))  # what the second group writes
+    result = compact(model, example_input=IMAGE)
+    assert result.kind == "graph" and result.model.conv.get_submodule("0").out_channels == 1
+    assert largest_difference(model, result.model, torch.randn(3, 3, 9, 9)) <= 1e-5
+
+
+class _Idle(nn.Module):
+    def __init__(self, idle) -> None:
+        super().__init__()
+        self.stem, self.side = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.head, self.idle = nn.LayerNorm(8), nn.Linear(8, 2), idle
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        self.idle(self, x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("idle", "left"),
+    [
+        (lambda model, x: model.norm(model.side(x).movedim(1, -1)), 5),
+        (lambda model, x: x.view(-1, 2, 4, x.size(2), x.size(3)).transpose(1, 2), 6),  # a grid
+        (lambda model, x: torch.stack([model.side(x), x]), 8),  # has no rule
+        (lambda model, x: x.std(), 5),  # nor has this, but it reads one tensor alone
+    ],
+)
+def test_property_what_nobody_reads_still_runs_with_fewer_channels(idle, left):
+    torch.manual_seed(0)
+    model = _Idle(idle)
+    for weight in (model.head.weight, model.side.weight):
+        zero_(weight, slice(None), [0, 1, 4])
+    result = compact(model, example_input=IMAGE)
+    assert result.model.get_submodule("stem").out_channels == left
+    assert largest_difference(model, result.model, torch.randn(3, 3, 8, 8)) <= 1e-5
+
+
+def test_property_a_sum_that_nobody_reads_adds_by_index():
+    torch.manual_seed(0)
+    model = _Idle(lambda model, x: x + model.side(x))
+    zero_(model.side.weight, [4, 5])
+    zero_(model.side.bias, [4, 5])
+    zero_(model.head.weight, slice(None), [0, 1, 4])
+    result = compact(model, example_input=IMAGE, coupling="indexed", round_to=2)
+    assert largest_difference(model, result.model, torch.randn(3, 3, 8, 8)) <= 1e-5

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayesprune.compaction import compact
+from bayesprune.deploy import load, save
 from bayesprune.deploy.architecture import describe, rebuild
 from bayesprune.deploy.stock import STOCK, build_module, describe_module
 
@@ -83,3 +85,16 @@ def test_roundtrip_encoder_layer_and_attention_weights():
     model = Encoder().eval()
     again, x = rebuild(*describe(model)), torch.randn(3, 4, 8)
     assert all(torch.equal(one, other) for one, other in zip(model(x), again(x)))
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_roundtrip_an_encoder_layer_that_lost_heads_is_written_by_its_parts(norm_first, tmp_path):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 4, 12, dropout=0.0, batch_first=True, norm_first=norm_first)
+    model, x = nn.Sequential(nn.Linear(3, 8), layer, nn.Linear(8, 2)), torch.randn(2, 5, 3)
+    with torch.no_grad():
+        layer.self_attn.out_proj.weight[:, 2:4] = 0
+    small = compact(model, example_input=x, constants="keep").model.eval()
+    assert small[1].self_attn.num_heads == 3
+    save(small, tmp_path / "model", example_input=x)
+    torch.testing.assert_close(load(tmp_path / "model")(x), model.eval()(x), rtol=1e-5, atol=1e-5)

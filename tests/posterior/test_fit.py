@@ -31,6 +31,15 @@ def test_equation_losses_by_hand() -> None:
     assert fit.constant == pytest.approx(-share * math.log(share) - (1 - share) * math.log(1 - share), rel=1e-5)
 
 
+def test_limit_labels_that_the_loss_ignores_do_not_count() -> None:
+    model, batches = toy()
+    samples = MemorySamples()
+    samples.collect(model)
+    padded = [(torch.cat([x, x[:8]]), torch.cat([y, torch.full((8,), -100)])) for x, y in batches]
+    wanted = fit_check(model, samples, batches, epochs=1).constant
+    assert fit_check(model, samples, padded, epochs=1).constant == pytest.approx(wanted, rel=1e-5)
+
+
 def test_property_an_unfit_member_is_told_from_a_fitted_one() -> None:
     model, batches = toy()
     start, trained = MemorySamples(), MemorySamples()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -214,3 +215,8 @@ def test_property_chains_of_one_seed_are_named() -> None:
         "chains of copies are the same, draw for draw: they have one seed. A loaded optimizer state brings its own: set "
         "group['seed'] of each chain after it"
     ]
+
+
+def test_property_losses_may_be_an_array() -> None:
+    for losses in (np.array([1.0, 0.9, 0.8, 9.0, 0.7]), torch.tensor([1.0, 0.9, 0.8, 9.0, 0.7])):
+        assert health_report(losses=losses).spikes == [3]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -251,6 +252,19 @@ def test_equation_regression_with_predicted_variances() -> None:
     result = predict(Both(0.0, 0.0), samples, INPUTS, task="regression")
     for tensor, value in ((result.mean, 2.0), (result.aleatoric, 1.0), (result.epistemic, 1.0), (result.variance, 2.0)):
         assert tensor.shape == (23,) and (tensor == value).all()
+
+
+@pytest.mark.parametrize("noise", [np.float32(0.25), torch.tensor(0.25), np.array([0.25]), [torch.tensor(0.25)]])
+def test_property_a_noise_variance_may_be_a_number_of_any_library(noise) -> None:
+    prediction = predict(network(1), None, INPUTS, task="regression", noise_variance=noise)
+    assert prediction.variance.unique().tolist() == [0.25]
+
+
+def test_error_a_noise_variance_that_is_none_or_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"noise_variance=-1.0: must not be negative"):
+        predict(network(1), None, INPUTS, task="regression", noise_variance=-1.0)
+    with pytest.raises(ValueError, match=r"means of shape \(4, 1\) and noise variances of shape \(4,\)"):
+        predict(network(1), None, INPUTS[:4], task="regression", forward=lambda model, x: (model(x), x[:, 0].abs()))
 
 
 def test_error_batches_that_change_between_members() -> None:

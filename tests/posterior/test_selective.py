@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from bayesprune.posterior import risk_coverage
 
@@ -33,6 +34,13 @@ def test_limit_a_perfect_order_has_the_least_area_and_none_beats_it():
 def test_limit_equal_uncertainties_are_one_point():
     curve = risk_coverage(np.zeros(4), [True, False, False, False])
     assert curve.coverage.tolist() == [1.0] and curve.risk_at(0.1) == curve.area == 0.25
+
+
+@pytest.mark.filterwarnings("error")
+def test_property_tensors_of_any_precision_and_infinite_doubts_are_taken():
+    doubt = torch.tensor([0.5, np.inf, 0.25, np.inf], dtype=torch.bfloat16, requires_grad=True)
+    curve = risk_coverage(doubt, torch.tensor([False, True, False, False]))
+    assert curve.coverage.tolist() == [0.25, 0.5, 1.0] and curve.risk.tolist() == [0.0, 0.0, 0.25]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from sparsity.plain import feedback_pruning, forward_pruning
 
@@ -152,3 +153,39 @@ def test_error_a_state_of_another_pruner_is_refused(change, message, residual, c
     change(state)
     with pytest.raises(ValueError, match=message):
         pruner.load_state_dict(state)
+
+
+class _Split(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(2, 12, 3), nn.Conv2d(8, 3, 1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x):
+        first, second = self.conv(x).relu().split([8, 4], 1)
+        return self.one(first) + self.two(second)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(2, 8, 2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 1)
+        ),
+        _Split,
+    ],
+)
+def test_roundtrip_sets_that_begin_with_the_same_weight_keep_their_own_masks(build):
+    torch.manual_seed(0)
+    model = build()
+    pruner = forward_pruning(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), **RAMP, groups="channel", example_input=EXAMPLE, scope="global",
+    )  # fmt: skip
+    pruner.finish_()
+    copy = build()
+    other = forward_pruning(
+        copy, torch.optim.SGD(copy.parameters(), lr=0.1), **RAMP, groups="channel", example_input=EXAMPLE, scope="global",
+    )  # fmt: skip
+    other.load_state_dict(pruner.state_dict())
+    masks, loaded = pruner.weight_masks(), other.weight_masks()
+    assert len(pruner.keep_masks) == len(pruner.groups) and masks.keys() == loaded.keys()
+    assert all(torch.equal(mask, loaded[name]) for name, mask in masks.items())

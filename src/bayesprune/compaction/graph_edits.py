@@ -59,6 +59,7 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
     graph, env = fx.Graph(), {}  # type: ignore[var-annotated]
     graph.output(graph.graph_copy(a.graph, env))
     device = device_of(model)
+    replaced: set[fx.Node] = set()
     count = 0
 
     def index_node(before: fx.Node, places: Tensor) -> fx.Node:
@@ -85,6 +86,9 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
         places = _places(scatter, solution) if scatter.node in a.alive else None
         if places is not None:
             node = env[scatter.node]
+            replaced.add(node)
+            if not node.users:
+                continue
             base, branch = (node.args[n] for n in _order(scatter))
             index = index_node(node, places)
             with graph.inserting_before(node):
@@ -105,9 +109,12 @@ def graph_module(model: nn.Module, a: Analysis, solution: Solution) -> fx.GraphM
                 with graph.inserting_before(node):
                     rest = graph.call_function(torch.add, (rest, graph.get_attr(f"constant_{count}")))
             node.replace_all_uses_with(rest)
+            replaced.add(node)
     for old in reversed(list(a.graph.nodes)):
         node = env.get(old)
-        if node is not None and old.users and not node.users and node.op not in ("output", "placeholder"):
+        if node is None or node.users or node.op in ("output", "placeholder"):
+            continue
+        if old.users or node in replaced:
             graph.erase_node(node)
     graph.lint()
     result = source.graph_module(model, graph, type(model).__name__)

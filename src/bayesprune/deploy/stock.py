@@ -92,8 +92,9 @@ _READ: dict[tuple[str, str], Callable[[Any], Any]] = {
 
 
 def is_stock(module: nn.Module) -> bool:
-    """Whether a module is exactly one of torch's own that can be written by name; a subclass is not."""
-    return type(module) in _NAMES
+    """Whether a module is exactly one of torch's own that can be written by name; a subclass is not, nor what lost heads."""
+    attention = getattr(module, "self_attn", None) if type(module) is nn.TransformerEncoderLayer else None
+    return type(module) in _NAMES and isinstance(attention, (nn.MultiheadAttention, type(None)))
 
 
 def describe_module(module: nn.Module, path: str) -> tuple[str, dict[str, Any]]:

@@ -24,13 +24,13 @@ EVALUATION_ONLY = (
 )
 
 
-_CLOSED = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer)
+_CLOSED = (nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """Layers whose own code cannot be followed: they are nodes, which a whole model is not."""
 
 
 def closed(model: nn.Module) -> bool:
     """Whether a model is a single layer that cannot be followed."""
-    return is_stock(model) and isinstance(model, _CLOSED)
+    return type(model) in _CLOSED
 
 
 def whole(model: nn.Module) -> nn.Module:

@@ -143,6 +143,7 @@ class Analysis:
     alive: set[fx.Node] = field(default_factory=set)
     repeated: set[str] = field(default_factory=set)
     untaken: dict[str, str] = field(default_factory=dict)
+    unruled: set[fx.Node] = field(default_factory=set)
     tensors: dict[str, tuple[int, Tensor, fx.Node]] = field(default_factory=dict)
     consumed: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
     written: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
@@ -158,13 +159,11 @@ class Analysis:
         for node in self.graph.nodes:
             if node.op in ("placeholder", "get_attr"):
                 node.meta.setdefault("shape", None)
-                what = (
-                    "model input" if node.op == "placeholder" else f"parameter or buffer {node.target} outside a layer"
-                )
-                self.values[node] = self.opaque(node, what) if node.op == "placeholder" else self._bare(node, what)
+                given = node.op == "placeholder"
+                what = "model input" if given else f"parameter or buffer {node.target} outside a layer"
+                self.values[node] = self.opaque(node, what) if given else self._bare(node, what)
             elif node.op == "output":
-                for arg in node.all_input_nodes:
-                    self.pin(node, self.values.get(arg), "model output")
+                self.pin(node, [self.values.get(arg) for arg in node.all_input_nodes], "model output")
             else:
                 module = self.modules.get(str(node.target)) if node.op == "call_module" else None
                 if node.op == "call_module" and module is not None:
@@ -228,6 +227,8 @@ class Analysis:
 
     def unknown(self, node: fx.Node, label: str) -> Any:
         """Keep all channels that a node reads; nothing is known of what it returns."""
+        if node.op != "call_module" and len(node.all_input_nodes) < 2:
+            self.unruled.add(node)
         reason = f"{label} is not known to act on each channel alone"
         if node.op == "call_module":
             self.untaken[str(node.meta["name"])] = reason
@@ -333,10 +334,13 @@ class Analysis:
                     self._keep_whole(user, self.names.get(id(owner), path), f"{bare.target} is used outside its layer")
 
     def _find_alive(self) -> None:
-        """The nodes whose results still reach the output, and layers whose results never did: they are called all the same."""
+        """The nodes whose results still reach the output, and those whose results never did: they are computed all the same."""
         output = next(node for node in reversed(self.graph.nodes) if node.op == "output")
-        read = self._reached([output], {})
-        self.alive = self._reached([output, *(c.node for c in self.calls.values() if c.node not in read)], self.drops)
+        unread = set(self.graph.nodes) - self._reached([output], {})
+        calls = [call.node for call in self.calls.values() if call.node in unread]
+        idle = [node for node in unread if node.meta.get("shape") is not None]
+        # What has no rule and reads one tensor runs with fewer channels too, or the comparison fails.
+        self.alive = self._reached([output, *calls], self.drops) | (self._reached(idle, self.drops) - self.unruled)
 
     def _reached(self, waiting: list[fx.Node], drops: dict[fx.Node, int]) -> set[fx.Node]:
         """The nodes that these read, themselves among them."""
@@ -355,12 +359,10 @@ class Analysis:
 
     def _overwritten(self, node: fx.Node) -> None:
         """What shares its memory with a tensor that changed in place, and is read later, is no longer what it was."""
-        memory = node.meta.get("memory")
-        if memory is None:
+        if (memory := node.meta.get("memory")) is None:
             return
         done = [each for each in self.values if each is not node and each.meta.get("memory") == memory]
-        done = [each for each in done if overlap(each.meta["places"], node.meta["places"])]
-        for held in done:
+        for held in [each for each in done if overlap(each.meta["places"], node.meta["places"])]:
             later = [user for user in held.users if user is not node and user not in self.values]
             value = self.values[held]
             if later and isinstance(value, Value):

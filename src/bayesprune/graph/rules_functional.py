@@ -5,13 +5,15 @@ A subclass with a forward of its own that calls ``super().forward`` comes down t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bayesprune.graph import rules_layers as layers
-from bayesprune.graph.analysis import Analysis, label
+from bayesprune.graph.analysis import Analysis, Sizes, label
 from bayesprune.graph.layers import BATCH_NORMS, CONVOLUTIONS
+from bayesprune.graph.values import Value
 
 _NAMES = {
     "linear": ("input", "weight", "bias"),
@@ -64,8 +66,22 @@ def linear(a: Analysis, node: fx.Node, module: Any) -> Any:
 
 
 def convolution(a: Analysis, node: fx.Node, module: Any) -> Any:
-    """``F.conv1d/2d/3d`` on the weight of a convolution."""
-    return _as_layer(a, node, "conv", CONVOLUTIONS, ("weight", "bias"), layers.convolution_on)
+    """``F.conv1d/2d/3d`` on the weight of a convolution; a graph holds its number of groups."""
+    found = _as_layer(a, node, "conv", CONVOLUTIONS, ("weight", "bias"), layers.convolution_on)
+    groups = int(_bind(node, "conv").get("groups", 1))
+    if groups > 1 and isinstance(found, Value) and found.axes:
+
+        def count(index: Callable[[Tensor], Tensor]) -> tuple[int, ...]:
+            return (int(index(found.atoms.view(groups, -1)).any(1).sum()),)
+
+        def put(target: fx.Node, new: tuple[int, ...]) -> None:
+            if len(target.args) > 6:
+                target.update_arg(6, new[0])
+            else:
+                target.update_kwarg("groups", new[0])
+
+        a.sizes.append(Sizes(node, (groups,), count, put, computed=True))
+    return found
 
 
 def batch_norm(a: Analysis, node: fx.Node, module: Any) -> Any:

@@ -161,7 +161,7 @@ def _constant(model: nn.Module, batches: Iterable[tuple[Any, Tensor]], loss: Los
     elif labels.dim() == 1:
         with evaluating(model):
             classes = call(model, next(iter(batches))[0]).shape[-1]
-        counts = torch.bincount(labels, minlength=classes).float()
+        counts = torch.bincount(labels[labels >= 0], minlength=classes).float()  # a loss may ignore negative ones
         constant = (counts / counts.sum()).clamp_min(1e-12).log().expand(len(labels), -1)
     else:
         return None

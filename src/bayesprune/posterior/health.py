@@ -283,7 +283,7 @@ def health_report(
         if not ess[name] >= min_ess_per_chain * chains:
             wanted = f"{min_ess_per_chain * chains:g} wanted for {chains} chain(s)"
             warnings.append(f"bulk ESS of {name} is {ess[name]:.0f} ({wanted}): the estimates are noisy")
-    named = losses if isinstance(losses, Mapping) else dict(enumerate(losses or ()))
+    named = losses if isinstance(losses, Mapping) else dict(enumerate(() if losses is None else losses))
     spikes = [list(named)[place] for place in loss_spikes(list(named.values()))]
     if spikes:
         where = ", ".join(map(str, spikes[:5])) + (f" and {len(spikes) - 5} more" if len(spikes) > 5 else "")

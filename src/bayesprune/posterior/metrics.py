@@ -222,7 +222,7 @@ def gaussian_nll(mean: Any, variance: Any, targets: Any) -> float:
         0.9189
     """
     m, y = _same_shape("mean", mean, targets)
-    v = _array(variance)
+    v = array_of(variance)
     if v.shape not in ((), m.shape):
         raise ValueError(f"variance: shape {v.shape} against {m.shape} of mean; give one number or the same shape")
     if not (v > 0).all():
@@ -273,7 +273,8 @@ def average_precision(scores: Any, positives: Any) -> float:
     """
     s, y = _scores(scores, positives)
     order = np.argsort(-s, kind="stable")
-    last_of_tie = np.append(np.flatnonzero(np.diff(s[order])), len(s) - 1)
+    ranked = s[order]
+    last_of_tie = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(s) - 1)  # infinities tie too
     hits = np.cumsum(y[order])[last_of_tie]
     return float((np.diff(hits, prepend=0) / y.sum() * hits / (last_of_tie + 1)).sum())
 
@@ -305,7 +306,7 @@ def ood_metrics(in_scores: Any, out_scores: Any, tpr: float = 0.95) -> dict[str,
     """
     if not 0 < tpr <= 1:
         raise ValueError(f"tpr={tpr}: must lie in (0, 1]")
-    inside, outside = _array(in_scores).ravel(), _array(out_scores).ravel()
+    inside, outside = array_of(in_scores).ravel(), array_of(out_scores).ravel()
     scores = np.concatenate([inside, outside])
     is_out = np.arange(len(scores)) >= len(inside)
     scores, is_out = _scores(scores, is_out)
@@ -321,7 +322,7 @@ def ood_metrics(in_scores: Any, out_scores: Any, tpr: float = 0.95) -> dict[str,
 
 def check_probabilities(probabilities: Any, labels: Any) -> tuple[Array, Array]:
     """Probabilities as float64 (n, C) and labels as integers (n,), or an error that says what is wrong with them."""
-    p, y = _array(probabilities), _array(labels)
+    p, y = array_of(probabilities), array_of(labels)
     if p.ndim != 2 or p.shape[1] < 2 or not len(p):
         raise ValueError(
             f"probabilities: shape {p.shape}; give (n, C) with C >= 2 (for p of class 1: stack 1 - p and p)"
@@ -329,13 +330,16 @@ def check_probabilities(probabilities: Any, labels: Any) -> tuple[Array, Array]:
     if y.shape != (len(p),):
         raise ValueError(f"labels: shape {y.shape}; give one class number for each of the {len(p)} rows")
     if not (p >= -1e-6).all() or not (np.abs(p.sum(axis=1) - 1) < 1e-3).all():
-        raise ValueError("probabilities: a row is negative, NaN or does not sum to 1; give softmax outputs, not logits")
+        raise ValueError(
+            "probabilities: a row is negative, NaN or does not sum to 1; give softmax outputs, not logits (of bfloat16 logits: "
+            "logits.float().softmax(1))"
+        )
     if (y != np.floor(y)).any() or y.min() < 0 or y.max() >= p.shape[1]:
         raise ValueError(f"labels: must be whole numbers from 0 to {p.shape[1] - 1}, found {y.min():g} to {y.max():g}")
     return p, y.astype(np.int64)
 
 
-def _array(values: Any) -> Array:
+def array_of(values: Any) -> Array:
     """Any array, tensor or nested list as float64 on the host, without knowing torch."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().double().numpy()
@@ -343,18 +347,18 @@ def _array(values: Any) -> Array:
 
 
 def _same_shape(name: str, values: Any, targets: Any) -> tuple[Array, Array]:
-    v, y = _array(values), _array(targets)
+    v, y = array_of(values), array_of(targets)
     if v.shape != y.shape or not v.size:
         raise ValueError(f"{name}: shape {v.shape} against {y.shape} of targets; they must be equal and not empty")
     return v, y
 
 
 def _scores(scores: Any, positives: Any) -> tuple[Array, Array]:
-    s, y = _array(scores), _array(positives)
+    s, y = array_of(scores), array_of(positives)
     if s.ndim != 1 or s.shape != y.shape:
         raise ValueError(f"scores: shape {s.shape} against {y.shape} of positives; both must be (n,)")
     if np.isnan(s).any():
         raise ValueError("scores: NaN cannot be ranked")
-    if not np.isin(y, (0, 1)).all() or y.min(initial=1) == y.max(initial=0):
+    if not np.isin(y, (0, 1)).all() or len(np.unique(y)) < 2:
         raise ValueError("positives: must be 0 or 1, with at least one of each")
     return s, y.astype(bool)

@@ -173,8 +173,10 @@ def begin(
         raise ValueError(f"task={task!r}: choose 'classification' or 'regression'")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    one = isinstance(noise_variance, (int, float))
-    variances = [float(noise_variance)] * members if one else list(noise_variance)  # type: ignore
+    given = torch.as_tensor(noise_variance, dtype=torch.float64)
+    if not (given >= 0).all():
+        raise ValueError(f"noise_variance={noise_variance}: must not be negative or NaN")
+    variances: list[float] = (given.expand(members) if given.ndim == 0 else given).tolist()
     if len(variances) != members:
         raise ValueError(f"noise_variance: {len(variances)} values for {members} members; give one for each")
     return MomentMixture(keep) if task == "regression" else ClassMixture(keep), variances
@@ -200,7 +202,11 @@ class MomentMixture:
             raise ValueError("model: a negative noise variance; a regression model gives means, or (means, variances)")
         # A logit of -inf is an excluded class, but an infinite mean is a failure: the reader looks for NaN.
         mean = torch.where(mean.isfinite(), mean, torch.nan).double()
-        return mean, noise.double().expand_as(mean)
+        try:
+            return mean, noise.double().expand_as(mean)
+        except RuntimeError as error:
+            shapes = f"means of shape {tuple(mean.shape)} and noise variances of shape {tuple(noise.shape)}"
+            raise ValueError(f"model: {shapes}; give both one shape") from error
 
     def add(self, outputs: tuple[Tensor, ...]) -> None:
         """Take in one member's outputs for all inputs."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayesprune.posterior.metrics import array_of
+
 Array = NDArray[np.float64]
 
 
@@ -74,14 +76,15 @@ def risk_coverage(uncertainty: Any, loss: Any) -> RiskCoverage:
         Geifman & El-Yaniv (2017), "Selective classification for deep neural networks"; Geifman, Uziel & El-Yaniv (2019),
         "Bias-reduced uncertainty estimation for deep neural classifiers", for the area.
     """
-    doubt, cost = (np.asarray(values, dtype=np.float64) for values in (uncertainty, loss))
+    doubt, cost = array_of(uncertainty), array_of(loss)
     if doubt.ndim != 1 or doubt.shape != cost.shape or not len(doubt):
         raise ValueError(f"uncertainty {doubt.shape} and loss {cost.shape}: give one number of each for every input")
     if np.isnan(doubt).any() or not (cost >= 0).all():
         raise ValueError("uncertainty holds NaN, or loss a value that is negative or NaN")
     count = np.arange(1, len(doubt) + 1)
     order = np.argsort(doubt, kind="stable")
-    last = np.append(np.diff(doubt[order]) > 0, True)  # of each group of equal uncertainty
+    ranked = doubt[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)  # of each group of equal uncertainty, infinities too
     risk = (np.cumsum(cost[order]) / count)[last]
     coverage = (count / len(doubt))[last]
     area = float(np.sum(risk * np.diff(coverage, prepend=0.0)))

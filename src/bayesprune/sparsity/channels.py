@@ -157,12 +157,22 @@ def channel_groups(
             reasons[f"channels of {', '.join(space.writers)}"] = reason or "no prunable weight"
         else:
             found.append(groups)
+    _tell_apart(found)
     if not found:
         why = "; ".join(f"{label}: {reason}" for label, reason in reasons.items())
         raise ValueError(
             f"no channel of the model can be removed ({why or 'no layer was traced'}); use groups='kernel'"
         )
     return found, reasons
+
+
+def _tell_apart(found: list[ChannelGroups]) -> None:
+    """Name by number the further sets that begin with the same tensor: its rows and its columns, or parts of its rows."""
+    seen: dict[str, int] = {}
+    for groups in found:
+        seen[groups.name] = count = seen.get(groups.name, 0) + 1
+        if count > 1:
+            groups.name = f"{groups.name} ({count})"
 
 
 def _reason(

@@ -211,6 +211,10 @@ def partition(
         found = list(kind(model, modules))
         if not found or not all(isinstance(groups, Groups) for groups in found):
             raise ValueError(f"groups={label!r} returned {found!r}; it must return sparsity.Groups, at least one")
+        if len({groups.name for groups in found}) < len(found):
+            raise ValueError(
+                f"groups={label!r} returned {found!r}; give each another name, under which its mask is kept"
+            )
     elif kind == "channel":
         dense = {each.name.removesuffix(".weight") for each in excluded if each.reason == TRANSPOSED_REASON}
         packed = {each.name: model.get_submodule(each.name) for each in excluded if each.reason == PACKED_REASON}

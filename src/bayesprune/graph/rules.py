@@ -123,7 +123,9 @@ _METHODS: dict[str, Rule] = {
     **dict.fromkeys(_TENSOR_METHODS, shapes.elementwise),
     "softmax": mixing.softmax,
     "expand": mixing.expand,
-    **dict.fromkeys(("contiguous", "clone", "detach", "to", "type_as", "float", "double", "half", "bfloat16"), shapes.same),
+    **dict.fromkeys(
+        ("contiguous", "clone", "detach", "to", "type_as", "float", "double", "half", "bfloat16"), shapes.same
+    ),
     **dict.fromkeys(("mean", "sum", "amax"), shapes.reduce),
     **dict.fromkeys(("transpose", "permute", "movedim", "swapaxes"), shapes.permute),
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), shapes.reshape),

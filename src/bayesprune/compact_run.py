@@ -133,8 +133,11 @@ def _load(
     """A run's network at its last iterate, its samples, its configuration, and what its inputs and outputs mean."""
     config = read_config(run)
     if not (run / names.MODEL).exists() or not (run / names.RESULT).exists():
+        chains = sorted(each.name for each in run.glob("chain-*"))
         raise MissingArtefactError(
-            run, f"holds no finished run ({names.MODEL} or {names.RESULT} is missing)", mend="finish it first"
+            run,
+            f"holds no finished run ({names.MODEL} or {names.RESULT} is missing)",
+            mend=f"compact a chain of it, {run / chains[0]}" if chains else "finish it first",
         )
     result = names.read_json(run / names.RESULT)
     classes, images = list(result["classes"]), result.get("images")

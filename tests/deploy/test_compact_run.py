@@ -134,6 +134,9 @@ def test_error_runs(run, tmp_path):
     (unfinished / "result.json").unlink()
     with pytest.raises(ValueError, match="holds no finished run"):
         compact_run(unfinished, tmp_path / "small")
+    (unfinished / "chain-000").mkdir()
+    with pytest.raises(ValueError, match=r"compact a chain of it, .*chain-000"):
+        compact_run(unfinished, tmp_path / "small")
     with pytest.raises(ValueError, match="members='some'"):
         compact_run(run, tmp_path / "small", members="some")  # type: ignore[arg-type]
     assert not (tmp_path / "small").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -115,3 +116,19 @@ def test_property_extras_lie_in_the_folder(make, images, tmp_path):
     assert sorted(os.listdir(path)) == ["architecture.json", "model.pt2", "report.json", "weights.safetensors"]
     save(make("mlp", 0), path, example_input=images)  # what belongs to the earlier model goes with it
     assert sorted(os.listdir(path)) == ["architecture.json", "weights.safetensors"]
+
+
+def test_error_a_full_disk_is_no_fault_of_the_model(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    def full(*_, **__):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise RuntimeError("failed to export") from error
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(OSError, match=r"No space left on device.*model.onnx"):
+        export_onnx(nn.Linear(3, 2), tmp_path / "model.onnx", example_input=torch.zeros(2, 3))
+    assert not list(tmp_path.iterdir())

@@ -95,6 +95,19 @@ def test_property_a_condition_on_a_shape_leaves_the_batch_free(tmp_path):
     assert torch.equal(again(x), model(x))
 
 
+def test_roundtrip_of_tensors_made_from_sizes_types_and_devices(tmp_path):
+    class Makes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            ones = torch.ones(x.shape[0], 1, dtype=x.dtype, device=x.device)
+            place = torch.arange(x.shape[1], device=x.device) + torch.as_tensor(1.0, device=x.device)
+            scale = torch.tensor([x.shape[0], x.shape[1]]).prod() * torch.scalar_tensor(2.0, device=x.device)
+            return (x * ones + place) * scale
+
+    again = load(save(Makes(), tmp_path / "model", example_input=torch.randn(2, 6)))
+    x = torch.randn(5, 6)
+    assert torch.equal(again(x), (x + torch.arange(1.0, 7.0)) * 60)
+
+
 def test_roundtrip_of_what_forward_makes_and_assigns(tmp_path):
     class Assigns(nn.Module):
         def __init__(self) -> None:

@@ -181,6 +181,7 @@ def test_equation_suggested_rate_is_of_the_temperature_that_the_paper_rule_injec
         ({"num_data": 0}, r"num_data=0 is out of range"),
         ({"betas": (1.0, 1.0)}, r"betas\[0\]=1.0"),
         ({"betas": (0.9,)}, r"betas=\(0.9,\) must be two numbers"),
+        ({"betas": 0.9}, r"betas=\(0.9,\) must be two numbers"),
         ({"temperature": "1e-2"}, r"temperature='1e-2' is not a number"),  # as YAML reads it
         ({"num_data": "10"}, r"num_data='10' is not a number"),
         ({"temperature": float("nan")}, r"temperature=nan"),

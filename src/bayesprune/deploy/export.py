@@ -77,7 +77,9 @@ def export_onnx(
                     dynamic_shapes=_free_batch(inputs),
                 )
             except Exception as error:  # the exporter wraps many types in its own
-                raise ValueError(f"model: torch cannot export it to ONNX: {_reason(error)}") from error
+                if isinstance(cause := _cause(error), OSError):  # a full disk
+                    raise cause from error
+                raise ValueError(f"model: torch cannot export it to ONNX: {_line(cause)}") from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(temporary), options, providers=["CPUExecutionProvider"])
@@ -130,7 +132,7 @@ def export_program(
             content.seek(0)
             again = torch.export.load(content).module()
         except Exception as error:  # the exporter raises many types
-            raise ValueError(f"model: torch.export refuses it: {_reason(error)}") from error
+            raise ValueError(f"model: torch.export refuses it: {_line(_cause(error))}") from error
     worst = _compare(model, lambda batch: batch.run(again), inputs, tolerance, "torch.export")
     write_bytes(path, content.getvalue())
     return worst
@@ -145,10 +147,12 @@ def _ready(model: nn.Module, inputs: Inputs) -> nn.Module:
     return model
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of what the exporter ran into, under the layers of its own errors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+def _cause(error: BaseException) -> BaseException:
+    """What the exporter ran into, under the layers of its own errors."""
+    return error if error.__cause__ is None else _cause(error.__cause__)
+
+
+def _line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -13,6 +13,7 @@ from bayesprune.samplers import dynamics
 from bayesprune.samplers.base import Sampler
 from bayesprune.samplers.guard import NonFinite
 from bayesprune.samplers.preconditioner import Preconditioner
+from bayesprune.samplers.temperature import as_betas
 
 GlobalScale = float | Literal["paper"] | Callable[[float, int], float]
 
@@ -101,7 +102,7 @@ class CVAdam(Sampler):
         nonfinite: NonFinite = "raise",
     ) -> None:
         defaults: dict[str, Any] = dict(
-            lr=lr, num_data=num_data, betas=tuple(betas), weight_decay=weight_decay, temperature=temperature,
+            lr=lr, num_data=num_data, betas=as_betas(betas), weight_decay=weight_decay, temperature=temperature,
             preconditioner=preconditioner, noise=noise, adapt=True, scale_decay=scale_decay, eps=eps, dual_lr=dual_lr,
             global_scale=global_scale, state_dtype=state_dtype,
         )  # fmt: skip

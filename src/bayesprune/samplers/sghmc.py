@@ -7,6 +7,7 @@ from torch.optim.optimizer import ParamsT
 
 from bayesprune.samplers.base import Sampler
 from bayesprune.samplers.guard import NonFinite
+from bayesprune.samplers.temperature import as_betas
 
 PUBLISHED_TEMPERATURE = 1 / 50_000
 """T of csgmcmc's scripts for cSGLD and cSGHMC: next to nothing of what moves a weight is then injected noise."""
@@ -59,7 +60,7 @@ class SGHMC(Sampler):
         nonfinite: NonFinite = "raise",
     ) -> None:
         defaults = dict(
-            lr=lr, num_data=num_data, betas=tuple(betas), weight_decay=weight_decay, temperature=temperature,
+            lr=lr, num_data=num_data, betas=as_betas(betas), weight_decay=weight_decay, temperature=temperature,
             preconditioner="none", adapt=True,
         )  # fmt: skip
         super().__init__(

@@ -21,6 +21,11 @@ def betas_of(group: Mapping[str, Any]) -> tuple[float, float]:
     return group.get("betas", (0.0, 1.0))
 
 
+def as_betas(given: Any) -> tuple[Any, ...]:
+    """Return what was given for (β₁, β₂) as the tuple that is checked."""
+    return tuple(given) if isinstance(given, (tuple, list)) else (given,)
+
+
 class Thermometer:
     """What `Sampler` reads off its own state: decay, preconditioner, noise, and how hot it runs."""
 

@@ -1,6 +1,6 @@
 """From the wheel to a trained, pruned and saved network in an environment that holds nothing else: how long it takes.
 
-    python -m benchmarks.bare_install [--wheel FILE] [--require "torch==2.4.*"] [--constraints constraints.txt]
+    python -m benchmarks.bare_install [--wheel FILE] [--require "torch==2.10.*"] [--constraints constraints.txt]
 
 A virtual environment of this interpreter is made in a temporary folder, the wheel is built (or taken) and installed with its
 `train` extra, and README's first snippet and the first tutorial are run there. The installer's cache is used as it is found.
@@ -76,7 +76,7 @@ def kept(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheel", type=Path, help="default: one built from this tree")
-    parser.add_argument("--require", nargs="+", default=[], help="installed before the wheel, such as torch==2.4.*")
+    parser.add_argument("--require", nargs="+", default=[], help="installed before the wheel, such as torch==2.10.*")
     parser.add_argument("--constraints", type=Path, help="a constraints file for pip")
     parser.add_argument("--out", type=Path, default=RESULTS / "bare_install.json")
     arguments = parser.parse_args(argv)

@@ -11,14 +11,14 @@ import torch
 from torch.nn import functional as F
 
 _TORCH = """
-    abs add addcdiv addcmul addmm amax amin arange argmax argmin as_tensor baddbmm bmm broadcast_to cat ceil chunk clamp clamp_max
-    clamp_min clone concat concatenate cos cumsum diff div dot einsum empty_like eq erf exp expm1 eye flatten flip floor
-    full full_like gather ge gt hstack index_add index_copy index_select layer_norm le linspace log log1p log_softmax
+    abs add addcdiv addcmul addmm amax amin arange argmax argmin as_tensor baddbmm bmm broadcast_to cat ceil chunk clamp
+    clamp_max clamp_min clone concat concatenate cos cumsum diff div dot einsum empty_like eq erf exp expm1 eye flatten flip
+    floor full full_like gather ge gt hstack index_add index_copy index_select layer_norm le linspace log log1p log_softmax
     logical_and logical_not logical_or logsumexp lt masked_fill matmul max maximum mean meshgrid min minimum mm movedim mul
     narrow ne neg norm numel ones ones_like outer permute pow prod ravel reciprocal relu relu_ remainder repeat_interleave
-    reshape roll rsqrt scalar_tensor scatter scatter_add select sigmoid sigmoid_ sign sin softmax split split_with_sizes sqrt square squeeze stack std
-    sub sum swapaxes swapdims t take_along_dim tanh tanh_ tensor tensor_split tile topk transpose tril triu true_divide unbind unflatten unsqueeze
-    var vstack where zeros zeros_like _assert
+    reshape roll rsqrt scalar_tensor scatter scatter_add select sigmoid sigmoid_ sign sin softmax split split_with_sizes
+    sqrt square squeeze stack std sub sum swapaxes swapdims t take_along_dim tanh tanh_ tensor tensor_split tile topk
+    transpose tril triu true_divide unbind unflatten unsqueeze var vstack where zeros zeros_like _assert
 """
 _FUNCTIONAL = """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d

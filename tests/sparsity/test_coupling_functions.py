@@ -221,3 +221,25 @@ def test_property_whole_heads_go_where_their_width_is_a_number_and_a_cache_is_le
 def test_property_heads_under_a_mask_of_their_own_stay():
     with pytest.raises(ValueError, match="attention under a mask of its own for each head"):
         partition(_Heads((4, 5, 5)), "channel", example_input=torch.randn(2, 5, 16))
+
+
+class _Sums(_Heads):
+    """Heads whose shapes are sums of sizes and numbers, as in transformers."""
+
+    def forward(self, x):
+        q, k, v = (y.view(y.size()[:-1] + (4, 4)).transpose(1, 2) for y in (self.q(x), self.k(x), self.v(x)))  # noqa: RUF005
+        mixed = ((q @ k.transpose(-1, -2) / 2).softmax(-1) @ v).transpose(1, 2).contiguous()
+        return self.o(mixed.view(mixed.size()[:-2] + (16,)))  # noqa: RUF005
+
+
+def test_property_heads_go_where_numbers_stand_behind_sizes():
+    torch.manual_seed(0)
+    model, x = _Sums(None), torch.randn(2, 5, 16)
+    pruner = ForwardPruning(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), sparsity=0.5, warmup_steps=0, ramp_end_step=1, every=1, example_input=x
+    )  # fmt: skip
+    pruner.finish_()
+    small = compact(model, pruner, example_input=x)
+    assert small.model.q.out_features == 8
+    other = torch.randn(3, 7, 16)
+    torch.testing.assert_close(small.model.eval()(other), model.eval()(other))

@@ -162,6 +162,8 @@ class Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         """A node of the graph, and its value on the example; of a call with several results, a tuple of such."""
+        if target is operator.add and self.inputs is not None and (joined := self._joined(args)):
+            return joined
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         if kind.startswith("call_") and self.inputs is not None:
             value = self._run(proxy.node)
@@ -169,6 +171,13 @@ class Tracer(fx.Tracer):
             if type(value) is tuple and holds_tensors(value):  # that isinstance and unpacking see what they would see
                 return tuple(None if entry is None else proxy[n] for n, entry in enumerate(value))  # type: ignore[index]
         return proxy
+
+    def _joined(self, operands: Any) -> tuple[Any, ...]:
+        """Sizes behind sizes, ``x.size()[:-1] + (4, 8)``, one by one, so that a number among them is found; else nothing."""
+        values: list[Any] = [self.values.get(each.node) if isinstance(each, fx.Proxy) else each for each in operands]
+        if not all(isinstance(value, tuple) for value in values):
+            return ()
+        return tuple(each[n] for each, value in zip(operands, values) for n in range(len(value)))
 
     def _note(self, node: fx.Node, value: Any) -> None:
         self.values[node] = value

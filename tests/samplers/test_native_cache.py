@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesprune.samplers import native
+from bayesprune.samplers import native, native_cache
 from bayesprune.samplers.native_cache import Unusable, compiler, trusted_library
 
 pytestmark = pytest.mark.skipif(compiler() is None or os.environ.get("BAYESPRUNE_NATIVE") == "0", reason="no compiler")
@@ -42,6 +42,12 @@ def test_property_folder_and_files_are_the_users_alone(built):
     assert stat.S_IMODE(built.parent.stat().st_mode) == 0o700
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in built.parent.iterdir())
     assert sorted(path.suffix for path in built.parent.iterdir()) == [".json", ".so"]
+
+
+def test_property_numpy_is_found_where_this_process_has_it(built, monkeypatch):
+    base = getattr(sys, "_base_executable", sys.executable)  # of a virtual environment: without its packages
+    monkeypatch.setattr(sys, "executable", base)
+    native_cache._test(built)
 
 
 def test_property_a_recorded_library_is_taken_without_building(cache, monkeypatch):

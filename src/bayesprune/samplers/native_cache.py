@@ -25,6 +25,7 @@ _FLAGS = (
     "-shared", "-fPIC",
 )  # fmt: skip
 _TEST = Path(__file__).with_name("native_library.py")
+_RUN = "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
 
 class Unusable(Exception):
@@ -119,11 +120,12 @@ def _build(source: Path, command: str, target: Path) -> None:
 
 
 def _test(library: Path) -> None:
-    """Run the library's test in a process of its own, which it may kill."""
+    """Run the library's test in a process of its own, which it may kill; it finds numpy where this process does."""
     if not sys.executable:
         return
+    command = [sys.executable, "-I", "-c", _RUN, json.dumps(sys.path), str(_TEST), str(library)]
     try:
-        done = subprocess.run([sys.executable, "-I", str(_TEST), str(library)], capture_output=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, timeout=120)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unusable(f"the compiled step could not be tested: {error}") from error
     if done.returncode:

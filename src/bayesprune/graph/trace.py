@@ -24,7 +24,7 @@ from bayesprune.graph.slim_attention import SlimAttention
 
 _FINFO = torch.finfo
 _UNFOLDED = (nn.TransformerEncoderLayer, nn.TransformerEncoder)
-# A size, type or device among their arguments does not make them a node by itself in every version of torch.
+# They take no tensor: of torch.zeros(x.shape[0], 1), a proxy among several sizes, torch would make no node by itself.
 _FACTORIES = "arange as_tensor empty eye full linspace normal ones rand randint randn scalar_tensor tensor zeros"
 
 
